@@ -1,0 +1,1 @@
+//! Clear-text meaning of the artefacts: the oracle of every later stage.

@@ -1,0 +1,51 @@
+//! The vocabulary of CoPriv: what the stages say to each other, and the arithmetic it means.
+//!
+//! Pure data and arithmetic: nothing here prints, opens a socket, trains, or draws randomness from
+//! the operating system. Every stage of the toolchain imports this crate and no other of ours:
+//!
+//! | stage | reads | writes |
+//! |---|---|---|
+//! | `trainer` | [`Network`] | [`Checkpoint`] |
+//! | `reparam` | [`Checkpoint`] | [`FusedModel`] |
+//! | `compiler` | [`FusedModel`] | [`Plan`], [`ServerWeights`] |
+//! | `runtime` | [`Plan`], [`ServerWeights`] | [`CommTable`] |
+//!
+//! The clear-text meaning of each artefact is in [`evaluate`]; what a plan will cost is in [`cost`].
+
+pub mod cost;
+pub mod evaluate;
+
+mod artefact;
+mod checkpoint;
+mod comm;
+mod conv;
+mod digest;
+mod fused_model;
+mod network;
+mod plan;
+mod provenance;
+mod ring;
+mod server_weights;
+mod shape;
+mod tensor;
+pub mod winograd;
+
+pub use artefact::{ArtefactError, ArtefactKind};
+pub use checkpoint::{Checkpoint, Gates};
+pub use comm::{CommTable, Direction, Party, Phase, Traffic};
+pub use conv::{BorderClasses, ConvGeometry};
+pub use digest::Digest;
+pub use fused_model::{FusedLayer, FusedModel, FusedOp, LayerId};
+pub use network::{
+    Activation, Architecture, BlockId, BlockInfo, Condition, GateId, Graph, InputSpec, Network,
+    NetworkError, Node, NodeId, Op,
+};
+pub use plan::{
+    Comparison, Correlation, Fact, LinearStep, Lowering, MatMulShape, OtKind, Plan, PlanError,
+    Sign, Step, StepId, StepOp, TruncateMethod, ValueId, Visibility, WinogradTile,
+};
+pub use provenance::Provenance;
+pub use ring::{Ring, RingError};
+pub use server_weights::{LinearWeights, ServerWeights};
+pub use shape::Shape;
+pub use tensor::Tensor;

@@ -1,0 +1,156 @@
+//! The private-inference plan: what both parties do, step by step. Public; holds no weights.
+
+mod fact;
+mod step;
+mod verify;
+
+pub use fact::{Fact, Sign, ValueId, Visibility};
+pub use step::{
+    Comparison, Correlation, LinearStep, Lowering, MatMulShape, OtKind, Step, StepId, StepOp,
+    TruncateMethod, WinogradTile,
+};
+pub use verify::PlanError;
+
+use crate::artefact::json_file;
+use crate::{ArtefactError, ArtefactKind, CommTable, Digest, InputSpec, Provenance, cost};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::Path;
+
+/// A straight list of steps over shared values, the same for both parties.
+///
+/// The first step takes in the client's image, the last reveals the logits to the client.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "PlanFields", into = "PlanFields")]
+pub struct Plan(PlanFields);
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlanFields {
+    network: String,
+    preset: String,
+    input: InputSpec,
+    labels: Vec<String>,
+    values: Vec<Fact>,
+    steps: Vec<Step>,
+    provenance: Provenance,
+}
+
+impl Plan {
+    /// A plan for the network described by `network` (one line for people), checked whole.
+    ///
+    /// `provenance` must not name a secret parent: see [`Provenance::parent`].
+    ///
+    /// # Errors
+    /// [`PlanError`] names the first step that is wrong and how.
+    pub fn new(
+        network: String,
+        preset: String,
+        (input, labels): (InputSpec, Vec<String>),
+        (values, steps): (Vec<Fact>, Vec<Step>),
+        provenance: Provenance,
+    ) -> Result<Self, PlanError> {
+        Self::try_from(PlanFields { network, preset, input, labels, values, steps, provenance })
+    }
+
+    /// One line about the network.
+    #[must_use]
+    pub fn network(&self) -> &str {
+        &self.0.network
+    }
+
+    /// The preset that it was compiled with.
+    #[must_use]
+    pub fn preset(&self) -> &str {
+        &self.0.preset
+    }
+
+    /// The image that the client brings.
+    #[must_use]
+    pub fn input(&self) -> &InputSpec {
+        &self.0.input
+    }
+
+    /// Names of the classes; empty where none are known.
+    #[must_use]
+    pub fn labels(&self) -> &[String] {
+        &self.0.labels
+    }
+
+    /// All steps in the order of execution.
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        &self.0.steps
+    }
+
+    /// What is known of all values.
+    #[must_use]
+    pub fn values(&self) -> &[Fact] {
+        &self.0.values
+    }
+
+    /// What is known of one value of this plan.
+    #[must_use]
+    pub fn fact(&self, value: ValueId) -> &Fact {
+        &self.0.values[value.0]
+    }
+
+    /// Where it came from.
+    #[must_use]
+    pub fn provenance(&self) -> &Provenance {
+        &self.0.provenance
+    }
+
+    /// What executing it once in a fresh session will send, to the byte.
+    #[must_use]
+    pub fn predicted_comm(&self) -> CommTable {
+        cost::plan(self)
+    }
+
+    /// Digest of the content, compared by the parties before anything else.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        json_file::digest(ArtefactKind::Plan, self)
+    }
+
+    /// Writes it as JSON.
+    ///
+    /// # Errors
+    /// [`ArtefactError::Io`]; what was at `path` is then untouched.
+    pub fn write(&self, path: &Path) -> Result<(), ArtefactError> {
+        json_file::write(path, ArtefactKind::Plan, self)
+    }
+
+    /// Reads it back and checks it whole.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] that names the file, the field and what was expected.
+    pub fn read(path: &Path) -> Result<Self, ArtefactError> {
+        json_file::read(path, ArtefactKind::Plan)
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "plan        {}", self.digest().short())?;
+        writeln!(f, "network     {}", self.0.network)?;
+        writeln!(f, "preset      {}", self.0.preset)?;
+        writeln!(f, "steps       {}", self.0.steps.len())?;
+        write!(f, "made by     {}", self.0.provenance)
+    }
+}
+
+impl From<Plan> for PlanFields {
+    fn from(plan: Plan) -> Self {
+        plan.0
+    }
+}
+
+impl TryFrom<PlanFields> for Plan {
+    type Error = PlanError;
+
+    fn try_from(fields: PlanFields) -> Result<Self, PlanError> {
+        verify::verify(&fields.input, &fields.values, &fields.steps)?;
+        Ok(Self(fields))
+    }
+}

@@ -1,0 +1,251 @@
+//! One step of a plan.
+
+use super::ValueId;
+use crate::{Activation, ConvGeometry, Party, Shape};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Position of a step in a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StepId(pub usize);
+
+/// An operation on shared values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// Its position.
+    pub id: StepId,
+    /// The layer it belongs to, for people and errors.
+    pub name: String,
+    /// What it computes.
+    pub op: StepOp,
+    /// Earlier values, in the operation's order.
+    pub inputs: Vec<ValueId>,
+    /// The value it makes.
+    pub output: ValueId,
+}
+
+/// The operations of a plan. Their clear-text meaning is [`crate::evaluate::PlanEvaluator`]'s.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum StepOp {
+    /// The client's normalised image, rounded to the value's scale. No message.
+    Input,
+    /// Convolution (or fully connected layer) with the server's weights and bias map.
+    Linear(LinearStep),
+    /// Sum of two values of the same ring and scale. Local.
+    Add,
+    /// Sum over each channel. Local. The output's scale is the input's plus `ceil(log2 area)`, so for
+    /// an area that is a power of two the sum *is* the mean; otherwise the compiler puts
+    /// `2^ceil(log2 area) / area` into the next linear step's weights.
+    SumPool,
+    /// Drops `shift` fractional bits.
+    Truncate {
+        /// Bits to drop.
+        shift: u32,
+        /// How, and with which error.
+        method: TruncateMethod,
+        /// Its comparisons.
+        comparison: Comparison,
+    },
+    /// ReLU or ReLU6.
+    Activation {
+        /// Which.
+        function: Activation,
+        /// Its comparisons.
+        comparison: Comparison,
+    },
+    /// Opens a value to the client.
+    Reveal,
+}
+
+impl StepOp {
+    /// Number of inputs.
+    #[must_use]
+    pub const fn arity(&self) -> usize {
+        match self {
+            Self::Input => 0,
+            Self::Add => 2,
+            _ => 1,
+        }
+    }
+
+    /// The word for it in reports.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Linear(_) => "linear",
+            Self::Add => "add",
+            Self::SumPool => "sum_pool",
+            Self::Truncate { .. } => "truncate",
+            Self::Activation { function: Activation::Relu, .. } => "relu",
+            Self::Activation { function: Activation::Relu6, .. } => "relu6",
+            Self::Reveal => "reveal",
+        }
+    }
+}
+
+/// A linear layer with the server's static weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinearStep {
+    /// The convolution.
+    pub geometry: ConvGeometry,
+    /// How it becomes matrix products.
+    pub lowering: Lowering,
+    /// How the offline correlation is made.
+    pub correlation: Correlation,
+    /// Fractional bits of the weights.
+    pub weight_scale: u32,
+    /// Width of the factors on the weights' side of the matrix products: two's complement, after the
+    /// filter transform. Their bits are OT choices where the server chooses.
+    pub weight_bits: u32,
+}
+
+/// How a convolution becomes matrix products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Lowering {
+    /// One product of the weights with the unfolded input (im2col), for each group.
+    Direct,
+    /// Winograd with tiles aggregated into `(m + r - 1)^2` products; 3x3 kernels at stride 1.
+    Winograd(WinogradTile),
+    /// 3x3 kernels at stride 2 in four phases of 2x2, 2x1, 1x2 and 1x1 taps, each by Winograd for
+    /// 2x2 outputs: 25 products.
+    WinogradStride2,
+}
+
+/// Winograd's F(m x m, r x r): tiles of `m` x `m` outputs for an `r` x `r` kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WinogradTile {
+    /// Outputs along a side.
+    pub m: usize,
+    /// Taps along a side.
+    pub r: usize,
+}
+
+impl WinogradTile {
+    /// F(2x2, 3x3): 16 products for four outputs instead of 36, all matrices with integer entries
+    /// once the filter transform is doubled.
+    pub const F2X2_3X3: Self = Self { m: 2, r: 3 };
+
+    /// Multiplications along a side: `m + r - 1`.
+    #[must_use]
+    pub const fn products(self) -> usize {
+        self.m + self.r - 1
+    }
+}
+
+/// A batch of matrix products `(m x k)(k x n)`, weights on the left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MatMulShape {
+    /// Number of independent products.
+    pub count: usize,
+    /// Rows of the weights: output channels.
+    pub m: usize,
+    /// Inner dimension.
+    pub k: usize,
+    /// Columns of the activations: positions or tiles.
+    pub n: usize,
+}
+
+impl Lowering {
+    /// The matrix products of this lowering; `None` where it does not fit the convolution.
+    #[must_use]
+    pub fn mat_mul(self, geometry: &ConvGeometry, input: Shape) -> Option<MatMulShape> {
+        let output = geometry.output_shape(input);
+        let ConvGeometry { in_channels, out_channels, kernel, stride, padding, groups } = *geometry;
+        let aggregated = |count| MatMulShape {
+            count,
+            m: out_channels,
+            k: in_channels,
+            n: output.height.div_ceil(2) * output.width.div_ceil(2),
+        };
+        match self {
+            Self::Direct => Some(MatMulShape {
+                count: groups,
+                m: out_channels / groups,
+                k: geometry.fan_in(),
+                n: output.area(),
+            }),
+            Self::Winograd(tile) => {
+                let fits = (kernel, stride, padding, groups) == (3, 1, 1, 1);
+                (fits && tile == WinogradTile::F2X2_3X3).then(|| aggregated(16))
+            }
+            Self::WinogradStride2 => {
+                ((kernel, stride, padding, groups) == (3, 2, 1, 1)).then(|| aggregated(25))
+            }
+        }
+    }
+
+    /// Fractional bits that the lowering adds to the product: 2 for F(2x2, 3x3), whose doubled
+    /// filter transform multiplies every output by four.
+    #[must_use]
+    pub const fn extra_scale(self) -> u32 {
+        match self {
+            Self::Direct | Self::WinogradStride2 => 0,
+            Self::Winograd(_) => 2,
+        }
+    }
+}
+
+impl fmt::Display for Lowering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct => f.write_str("direct"),
+            Self::Winograd(WinogradTile { m, r }) => write!(f, "winograd F({m}x{m},{r}x{r})"),
+            Self::WinogradStride2 => f.write_str("winograd stride 2"),
+        }
+    }
+}
+
+/// How the correlation of a linear step is made offline. The online phase does not depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Correlation {
+    /// Oblivious transfers, one for each bit of one factor.
+    Ot {
+        /// The OT extension.
+        kind: OtKind,
+        /// Whose bits are the choices: the server's weights or the client's mask.
+        chooser: Party,
+    },
+}
+
+/// An OT extension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OtKind {
+    /// Ishai, Kilian, Nissim, Petrank (CRYPTO 2003): 128 bits a transfer; 1-of-N transfers after
+    /// Kolesnikov and Kumaresan (CRYPTO 2013).
+    Iknp,
+}
+
+impl fmt::Display for OtKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Iknp => "iknp",
+        })
+    }
+}
+
+/// How a step compares secret numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Comparison {
+    /// The OT extension behind its transfers and triples.
+    pub ot: OtKind,
+    /// Bits of a digit, 1 to 4: leaves are 1-of-2^`leaf_bits` transfers.
+    pub leaf_bits: u32,
+}
+
+/// A truncation protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TruncateMethod {
+    /// Exactly the arithmetic shift: rounds towards minus infinity (CrypTFlow2, section 4).
+    Faithful,
+}

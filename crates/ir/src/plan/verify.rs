@@ -1,0 +1,139 @@
+//! What must hold of every plan, checked whenever one is made or read.
+
+use super::{Correlation, Fact, LinearStep, Sign, Step, StepId, StepOp, ValueId, Visibility};
+use crate::{InputSpec, Shape};
+
+/// The first step of a plan that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("step {} ({name}): {fault}", step.0)]
+pub struct PlanError {
+    /// The step.
+    pub step: StepId,
+    /// The layer that it belongs to.
+    pub name: String,
+    /// What is wrong with it.
+    pub fault: String,
+}
+
+/// Largest number of elements in a value, against hostile plans.
+const MAX_ELEMENTS: usize = 1 << 28;
+
+pub(super) fn verify(input: &InputSpec, values: &[Fact], steps: &[Step]) -> Result<(), PlanError> {
+    for (position, step) in steps.iter().enumerate() {
+        let wrong = |fault: String| PlanError { step: step.id, name: step.name.clone(), fault };
+        verify_place(steps.len(), position, step, values).map_err(wrong)?;
+        let inputs: Vec<&Fact> = step.inputs.iter().map(|value| &values[value.0]).collect();
+        verify_fact(input, step, &inputs, &values[step.output.0]).map_err(wrong)?;
+    }
+    if steps.is_empty() || values.len() != steps.len() {
+        let fault = format!("{} values for {} steps", values.len(), steps.len());
+        return Err(PlanError { step: StepId(0), name: "plan".into(), fault });
+    }
+    Ok(())
+}
+
+/// Every step makes one value, from earlier ones; input first, reveal last.
+fn verify_place(count: usize, position: usize, step: &Step, values: &[Fact]) -> Result<(), String> {
+    if step.id != StepId(position) || step.output != ValueId(position) || position >= values.len() {
+        return Err(format!("stands at position {position} but makes value {}", step.output.0));
+    }
+    if step.inputs.len() != step.op.arity() || step.inputs.iter().any(|v| v.0 >= position) {
+        return Err(format!("needs {} earlier values", step.op.arity()));
+    }
+    if (step.op == StepOp::Input) != (position == 0) {
+        return Err("exactly the first step is the input".into());
+    }
+    if (step.op == StepOp::Reveal) != (position == count - 1) {
+        return Err("exactly the last step reveals".into());
+    }
+    Ok(())
+}
+
+fn verify_fact(
+    spec: &InputSpec,
+    step: &Step,
+    inputs: &[&Fact],
+    output: &Fact,
+) -> Result<(), String> {
+    let expected = match (&step.op, inputs) {
+        (StepOp::Input, []) => {
+            Fact { shape: spec.shape, sign: Sign::Any, visibility: Visibility::Client, ..*output }
+        }
+        (StepOp::Linear(linear), [x]) => linear_output(linear, x)?,
+        (StepOp::Add, [x, y]) => {
+            if (x.shape, x.ring, x.scale) != (y.shape, y.ring, y.scale) {
+                return Err(format!("cannot add {x} and {y}"));
+            }
+            let both = x.sign == Sign::NonNegative && y.sign == Sign::NonNegative;
+            let sign = if both { Sign::NonNegative } else { Sign::Any };
+            Fact { sign, visibility: Visibility::Shared, ..**x }
+        }
+        (StepOp::SumPool, [x]) => Fact {
+            shape: Shape::vector(x.shape.channels),
+            scale: x.scale + x.shape.area().next_power_of_two().trailing_zeros(),
+            ..**x
+        },
+        (StepOp::Truncate { shift, comparison, .. }, [x]) => {
+            check_leaf_bits(comparison.leaf_bits)?;
+            if *shift == 0 || *shift >= x.ring.bits() || *shift > x.scale {
+                return Err(format!("cannot drop {shift} bits of {x}"));
+            }
+            Fact { scale: x.scale - shift, visibility: Visibility::Shared, ..**x }
+        }
+        (StepOp::Activation { comparison, .. }, [x]) => {
+            check_leaf_bits(comparison.leaf_bits)?;
+            if x.ring.bits() < 2 {
+                return Err(format!("no sign in {x}"));
+            }
+            Fact { sign: Sign::NonNegative, visibility: Visibility::Shared, ..**x }
+        }
+        (StepOp::Reveal, [x]) => Fact { visibility: Visibility::Client, ..**x },
+        _ => return Err("has the wrong number of inputs".into()),
+    };
+    if expected != *output {
+        return Err(format!("gives {expected:?}, not {output:?}"));
+    }
+    if output.scale > 62 {
+        return Err(format!("has {} fractional bits; at most 62 fit", output.scale));
+    }
+    let elements = output.shape.height.checked_mul(output.shape.width);
+    let elements = elements.and_then(|area| area.checked_mul(output.shape.channels));
+    if !elements.is_some_and(|elements| (1..=MAX_ELEMENTS).contains(&elements)) {
+        return Err(format!("has an impossible shape {}", output.shape));
+    }
+    Ok(())
+}
+
+fn linear_output(linear: &LinearStep, x: &Fact) -> Result<Fact, String> {
+    let LinearStep { geometry, lowering, correlation, weight_scale, weight_bits } = linear;
+    if let Some(fault) = geometry.fault() {
+        return Err(fault);
+    }
+    if geometry.in_channels != x.shape.channels {
+        return Err(format!("{geometry} does not take {}", x.shape));
+    }
+    if lowering.mat_mul(geometry, x.shape).is_none() {
+        return Err(format!("{geometry} has no lowering {lowering}"));
+    }
+    if !(1..=x.ring.bits()).contains(weight_bits) {
+        return Err(format!("weights of {weight_bits} bits in {}", x.ring));
+    }
+    match correlation {
+        Correlation::Ot { .. } => {}
+    }
+    Ok(Fact {
+        shape: geometry.output_shape(x.shape),
+        ring: x.ring,
+        scale: x.scale.saturating_add(*weight_scale).saturating_add(lowering.extra_scale()),
+        sign: Sign::Any,
+        visibility: Visibility::Shared,
+    })
+}
+
+fn check_leaf_bits(leaf_bits: u32) -> Result<(), String> {
+    if (1..=4).contains(&leaf_bits) {
+        Ok(())
+    } else {
+        Err(format!("comparison digits have 1 to 4 bits, not {leaf_bits}"))
+    }
+}
