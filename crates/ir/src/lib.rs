@@ -14,6 +14,7 @@
 
 pub mod cost;
 pub mod evaluate;
+pub mod lowering;
 
 mod artefact;
 mod checkpoint;
