@@ -1,2 +1,50 @@
-//! x
-fn main() {}
+//! `copriv`: the command line over the whole toolchain.
+//!
+//! Data goes to stdout, talk and progress to stderr. Exit status 0, 1 (failed) or 2 (usage).
+
+mod args;
+mod artefact;
+mod commands;
+mod datasets;
+mod format;
+mod picture;
+mod terminal;
+
+use args::{Cli, Command};
+use clap::Parser as _;
+use std::process::ExitCode;
+use terminal::Terminal;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let terminal = Terminal::new(&cli.global);
+    match run(cli, &terminal) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            terminal.error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli, terminal: &Terminal) -> anyhow::Result<()> {
+    if let Some(threads) = cli.global.threads {
+        anyhow::ensure!(threads > 0, "--threads must be at least 1");
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    }
+    match cli.command {
+        Command::Demo(args) => commands::demo::run(&args, terminal),
+        Command::Data(args) => commands::data::run(&args, terminal),
+        Command::Train(args) => commands::train::run(&args, terminal),
+        Command::Init(args) => commands::init::run(&args, terminal),
+        Command::Prune(args) => commands::prune::run(&args, terminal),
+        Command::Import(args) => commands::import::run(&args, terminal),
+        Command::Fuse(args) => commands::fuse::run(&args, terminal),
+        Command::Compile(args) => commands::compile::run(&args, terminal),
+        Command::Inspect(args) => commands::inspect::run(&args, terminal),
+        Command::Eval(args) => commands::eval::run(&args, terminal),
+        Command::Serve(args) => commands::serve::run(&args, terminal),
+        Command::Infer(args) => commands::infer::run(&args, terminal),
+        Command::Completions(args) => commands::completions::run(&args),
+    }
+}

@@ -1,0 +1,296 @@
+//! The command line, as clap reads it. Names are fixed: scripts rely on them.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Train, fuse, compile and run convolutional networks privately between two parties.
+///
+/// The server owns the model, the client the image; neither learns the other's secret, and the client alone
+/// learns the answer. `copriv demo` shows the whole road.
+#[derive(Parser, Debug)]
+#[command(version, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct Global {
+    /// Say more (to stderr).
+    #[arg(short, long, global = true, conflicts_with = "quiet", help_heading = "Global options")]
+    pub verbose: bool,
+    /// Say nothing but errors; no progress bars.
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub quiet: bool,
+    /// When to colour what is written.
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        help_heading = "Global options"
+    )]
+    pub color: clap::ColorChoice,
+    /// Worker threads for evaluation and linear algebra; all cores if not given.
+    #[arg(long, global = true, value_name = "N", help_heading = "Global options")]
+    pub threads: Option<usize>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Train, fuse, compile and run privately between two processes, then report.
+    Demo(Demo),
+    /// List, fetch or check data sets.
+    #[command(subcommand)]
+    Data(Data),
+    /// Train a network as a configuration file says.
+    Train(Train),
+    /// Make a checkpoint with random weights: for cost studies and tests.
+    Init(Init),
+    /// Set a checkpoint's gates by hand.
+    Prune(Prune),
+    /// Bring PyTorch weights in (safetensors in torchvision's naming).
+    Import(Import),
+    /// Fuse each linear block into one convolution, exactly.
+    Fuse(Fuse),
+    /// Compile a fused model into a private-inference plan and the server's weights.
+    Compile(Compile),
+    /// Show what an artefact is; for a plan, what each step will send.
+    Inspect(Inspect),
+    /// Measure accuracy in the clear: checkpoint, fused model or plan.
+    Eval(Eval),
+    /// Serve private inference for a compiled plan.
+    Serve(Serve),
+    /// Classify images privately with a server.
+    Infer(Infer),
+    /// Print a shell completion script.
+    Completions(Completions),
+}
+
+#[derive(Args, Debug)]
+pub struct Demo {
+    /// Folder for everything the demo makes.
+    #[arg(long, value_name = "DIR", default_value = "out/demo")]
+    pub out: PathBuf,
+    /// Folder of the CIFAR-100 sample.
+    #[arg(long, value_name = "DIR", default_value = "datasets/cifar100_sample")]
+    pub data: PathBuf,
+    /// Train for one epoch a stage and classify one image: a check that everything works.
+    #[arg(long, hide = true)]
+    pub brief: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Data {
+    /// List the known data sets.
+    List,
+    /// Download a data set from its source and check it.
+    Fetch(DataSet),
+    /// Check a data set's files against their published checksums.
+    Check(DataSet),
+}
+
+#[derive(Args, Debug)]
+pub struct DataSet {
+    /// Its name, as `copriv data list` shows it.
+    pub name: String,
+    /// Folder that holds one folder for each data set.
+    #[arg(long, value_name = "DIR", default_value = "datasets")]
+    pub root: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Train {
+    /// Training configuration.
+    #[arg(value_name = "CONFIG.toml")]
+    pub config: PathBuf,
+    /// Override a key of the configuration, e.g. `search.epochs=5`.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Folder of the data set; `datasets/NAME` if not given.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where to compute: cpu, ndarray, wgpu:N or cuda:N.
+    #[arg(long, value_name = "DEV", default_value = "cpu")]
+    pub device: String,
+    /// Folder for checkpoints and metrics; `out/CONFIG` if not given.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Go on from the last checkpoint in the folder.
+    #[arg(long)]
+    pub resume: bool,
+}
+
+/// Which network, where a command must be told.
+#[derive(Args, Debug)]
+pub struct NetworkArgs {
+    /// Family: mobilenet_v2, resnet18, resnet20, resnet32 or resnet50.
+    #[arg(long, value_name = "NAME")]
+    pub network: String,
+    /// Multiplier of all channels.
+    #[arg(long, value_name = "W", default_value_t = 1.0)]
+    pub width: f64,
+    /// Number of classes.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub classes: usize,
+    /// Pixels a side: 32 gives the CIFAR form, 224 the ImageNet form.
+    #[arg(long, value_name = "R", default_value_t = 32)]
+    pub resolution: usize,
+    /// Non-linearity.
+    #[arg(long, value_name = "NAME", default_value = "relu")]
+    pub activation: ActivationName,
+    /// Leave out the activation after each fused block.
+    #[arg(long)]
+    pub no_final_activation: bool,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub enum ActivationName {
+    Relu,
+    Relu6,
+}
+
+#[derive(Args, Debug)]
+pub struct Init {
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    /// Seed of the weights.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// Checkpoint to write.
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Prune {
+    /// Checkpoint to read.
+    pub checkpoint: PathBuf,
+    /// One digit a block in network order, 1 kept, 0 removed; or one a gate, stem first and head last.
+    #[arg(long, value_name = "0110...")]
+    pub mask: String,
+    /// Checkpoint to write.
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Import {
+    /// Weights to read.
+    #[arg(value_name = "WEIGHTS.safetensors")]
+    pub weights: PathBuf,
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    /// Take class names and pixel statistics from this data set.
+    #[arg(long, value_name = "NAME")]
+    pub dataset: Option<String>,
+    /// Checkpoint to write.
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Fuse {
+    /// Checkpoint to read.
+    pub checkpoint: PathBuf,
+    /// Fused model to write.
+    #[arg(long, value_name = "FUSED")]
+    pub out: PathBuf,
+    /// Compare fused and unfused logits on this many random images.
+    #[arg(long, value_name = "N")]
+    pub verify: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub struct Compile {
+    /// Fused model to read.
+    pub fused: PathBuf,
+    /// Folder for `plan.json` (public) and `server.safetensors` (secret).
+    #[arg(long, value_name = "PLANDIR")]
+    pub out: PathBuf,
+    /// Where to start from: cryptflow2 (the baseline) or copriv.
+    #[arg(long, default_value = "copriv")]
+    pub preset: String,
+    /// Take value ranges from this data set's training images; from noise if not given.
+    #[arg(long, value_name = "NAME")]
+    pub calibrate: Option<String>,
+    /// Folder of the data set; `datasets/NAME` if not given.
+    #[arg(long, value_name = "DIR", requires = "calibrate")]
+    pub data: Option<PathBuf>,
+    /// Override a setting of the preset, e.g. `ring=37`.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Inspect {
+    /// Checkpoint, fused model, plan (or its folder) or server weights.
+    pub artefact: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Eval {
+    /// Checkpoint, fused model or plan folder.
+    pub artefact: PathBuf,
+    /// Data set.
+    #[arg(long, value_name = "NAME")]
+    pub dataset: String,
+    /// Folder of the data set; `datasets/NAME` if not given.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Which images.
+    #[arg(long, default_value = "test")]
+    pub split: SplitName,
+    /// Only the first N images.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub enum SplitName {
+    Train,
+    Test,
+}
+
+#[derive(Args, Debug)]
+pub struct Serve {
+    /// Folder made by `copriv compile`.
+    #[arg(value_name = "PLANDIR")]
+    pub plan: PathBuf,
+    /// Address to listen on, e.g. 127.0.0.1:7766; port 0 takes a free one (printed).
+    #[arg(long, value_name = "ADDR")]
+    pub listen: String,
+    /// Stop after this many sessions.
+    #[arg(long, value_name = "N")]
+    pub sessions: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub struct Infer {
+    /// The server's public plan: `plan.json`.
+    #[arg(long)]
+    pub plan: PathBuf,
+    /// The server's address.
+    #[arg(long, value_name = "ADDR")]
+    pub connect: String,
+    /// Images (PNG or JPEG) to classify.
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<PathBuf>,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Completions {
+    /// Shell.
+    pub shell: clap_complete::Shell,
+}

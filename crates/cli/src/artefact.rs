@@ -1,0 +1,60 @@
+//! Artefacts as the command line takes them: any file, or the folder that `copriv compile` made.
+
+use anyhow::{Context as _, Result, bail};
+use copriv_ir::{ArtefactKind, Checkpoint, FusedModel, Plan, ServerWeights};
+use std::path::{Path, PathBuf};
+
+/// Name of the public plan in a plan folder.
+pub const PLAN_FILE: &str = "plan.json";
+/// Name of the server's secret weights in a plan folder.
+pub const WEIGHTS_FILE: &str = "server.safetensors";
+
+/// An artefact of any kind that can be shown or evaluated.
+pub enum Artefact {
+    Checkpoint(Box<Checkpoint>),
+    Fused(Box<FusedModel>),
+    Plan(Box<Plan>),
+}
+
+impl Artefact {
+    /// Opens a file by what it holds, or the plan in a folder.
+    ///
+    /// # Errors
+    /// Where it cannot be read or is no artefact that can be looked at by itself.
+    pub fn open(path: &Path) -> Result<Self> {
+        let path = if path.is_dir() { plan_file(path) } else { path.to_owned() };
+        Ok(match ArtefactKind::of_file(&path)? {
+            ArtefactKind::Checkpoint => Self::Checkpoint(Box::new(Checkpoint::read(&path)?)),
+            ArtefactKind::FusedModel => Self::Fused(Box::new(FusedModel::read(&path)?)),
+            ArtefactKind::Plan => Self::Plan(Box::new(Plan::read(&path)?)),
+            ArtefactKind::ServerWeights => bail!(
+                "{} holds a server's secret weights; give the folder of the plan instead",
+                path.display()
+            ),
+        })
+    }
+}
+
+/// The plan of a folder made by `copriv compile`, or of the file itself.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn read_plan(path: &Path) -> Result<Plan> {
+    let path = if path.is_dir() { plan_file(path) } else { path.to_owned() };
+    Ok(Plan::read(&path)?)
+}
+
+/// Plan and server weights of a folder made by `copriv compile`.
+///
+/// # Errors
+/// Where one is missing, damaged, or belongs to another.
+pub fn read_plan_folder(folder: &Path) -> Result<(Plan, ServerWeights)> {
+    let missing = || format!("{} is no folder made by `copriv compile`", folder.display());
+    let plan = Plan::read(&plan_file(folder)).with_context(missing)?;
+    let weights = ServerWeights::read(&folder.join(WEIGHTS_FILE), &plan)?;
+    Ok((plan, weights))
+}
+
+fn plan_file(folder: &Path) -> PathBuf {
+    folder.join(PLAN_FILE)
+}

@@ -1,0 +1,179 @@
+//! `copriv inspect`: what an artefact is.
+
+use crate::args::Inspect;
+use crate::artefact::Artefact;
+use crate::format;
+use crate::terminal::Terminal;
+use anyhow::Result;
+use copriv_ir::{
+    Checkpoint, CommTable, Correlation, FusedModel, FusedOp, Phase, Plan, Step, StepOp, Traffic,
+};
+use serde_json::{Map, Value, json};
+
+pub fn run(args: &Inspect, terminal: &Terminal) -> Result<()> {
+    let artefact = Artefact::open(&args.artefact)?;
+    if args.json {
+        let value = match &artefact {
+            Artefact::Checkpoint(checkpoint) => checkpoint_json(checkpoint),
+            Artefact::Fused(fused) => fused_json(fused),
+            Artefact::Plan(plan) => plan_json(plan),
+        };
+        terminal.data(serde_json::to_string_pretty(&value)?)?;
+        return Ok(());
+    }
+    match &artefact {
+        Artefact::Checkpoint(checkpoint) => {
+            terminal.data(checkpoint)?;
+            terminal.data(checkpoint_table(checkpoint))?;
+        }
+        Artefact::Fused(fused) => {
+            terminal.data(fused)?;
+            terminal.data(fused_table(fused))?;
+        }
+        Artefact::Plan(plan) => {
+            terminal.data(plan)?;
+            terminal.data(plan_table(plan))?;
+        }
+    }
+    Ok(())
+}
+
+fn checkpoint_json(checkpoint: &Checkpoint) -> Value {
+    json!({
+        "kind": "checkpoint",
+        "digest": checkpoint.digest(),
+        "network": checkpoint.network(),
+        "mask": checkpoint.gates().mask(),
+        "alphas": checkpoint.gates().alphas(),
+        "provenance": checkpoint.provenance(),
+    })
+}
+
+fn checkpoint_table(checkpoint: &Checkpoint) -> comfy_table::Table {
+    let graph = checkpoint.network().graph();
+    let rows = graph.blocks().iter().map(|block| {
+        let last = &graph.nodes()[block.nodes.end - 1];
+        let gate = if checkpoint.gates().is_kept(block.gate) { "kept" } else { "removed" };
+        let alpha = checkpoint.gates().alphas()[block.gate.0];
+        vec![block.name.clone(), last.shape.to_string(), gate.into(), format!("{alpha:.3}")]
+    });
+    format::table(header(&["block", "output", "gate", "alpha"]), rows, [3])
+}
+
+fn fused_json(fused: &FusedModel) -> Value {
+    json!({
+        "kind": "fused-model",
+        "digest": fused.digest(),
+        "network": fused.network(),
+        "mask": fused.mask(),
+        "layers": fused.layers(),
+        "provenance": fused.provenance(),
+    })
+}
+
+fn fused_table(fused: &FusedModel) -> comfy_table::Table {
+    let rows = fused.layers().iter().map(|layer| {
+        let (what, mmac) = match &layer.op {
+            FusedOp::Conv(geometry) => {
+                let input = fused.layers()[layer.inputs[0].0].shape;
+                let mmac = geometry.multiplications(input) as f64 / 1e6;
+                (geometry.to_string(), format!("{mmac:.2}"))
+            }
+            FusedOp::Input => ("input".into(), String::new()),
+            FusedOp::Activation(_) => ("activation".into(), String::new()),
+            FusedOp::Add => ("add".into(), String::new()),
+            FusedOp::MaxPool { .. } => ("max pool".into(), String::new()),
+            FusedOp::GlobalAveragePool => ("global average pool".into(), String::new()),
+        };
+        vec![layer.name.clone(), what, layer.shape.to_string(), mmac]
+    });
+    format::table(header(&["layer", "operation", "output", "MMAC"]), rows, [3])
+}
+
+fn plan_json(plan: &Plan) -> Value {
+    let comm = plan.predicted_comm();
+    let ring = plan.values().iter().map(|fact| fact.ring.bits()).max();
+    let steps: Vec<Value> = plan.steps().iter().map(|step| step_json(plan, step, &comm)).collect();
+    json!({
+        "digest": plan.digest(),
+        "network": plan.network(),
+        "preset": plan.preset(),
+        "ring": ring,
+        "steps": steps,
+        "total": phases_json(|phase| comm.total(phase)),
+    })
+}
+
+fn step_json(plan: &Plan, step: &Step, comm: &CommTable) -> Value {
+    let fact = plan.fact(step.output);
+    let (lowering, correlation, chooser) = match &step.op {
+        StepOp::Linear(linear) => {
+            let Correlation::Ot { chooser, .. } = linear.correlation;
+            (json!(linear.lowering.to_string()), json!("ot"), json!(chooser))
+        }
+        _ => (Value::Null, Value::Null, Value::Null),
+    };
+    json!({
+        "id": step.id,
+        "name": step.name,
+        "op": step.op.name(),
+        "shape": fact.shape,
+        "bits": fact.ring.bits(),
+        "scale": fact.scale,
+        "lowering": lowering,
+        "correlation": correlation,
+        "chooser": chooser,
+        "comm": phases_json(|phase| comm.traffic(step.id, phase)),
+    })
+}
+
+/// `{ phase: { "server_to_client", "client_to_server", "rounds" } }` over all phases.
+pub fn phases_json(traffic: impl Fn(Phase) -> Traffic) -> Value {
+    let entry = |phase: Phase| (phase.to_string(), json!(traffic(phase)));
+    Value::Object(Phase::ALL.into_iter().map(entry).collect::<Map<_, _>>())
+}
+
+fn plan_table(plan: &Plan) -> comfy_table::Table {
+    let comm = plan.predicted_comm();
+    let total: u64 = Phase::ALL.into_iter().map(|phase| comm.total(phase).bytes()).sum();
+    let cells = |name: String, middle: [String; 5], traffic: &dyn Fn(Phase) -> Traffic| {
+        let [offline, online] = [traffic(Phase::Offline), traffic(Phase::Online)];
+        let bytes = traffic(Phase::Setup).bytes() + offline.bytes() + online.bytes();
+        let share = format::percent(bytes as f64 / total.max(1) as f64);
+        let numbers = [
+            format::bytes(offline.bytes()),
+            format::bytes(online.bytes()),
+            online.rounds.to_string(),
+            share,
+        ];
+        [vec![name], middle.to_vec(), numbers.to_vec()].concat()
+    };
+    let mut rows: Vec<Vec<String>> = plan
+        .steps()
+        .iter()
+        .map(|step| {
+            let fact = plan.fact(step.output);
+            let (lowering, chooser) = match &step.op {
+                StepOp::Linear(linear) => {
+                    let Correlation::Ot { chooser, .. } = linear.correlation;
+                    (linear.lowering.to_string(), chooser.to_string())
+                }
+                _ => (String::new(), String::new()),
+            };
+            let ring = format!("{}.{}", fact.ring.bits(), fact.scale);
+            let middle =
+                [step.op.name().into(), fact.shape.to_string(), ring, lowering, chooser];
+            cells(step.name.clone(), middle, &|phase| comm.traffic(step.id, phase))
+        })
+        .collect();
+    rows.push(cells("total".into(), Default::default(), &|phase| comm.total(phase)));
+    let names = [
+        "step", "op", "output", "bits.scale", "lowering", "chooser", "offline", "online", "rounds",
+        "share",
+    ];
+    format::table(header(&names), rows, [3, 6, 7, 8, 9])
+}
+
+fn header(names: &[&str]) -> Vec<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
+}

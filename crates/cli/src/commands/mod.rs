@@ -1,0 +1,15 @@
+//! One command a file.
+
+pub mod compile;
+pub mod completions;
+pub mod data;
+pub mod demo;
+pub mod eval;
+pub mod fuse;
+pub mod import;
+pub mod infer;
+pub mod init;
+pub mod inspect;
+pub mod prune;
+pub mod serve;
+pub mod train;

@@ -1,0 +1,51 @@
+//! The data sets that the command line knows by name.
+
+use anyhow::{Context as _, Result, bail};
+use copriv_trainer::data::{Dataset, Manifest, Split};
+use std::path::{Path, PathBuf};
+
+/// The manifests of `datasets/`, built in so that the binary knows them wherever it runs.
+const MANIFESTS: [(&str, &str); 2] = [
+    ("datasets/cifar100.toml", include_str!("../../../datasets/cifar100.toml")),
+    ("datasets/cifar100_sample.toml", include_str!("../../../datasets/cifar100_sample.toml")),
+];
+
+/// All data sets known by name.
+///
+/// # Errors
+/// Where a built-in manifest is wrong.
+pub fn all() -> Result<Vec<Manifest>> {
+    MANIFESTS.iter().map(|(path, text)| Ok(Manifest::parse(text, Path::new(path))?)).collect()
+}
+
+/// The data set of this name, or of this manifest file.
+///
+/// # Errors
+/// Where there is none, naming those there are.
+pub fn find(name: &str) -> Result<Manifest> {
+    if name.ends_with(".toml") {
+        return Ok(Manifest::read(Path::new(name))?);
+    }
+    let known = all()?;
+    let names: Vec<String> = known.iter().map(|manifest| manifest.name.clone()).collect();
+    match known.into_iter().find(|manifest| manifest.name == name) {
+        Some(manifest) => Ok(manifest),
+        None => bail!(
+            "no data set is called {name:?}; known are {} (or give a manifest's path)",
+            names.join(", ")
+        ),
+    }
+}
+
+/// Loads one split, from `folder` or else from `datasets/`.
+///
+/// # Errors
+/// Where the data set is not there or damaged.
+pub fn load(manifest: &Manifest, folder: Option<&Path>, split: Split) -> Result<Dataset> {
+    let root = folder.map_or_else(|| PathBuf::from("datasets"), Path::to_owned);
+    let remedy = || {
+        let name = &manifest.name;
+        format!("no usable data set {name}; give its folder with --data, or run `copriv data fetch {name}`")
+    };
+    manifest.load(&root, split).with_context(remedy)
+}
