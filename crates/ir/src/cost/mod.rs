@@ -1,9 +1,51 @@
-//! What a plan costs: exact bytes and rounds of our protocols, and the literature's formulae beside them.
+//! What a plan costs: exact bytes and rounds of our protocols, as `docs/protocols.md` sets them down.
 
-use crate::{CommTable, Plan};
+mod linear;
+
+pub use linear::{OtProduct, linear};
+
+use crate::{CommTable, Direction, Phase, Plan, Step, StepId, StepOp, Traffic};
+
+/// Bytes of `count` values of `bits` bits, packed without gaps.
+#[must_use]
+pub const fn packed(count: u64, bits: u64) -> u64 {
+    (count * bits).div_ceil(8)
+}
+
+/// The handshake and both directions' base OTs, once a session; booked on step 0.
+#[must_use]
+pub const fn setup() -> Traffic {
+    const HANDSHAKE: u64 = 48;
+    const BASE_OT: u64 = 32 + 240 * 32;
+    let each_way = HANDSHAKE + BASE_OT;
+    Traffic { server_to_client: each_way, client_to_server: each_way, rounds: 3 }
+}
 
 /// Traffic of one inference in a fresh session, by step and phase, to the byte.
 #[must_use]
-pub fn plan(_plan: &Plan) -> CommTable {
-    CommTable::new()
+pub fn plan(plan: &Plan) -> CommTable {
+    let mut table = CommTable::new();
+    table.book(StepId(0), Phase::Setup, setup());
+    for step in plan.steps() {
+        let (offline, online) = step_traffic(plan, step);
+        table.book(step.id, Phase::Offline, offline);
+        table.book(step.id, Phase::Online, online);
+    }
+    table
+}
+
+/// Offline and online traffic of one step.
+fn step_traffic(plan: &Plan, step: &Step) -> (Traffic, Traffic) {
+    let Some(input) = step.inputs.first().map(|&value| plan.fact(value)) else {
+        return Default::default();
+    };
+    let elements = input.shape.elements() as u64;
+    match &step.op {
+        StepOp::Linear(step) => linear(step, input.shape, input.ring),
+        StepOp::Reveal => {
+            let share = packed(elements, input.ring.bits().into());
+            (Traffic::default(), Traffic::one_way(Direction::ServerToClient, share, 1))
+        }
+        _ => Default::default(),
+    }
 }
