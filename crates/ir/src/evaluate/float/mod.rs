@@ -1,0 +1,209 @@
+//! Networks in single precision: what a checkpoint and a fused model compute.
+
+mod layer;
+
+use crate::{
+    Activation, Checkpoint, Condition, ConvGeometry, FusedModel, FusedOp, Graph, LayerId, Op,
+    Shape, Tensor,
+};
+use layer::{Affine, BiasMap, FloatLayer, FloatOp};
+use rayon::prelude::*;
+
+/// The trained network in inference mode: batch norms use their running statistics, the
+/// activations of removed gates are absent.
+///
+/// Images are normalised, channel-major, of the network's input shape.
+pub struct CheckpointEvaluator(FloatNetwork);
+
+impl CheckpointEvaluator {
+    /// The network of `checkpoint`, its parameters copied.
+    #[must_use]
+    pub fn new(checkpoint: &Checkpoint) -> Self {
+        let graph = checkpoint.network().graph();
+        let layers = graph.nodes().iter().map(|node| FloatLayer {
+            op: trained_op(checkpoint, &node.op, &node.name),
+            inputs: node.inputs.iter().map(|input| input.0).collect(),
+            shape: node.shape,
+        });
+        Self(FloatNetwork { layers: layers.collect() })
+    }
+
+    /// Logits of one image.
+    ///
+    /// # Panics
+    /// Where the image does not have the network's input shape.
+    #[must_use]
+    pub fn logits(&self, image: &[f32]) -> Vec<f32> {
+        self.0.logits(image)
+    }
+
+    /// Logits of many images, on all threads.
+    ///
+    /// # Panics
+    /// Where an image does not have the network's input shape.
+    #[must_use]
+    pub fn batch_logits<I: AsRef<[f32]> + Sync>(&self, images: &[I]) -> Vec<Vec<f32>> {
+        self.0.batch_logits(images)
+    }
+
+    /// Outputs of all nodes of the graph, in its order.
+    ///
+    /// # Panics
+    /// Where the image does not have the network's input shape.
+    #[must_use]
+    pub fn layers(&self, image: &[f32]) -> Vec<Vec<f32>> {
+        self.0.layers(image)
+    }
+}
+
+/// The fused network.
+///
+/// Images are normalised, channel-major, of the network's input shape.
+pub struct FusedEvaluator(FloatNetwork);
+
+impl FusedEvaluator {
+    /// The network of `model`, its parameters copied.
+    #[must_use]
+    pub fn new(model: &FusedModel) -> Self {
+        let input_shape = |inputs: &[LayerId]| {
+            inputs.first().map_or(model.network().input().shape, |id| model.layers()[id.0].shape)
+        };
+        let layers = model.layers().iter().map(|layer| FloatLayer {
+            op: match layer.op {
+                FusedOp::Input => FloatOp::Input,
+                FusedOp::Conv(geometry) => {
+                    let (_, weight, bias) =
+                        model.conv(layer).expect("a fused model was checked to have its tensors");
+                    FloatOp::Conv {
+                        geometry,
+                        weight: weight.data().to_vec(),
+                        bias: Some(BiasMap::new(&geometry, input_shape(&layer.inputs), bias)),
+                    }
+                }
+                FusedOp::Activation(function) => FloatOp::Activation(function),
+                FusedOp::Add => FloatOp::Add,
+                FusedOp::MaxPool { kernel, stride, padding } => {
+                    FloatOp::MaxPool { kernel, stride, padding }
+                }
+                FusedOp::GlobalAveragePool => FloatOp::GlobalAveragePool,
+            },
+            inputs: layer.inputs.iter().map(|input| input.0).collect(),
+            shape: layer.shape,
+        });
+        Self(FloatNetwork { layers: layers.collect() })
+    }
+
+    /// Logits of one image.
+    ///
+    /// # Panics
+    /// Where the image does not have the network's input shape.
+    #[must_use]
+    pub fn logits(&self, image: &[f32]) -> Vec<f32> {
+        self.0.logits(image)
+    }
+
+    /// Logits of many images, on all threads.
+    ///
+    /// # Panics
+    /// Where an image does not have the network's input shape.
+    #[must_use]
+    pub fn batch_logits<I: AsRef<[f32]> + Sync>(&self, images: &[I]) -> Vec<Vec<f32>> {
+        self.0.batch_logits(images)
+    }
+
+    /// Outputs of all layers of the model, in its order.
+    ///
+    /// # Panics
+    /// Where the image does not have the network's input shape.
+    #[must_use]
+    pub fn layers(&self, image: &[f32]) -> Vec<Vec<f32>> {
+        self.0.layers(image)
+    }
+}
+
+fn trained_op(checkpoint: &Checkpoint, op: &Op, name: &str) -> FloatOp {
+    let tensor = |suffix: &str| -> &Tensor {
+        let name = format!("{name}.{suffix}");
+        checkpoint.tensor(&name).expect("a checkpoint was checked to have its graph's parameters")
+    };
+    match op {
+        Op::Input => FloatOp::Input,
+        Op::Conv(geometry) => FloatOp::Conv {
+            geometry: *geometry,
+            weight: tensor("weight").data().to_vec(),
+            bias: None,
+        },
+        Op::BatchNorm => FloatOp::Affine(Affine::batch_norm(
+            [tensor("weight"), tensor("bias"), tensor("running_mean"), tensor("running_var")],
+            Graph::BATCH_NORM_EPSILON,
+        )),
+        Op::Activation(condition) => match gated(checkpoint, *condition) {
+            Some(function) => FloatOp::Activation(function),
+            None => FloatOp::Identity,
+        },
+        Op::Add => FloatOp::Add,
+        Op::MaxPool { kernel, stride, padding } => {
+            FloatOp::MaxPool { kernel: *kernel, stride: *stride, padding: *padding }
+        }
+        Op::GlobalAveragePool => FloatOp::GlobalAveragePool,
+        Op::Linear { inputs, outputs } => {
+            let geometry = ConvGeometry::fully_connected(*inputs, *outputs);
+            let bias = BiasMap::new(&geometry, Shape::vector(*inputs), tensor("bias"));
+            FloatOp::Conv { geometry, weight: tensor("weight").data().to_vec(), bias: Some(bias) }
+        }
+    }
+}
+
+/// The network's activation where the gates let it stand.
+fn gated(checkpoint: &Checkpoint, condition: Condition) -> Option<Activation> {
+    let present = match condition {
+        Condition::Always => true,
+        Condition::Kept(gate) => checkpoint.gates().is_kept(gate),
+        Condition::Removed(gate) => !checkpoint.gates().is_kept(gate),
+    };
+    present.then(|| checkpoint.network().activation())
+}
+
+/// A straight list of layers, inputs before users, the last one the logits.
+struct FloatNetwork {
+    layers: Vec<FloatLayer>,
+}
+
+impl FloatNetwork {
+    fn logits(&self, image: &[f32]) -> Vec<f32> {
+        // A value is dropped with its last user: a whole network's values are many megabytes.
+        let mut last_user = vec![0; self.layers.len()];
+        for (id, layer) in self.layers.iter().enumerate() {
+            layer.inputs.iter().for_each(|&input| last_user[input] = id);
+        }
+        let mut values: Vec<Vec<f32>> = Vec::with_capacity(self.layers.len());
+        for (id, layer) in self.layers.iter().enumerate() {
+            values.push(self.output(layer, image, &values));
+            for &input in layer.inputs.iter().filter(|&&input| last_user[input] == id) {
+                values[input] = vec![];
+            }
+        }
+        values.pop().unwrap_or_default()
+    }
+
+    fn layers(&self, image: &[f32]) -> Vec<Vec<f32>> {
+        let mut values: Vec<Vec<f32>> = Vec::with_capacity(self.layers.len());
+        for layer in &self.layers {
+            values.push(self.output(layer, image, &values));
+        }
+        values
+    }
+
+    fn batch_logits<I: AsRef<[f32]> + Sync>(&self, images: &[I]) -> Vec<Vec<f32>> {
+        images.par_iter().map(|image| self.logits(image.as_ref())).collect()
+    }
+
+    fn output(&self, layer: &FloatLayer, image: &[f32], values: &[Vec<f32>]) -> Vec<f32> {
+        let inputs: Vec<(Shape, &[f32])> = layer
+            .inputs
+            .iter()
+            .map(|&input| (self.layers[input].shape, values[input].as_slice()))
+            .collect();
+        layer.output(image, &inputs)
+    }
+}
