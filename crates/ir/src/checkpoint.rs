@@ -1,5 +1,9 @@
 //! A trained network: weights, batch-norm statistics and gates.
 
+mod init;
+
+pub use init::BatchNormInit;
+
 use crate::artefact::tensor_file::{self, StoredTensor, StoredTensors};
 use crate::{ArtefactError, ArtefactKind, Digest, GateId, Network, Provenance, Tensor};
 use serde::{Deserialize, Serialize};

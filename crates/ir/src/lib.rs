@@ -32,7 +32,7 @@ mod tensor;
 pub mod winograd;
 
 pub use artefact::{ArtefactError, ArtefactKind};
-pub use checkpoint::{Checkpoint, Gates};
+pub use checkpoint::{BatchNormInit, Checkpoint, Gates};
 pub use comm::{CommTable, Direction, Party, Phase, Traffic};
 pub use conv::{BorderClasses, ConvGeometry};
 pub use digest::Digest;
