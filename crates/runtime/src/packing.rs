@@ -1,0 +1,151 @@
+//! Values of a few bits, packed without gaps, least significant bit first.
+
+/// Bytes that `count` values of `bits` bits take.
+///
+/// `count * bits` must fit `usize`; it counts what is in memory or about to be.
+#[must_use]
+pub const fn packed_len(count: usize, bits: u32) -> usize {
+    (count * bits as usize).div_ceil(8)
+}
+
+/// The low `bits` bits of each value; unused bits of the last byte are zero. `bits` is at most 64.
+#[must_use]
+pub fn pack(values: impl IntoIterator<Item = u64>, bits: u32) -> Vec<u8> {
+    let values = values.into_iter();
+    let mut packer = Packer::with_capacity(packed_len(values.size_hint().0, bits));
+    values.for_each(|value| packer.push(value, bits));
+    packer.finish()
+}
+
+/// `count` values of `bits` bits, at most 64; zeros where `bytes` ends early.
+#[must_use]
+pub fn unpack(bytes: &[u8], bits: u32, count: usize) -> Vec<u64> {
+    let mut unpacker = Unpacker::new(bytes);
+    (0..count).map(|_| unpacker.next(bits)).collect()
+}
+
+/// Packs values of different widths one after the other.
+#[derive(Debug, Default)]
+pub struct Packer {
+    bytes: Vec<u8>,
+    /// Bits not yet in `bytes`, fewer than 64.
+    pending: u64,
+    filled: u32,
+}
+
+impl Packer {
+    /// An empty packer with room for so many bytes.
+    #[must_use]
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes + 8), pending: 0, filled: 0 }
+    }
+
+    /// Appends the low `bits` bits of `value`; at most 64.
+    #[inline]
+    pub fn push(&mut self, value: u64, bits: u32) {
+        if bits == 0 {
+            return;
+        }
+        let value = value & (u64::MAX >> (64 - bits));
+        self.pending |= value << self.filled;
+        if self.filled + bits < 64 {
+            self.filled += bits;
+            return;
+        }
+        self.bytes.extend_from_slice(&self.pending.to_le_bytes());
+        let written = 64 - self.filled;
+        self.pending = value.checked_shr(written).unwrap_or(0);
+        self.filled = bits - written;
+    }
+
+    /// All bytes, the last one filled up with zeros.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<u8> {
+        let rest = self.filled.div_ceil(8) as usize;
+        self.bytes.extend(self.pending.to_le_bytes().iter().take(rest));
+        self.bytes
+    }
+}
+
+/// Reads back what a [`Packer`] wrote.
+#[derive(Clone, Debug)]
+pub struct Unpacker<'a> {
+    bytes: &'a [u8],
+    pending: u64,
+    filled: u32,
+}
+
+impl<'a> Unpacker<'a> {
+    /// From the first bit of `bytes`.
+    #[must_use]
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, pending: 0, filled: 0 }
+    }
+
+    /// The next value of `bits` bits, at most 64; zeros past the end.
+    #[inline]
+    pub fn next(&mut self, bits: u32) -> u64 {
+        if bits == 0 {
+            return 0;
+        }
+        let mask = u64::MAX >> (64 - bits);
+        if bits <= self.filled {
+            let value = self.pending & mask;
+            self.pending = self.pending.checked_shr(bits).unwrap_or(0);
+            self.filled -= bits;
+            return value;
+        }
+        let word = self.word();
+        let value = (self.pending | word << self.filled) & mask;
+        let used = bits - self.filled;
+        self.pending = word.checked_shr(used).unwrap_or(0);
+        self.filled = 64 - used;
+        value
+    }
+
+    fn word(&mut self) -> u64 {
+        if let Some((word, rest)) = self.bytes.split_first_chunk() {
+            self.bytes = rest;
+            return u64::from_le_bytes(*word);
+        }
+        let mut word = [0; 8];
+        word[..self.bytes.len()].copy_from_slice(self.bytes);
+        self.bytes = &[];
+        u64::from_le_bytes(word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_least_significant_bit_comes_first() {
+        assert_eq!(pack([1, 0, 1, 1], 1), [0b1101]);
+        assert_eq!(pack([0b101, 0b011, 0b110], 3), [0b1001_1101, 0b1]);
+        assert_eq!(pack([u64::MAX, 1], 64), [&[255; 8][..], &[1, 0, 0, 0, 0, 0, 0, 0]].concat());
+        assert_eq!(pack([7; 100], 0), [0_u8; 0]);
+    }
+
+    #[test]
+    fn short_input_reads_as_zeros() {
+        assert_eq!(unpack(&[0xff], 7, 3), [0x7f, 1, 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn fields_of_any_width_survive(fields in prop::collection::vec((any::<u64>(), 0_u32..=64), 0..100)) {
+            let mut packer = Packer::with_capacity(0);
+            fields.iter().for_each(|&(value, bits)| packer.push(value, bits));
+            let bytes = packer.finish();
+            let total: u32 = fields.iter().map(|field| field.1).sum();
+            prop_assert_eq!(bytes.len(), total.div_ceil(8) as usize);
+            let mut unpacker = Unpacker::new(&bytes);
+            for (value, bits) in fields {
+                let expected = if bits == 0 { 0 } else { value & (u64::MAX >> (64 - bits)) };
+                prop_assert_eq!(unpacker.next(bits), expected);
+            }
+        }
+    }
+}
