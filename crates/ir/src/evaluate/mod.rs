@@ -2,6 +2,8 @@
 
 mod convolution;
 mod float;
+mod plan;
 
 pub use convolution::reference_convolution;
 pub use float::{CheckpointEvaluator, FusedEvaluator};
+pub use plan::{ForeignWeights, PlanEvaluator, quantise_input};

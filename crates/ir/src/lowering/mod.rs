@@ -8,10 +8,12 @@
 //!
 //! Maps are NCHW, matrices row-major, all ring elements reduced.
 
+mod bias;
 mod direct;
 mod mat_mul;
 mod tiles;
 
+pub use bias::bias_map;
 pub use direct::direct_conv;
 pub use mat_mul::mat_mul;
 

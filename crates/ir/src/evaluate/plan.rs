@@ -1,0 +1,320 @@
+//! What a plan computes, bit for bit: the oracle of the protocols.
+
+use crate::lowering::{bias_map, direct_conv};
+use crate::{
+    Activation, Digest, Fact, LinearStep, Plan, ServerWeights, Step, StepId, StepOp,
+    TruncateMethod, ValueId,
+};
+
+/// Executes a plan in the clear. What the parties reveal must equal its logits exactly.
+///
+/// - *Input*: the image rounded to the value's scale ([`quantise_input`]).
+/// - *Linear*: `2^extra_scale W (*) x + bias` in the ring.
+/// - *Add*, *SumPool*: sums in the ring.
+/// - *Truncate*, faithful: the signed value shifted right, towards minus infinity.
+/// - *Activation*: ReLU is `x` where the signed value is not negative, else 0. ReLU6 is `ReLU(x) -
+///   ReLU(x - cap)` in the ring, `cap = 6 * 2^scale`.
+/// - *Reveal*: the value itself.
+pub struct PlanEvaluator<'a> {
+    plan: &'a Plan,
+    weights: &'a ServerWeights,
+    /// The step after which each value is no longer needed.
+    last_use: Vec<StepId>,
+}
+
+/// The weights given to [`PlanEvaluator::new`] are those of another plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the weights belong to plan {found}, not to plan {expected}")]
+pub struct ForeignWeights {
+    /// Digest of the plan.
+    pub expected: Digest,
+    /// Digest that the weights name.
+    pub found: Digest,
+}
+
+impl<'a> PlanEvaluator<'a> {
+    /// An evaluator of `plan` with its weights.
+    ///
+    /// # Errors
+    /// [`ForeignWeights`] where the weights belong to another plan.
+    pub fn new(plan: &'a Plan, weights: &'a ServerWeights) -> Result<Self, ForeignWeights> {
+        let (expected, found) = (plan.digest(), weights.plan());
+        if expected != found {
+            return Err(ForeignWeights { expected, found });
+        }
+        let mut last_use: Vec<StepId> = plan.steps().iter().map(|step| step.id).collect();
+        for step in plan.steps() {
+            step.inputs.iter().for_each(|value| last_use[value.0] = step.id);
+        }
+        Ok(Self { plan, weights, last_use })
+    }
+
+    /// The image as the plan's first value: see [`quantise_input`].
+    #[must_use]
+    pub fn quantise_input(&self, image: &[f32]) -> Vec<u64> {
+        quantise_input(self.plan.fact(ValueId(0)), image)
+    }
+
+    /// The logits, signed, at the scale of the plan's last value.
+    ///
+    /// `image` is normalised and channel-major.
+    ///
+    /// # Panics
+    /// Where the image has another size than the plan's input.
+    #[must_use]
+    pub fn run(&self, image: &[f32]) -> Vec<i64> {
+        let mut values = self.execute(image, false);
+        let (logits, fact) = (values.pop(), self.plan.values().last());
+        let signed = |(logits, fact): (Vec<u64>, &Fact)| {
+            logits.into_iter().map(|x| fact.ring.to_signed(x)).collect()
+        };
+        logits.zip(fact).map(signed).unwrap_or_default()
+    }
+
+    /// The logits as numbers.
+    ///
+    /// # Panics
+    /// As [`Self::run`].
+    #[must_use]
+    pub fn logits_f64(&self, image: &[f32]) -> Vec<f64> {
+        let scale = self.plan.values().last().map_or(0, |fact| fact.scale);
+        let unit = (-f64::from(scale)).exp2();
+        self.run(image).into_iter().map(|logit| logit as f64 * unit).collect()
+    }
+
+    /// Every value of the plan, reduced, in the order of [`Plan::values`].
+    ///
+    /// # Panics
+    /// As [`Self::run`].
+    #[must_use]
+    pub fn values(&self, image: &[f32]) -> Vec<Vec<u64>> {
+        self.execute(image, true)
+    }
+
+    fn execute(&self, image: &[f32], keep: bool) -> Vec<Vec<u64>> {
+        let mut values: Vec<Vec<u64>> = Vec::with_capacity(self.plan.steps().len());
+        for step in self.plan.steps() {
+            let value = self.step(step, image, &values);
+            values.push(value);
+            for input in &step.inputs {
+                if !keep && self.last_use[input.0] == step.id {
+                    values[input.0] = Vec::new();
+                }
+            }
+        }
+        values
+    }
+
+    fn step(&self, step: &Step, image: &[f32], values: &[Vec<u64>]) -> Vec<u64> {
+        let fact = self.plan.fact(step.output);
+        let inputs: Vec<&[u64]> = step.inputs.iter().map(|v| values[v.0].as_slice()).collect();
+        match (&step.op, inputs.as_slice()) {
+            (StepOp::Linear(linear), [x]) => self.linear(step, linear, x),
+            (StepOp::Add, [x, y]) => x.iter().zip(*y).map(|(&x, &y)| fact.ring.add(x, y)).collect(),
+            (StepOp::SumPool, [x]) => {
+                let area = self.plan.fact(step.inputs[0]).shape.area();
+                let sum = |channel: &[u64]| {
+                    channel.iter().fold(0, |sum, &value| fact.ring.add(sum, value))
+                };
+                x.chunks(area).map(sum).collect()
+            }
+            (StepOp::Truncate { shift, method: TruncateMethod::Faithful, .. }, [x]) => {
+                let shifted = |&x: &u64| fact.ring.from_signed(fact.ring.to_signed(x) >> shift);
+                x.iter().map(shifted).collect()
+            }
+            (StepOp::Activation { function, .. }, [x]) => {
+                x.iter().map(|&x| activate(*function, fact, x)).collect()
+            }
+            (StepOp::Reveal, [x]) => x.to_vec(),
+            // Only the input has none; a verified plan has the right number everywhere.
+            _ => quantise_input(fact, image),
+        }
+    }
+
+    fn linear(&self, step: &Step, linear: &LinearStep, x: &[u64]) -> Vec<u64> {
+        let input = self.plan.fact(step.inputs[0]);
+        let ring = input.ring;
+        // Both were checked against the plan when the weights were made or read.
+        let Some(weights) = self.weights.layer(step.id) else { return vec![] };
+        let mut y = direct_conv(ring, &linear.geometry, input.shape, x, &weights.weight);
+        let bias = bias_map(ring, &linear.geometry, input.shape, &weights.bias);
+        let extra = linear.lowering.extra_scale();
+        for (y, bias) in y.iter_mut().zip(bias) {
+            *y = ring.add(ring.reduce(*y << extra), bias);
+        }
+        y
+    }
+}
+
+/// The first value of a plan, of fact `fact`, from a normalised channel-major image: rounded to the
+/// nearest multiple of `2^-scale` (halves away from zero), saturated to the ring.
+///
+/// # Panics
+/// Where the image has another size than the fact says.
+#[must_use]
+pub fn quantise_input(fact: &Fact, image: &[f32]) -> Vec<u64> {
+    assert_eq!(image.len(), fact.shape.elements(), "pixels of a {} image", fact.shape);
+    let unit = f64::from(fact.scale).exp2();
+    let (min, max) = fact.ring.signed_range();
+    let quantise = |&x: &f32| {
+        // The cast saturates to 64 bits, the clamp to the ring.
+        let rounded = (f64::from(x) * unit).round() as i64;
+        fact.ring.from_signed(rounded.clamp(min, max))
+    };
+    image.iter().map(quantise).collect()
+}
+
+fn activate(function: Activation, fact: &Fact, x: u64) -> u64 {
+    let ring = fact.ring;
+    let relu = |x: u64| if ring.to_signed(x) < 0 { 0 } else { x };
+    match function {
+        Activation::Relu => relu(x),
+        Activation::Relu6 => {
+            let cap = ring.reduce(6u64.wrapping_shl(fact.scale));
+            ring.sub(relu(x), relu(ring.sub(x, cap)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Comparison, ConvGeometry, Correlation, InputSpec, LinearWeights, Lowering, OtKind, Party,
+        Provenance, Ring, Shape, Sign, Visibility, WinogradTile,
+    };
+    use std::collections::BTreeMap;
+
+    const COMPARISON: Comparison = Comparison { ot: OtKind::Iknp, leaf_bits: 4 };
+
+    fn provenance() -> Provenance {
+        Provenance::new("test", None, serde_json::Value::Null, None)
+    }
+
+    fn fact(shape: Shape, bits: u32, scale: u32) -> Fact {
+        let ring = Ring::new(bits).expect("in range");
+        Fact { shape, ring, scale, sign: Sign::Any, visibility: Visibility::Shared }
+    }
+
+    fn linear(geometry: ConvGeometry, lowering: Lowering, bits: u32) -> StepOp {
+        let correlation = Correlation::Ot { kind: OtKind::Iknp, chooser: Party::Server };
+        let (weight_scale, weight_bits) = (1, bits);
+        StepOp::Linear(LinearStep { geometry, lowering, correlation, weight_scale, weight_bits })
+    }
+
+    /// A plan of these operations one after the other, with the facts of their outputs.
+    fn chain(steps: Vec<(StepOp, Fact)>) -> Plan {
+        let input = InputSpec { shape: steps[0].1.shape, mean: [0.0; 3], std: [1.0; 3] };
+        let (ops, mut facts): (Vec<StepOp>, Vec<Fact>) = steps.into_iter().unzip();
+        let last = facts.len() - 1;
+        (facts[0].visibility, facts[last].visibility) = (Visibility::Client, Visibility::Client);
+        let step = |(id, op): (usize, StepOp)| Step {
+            id: StepId(id),
+            name: format!("step {id}"),
+            inputs: (0..op.arity()).map(|back| ValueId(id - 1 - back)).collect(),
+            op,
+            output: ValueId(id),
+        };
+        let steps = ops.into_iter().enumerate().map(step).collect();
+        Plan::new("test".into(), "test".into(), (input, vec![]), (facts, steps), provenance())
+            .expect("a valid plan")
+    }
+
+    fn weights(plan: &Plan, layers: &[(usize, &[i64], &[i64])]) -> ServerWeights {
+        let layer = |&(step, weight, bias): &(usize, &[i64], &[i64])| {
+            (StepId(step), LinearWeights { weight: weight.to_vec(), bias: bias.to_vec() })
+        };
+        ServerWeights::new(plan, layers.iter().map(layer).collect(), provenance()).expect("fits")
+    }
+
+    fn truncate(shift: u32) -> StepOp {
+        let method = TruncateMethod::Faithful;
+        StepOp::Truncate { shift, method, comparison: COMPARISON }
+    }
+
+    #[test]
+    fn each_operation_does_what_its_definition_says() {
+        let (map, vector) = (Shape::new(1, 1, 3), Shape::vector(1));
+        let relu = StepOp::Activation { function: Activation::Relu, comparison: COMPARISON };
+        let positive = |fact: Fact| Fact { sign: Sign::NonNegative, ..fact };
+        let plan = chain(vec![
+            (StepOp::Input, fact(map, 16, 3)),
+            (linear(ConvGeometry::same(1, 1, 1, 1), Lowering::Direct, 16), fact(map, 16, 4)),
+            (truncate(2), fact(map, 16, 2)),
+            (relu, positive(fact(map, 16, 2))),
+            (StepOp::Add, fact(map, 16, 2)),
+            (StepOp::SumPool, fact(vector, 16, 4)),
+            (StepOp::Reveal, fact(vector, 16, 4)),
+        ]);
+        let weights = weights(&plan, &[(1, &[-3], &[2])]);
+        let evaluator = PlanEvaluator::new(&plan, &weights).expect("its own weights");
+        let image = [-1.0, 0.3, 1.0];
+        let signed = |values: &[u64]| -> Vec<i64> {
+            values.iter().map(|&x| Ring::new(16).expect("in range").to_signed(x)).collect()
+        };
+        let values: Vec<Vec<i64>> = evaluator.values(&image).iter().map(|v| signed(v)).collect();
+        assert_eq!(values[0], [-8, 2, 8]);
+        assert_eq!(values[1], [26, -4, -22]);
+        assert_eq!(values[2], [6, -1, -6], "towards minus infinity");
+        assert_eq!(values[3], [6, 0, 0]);
+        assert_eq!(values[4], [12, -1, -6], "the last two values");
+        assert_eq!(values[5], [5]);
+        assert_eq!(evaluator.run(&image), [5]);
+        assert_eq!(evaluator.logits_f64(&image), [5.0 / 16.0]);
+    }
+
+    #[test]
+    fn relu6_is_a_difference_of_relus() {
+        let map = Shape::new(1, 1, 4);
+        let relu6 = StepOp::Activation { function: Activation::Relu6, comparison: COMPARISON };
+        let plan = chain(vec![
+            (StepOp::Input, fact(map, 8, 3)),
+            (relu6, Fact { sign: Sign::NonNegative, ..fact(map, 8, 3) }),
+            (StepOp::Reveal, Fact { sign: Sign::NonNegative, ..fact(map, 8, 3) }),
+        ]);
+        let weights = weights(&plan, &[]);
+        let evaluator = PlanEvaluator::new(&plan, &weights).expect("its own weights");
+        assert_eq!(evaluator.run(&[-2.0, 5.0, 6.0, 9.0]), [0, 40, 48, 48]);
+        // x - cap leaves the ring of 8 bits at -16: there the result is not ReLU6.
+        assert_eq!(evaluator.run(&[-16.0, 0.0, 0.0, 0.0]), [-80, 0, 0, 0]);
+    }
+
+    #[test]
+    fn lowerings_change_the_scale_but_not_the_meaning() {
+        let map = Shape::new(1, 3, 3);
+        let geometry = ConvGeometry::same(1, 1, 3, 1);
+        let winograd = Lowering::Winograd(WinogradTile::F2X2_3X3);
+        let logits = |lowering: Lowering, bias: &[i64]| {
+            let output = fact(map, 20, 4 + lowering.extra_scale());
+            let plan = chain(vec![
+                (StepOp::Input, fact(map, 20, 3)),
+                (linear(geometry, lowering, 20), output),
+                (StepOp::Reveal, output),
+            ]);
+            let weights = weights(&plan, &[(1, &[1, -2, 3, -4, 5, -6, 7, -8, 9], bias)]);
+            let evaluator = PlanEvaluator::new(&plan, &weights).expect("its own weights");
+            evaluator.logits_f64(&[0.5, 1.0, -1.0, 2.0, 0.0, -3.0, 0.25, 0.125, 4.0])
+        };
+        let bias: Vec<i64> = (0..9).collect();
+        let scaled: Vec<i64> = bias.iter().map(|x| 4 * x).collect();
+        assert_eq!(logits(Lowering::Direct, &bias), logits(winograd, &scaled));
+    }
+
+    #[test]
+    fn images_saturate_at_the_ring() {
+        let fact = fact(Shape::new(1, 1, 4), 8, 4);
+        assert_eq!(quantise_input(&fact, &[100.0, -100.0, 0.04, f32::NAN]), [127, 128, 1, 0]);
+    }
+
+    #[test]
+    fn weights_of_another_plan_are_refused() {
+        let one = |scale| {
+            let map = fact(Shape::vector(2), 8, scale);
+            chain(vec![(StepOp::Input, map), (StepOp::Reveal, map)])
+        };
+        let (plan, other) = (one(3), one(4));
+        let foreign = ServerWeights::new(&other, BTreeMap::new(), provenance()).expect("fits");
+        let error = PlanEvaluator::new(&plan, &foreign).err().expect("refused");
+        assert_eq!(error, ForeignWeights { expected: plan.digest(), found: other.digest() });
+    }
+}
