@@ -1,6 +1,7 @@
 //! What a plan costs: exact bytes and rounds of our protocols, as `docs/protocols.md` sets them down.
 
 mod linear;
+pub mod oracle;
 
 pub use linear::{OtProduct, linear};
 

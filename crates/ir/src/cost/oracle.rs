@@ -1,0 +1,307 @@
+//! The literature's formulae: what CrypTFlow2 (CCS 2020) and CoPriv (NeurIPS 2023) say a layer costs.
+//!
+//! They count OT payload and ignore rounding to bytes, setup and the masked inputs, so [`super::plan`]
+//! differs from them a little; tests of the compiler state by how much and why. They serve for
+//! comparison with published figures, and as the trainer's communication loss ([`block_costs`]).
+//!
+//! Everything is in bytes.
+
+use crate::{
+    BlockInfo, Condition, ConvGeometry, Graph, Lowering, MatMulShape, Network, Node, NodeId, Op,
+    Party, Shape, WinogradTile,
+};
+
+/// How a convolution is computed, each way adding to the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Direct, the client's bits as choices.
+    CrypTFlow2,
+    /// Stride-1 3x3 convolutions by F(2x2, 3x3), every product by itself.
+    WinogradElementWise,
+    /// Tiles aggregated into 16 matrix products.
+    TileAggregation,
+    /// The cheaper party's bits as choices.
+    Adaptive,
+    /// Stride-2 3x3 convolutions in four phases; every convolution by its cheapest lowering.
+    WinogradStride2,
+}
+
+/// The formulae for one ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Oracle {
+    /// Security parameter: bits of an OT.
+    pub lambda: u32,
+    /// Width of the ring.
+    pub bits: u32,
+    /// Fractional bits dropped after each multiplication.
+    pub scale: u32,
+}
+
+impl Oracle {
+    /// As CrypTFlow2 and CoPriv are reported: 41 bits, 12 of them fractional.
+    pub const PAPER: Self = Self { lambda: 128, bits: 41, scale: 12 };
+
+    /// Matrix products by correlated OT, `l` bits of each of the chooser's values as choices:
+    /// `k n l (lambda + m (l + 1) / 2)` where the client chooses, and with m and n exchanged where
+    /// the server does.
+    #[must_use]
+    pub fn mat_mul(&self, shape: MatMulShape, chooser: Party) -> f64 {
+        let (values, len) = match chooser {
+            Party::Client => (shape.n, shape.m),
+            Party::Server => (shape.m, shape.n),
+        };
+        (shape.count * shape.k * values) as f64 * self.vector_product(len)
+    }
+
+    /// One convolution for a map of shape `input`.
+    #[must_use]
+    pub fn convolution(&self, method: Method, geometry: &ConvGeometry, input: Shape) -> f64 {
+        let shape = |lowering: Lowering| lowering.mat_mul(geometry, input);
+        let adaptive = |shape| {
+            let cost = |chooser| self.mat_mul(shape, chooser);
+            cost(Party::Client).min(cost(Party::Server))
+        };
+        let by_client = |shape| self.mat_mul(shape, Party::Client);
+        let direct = shape(Lowering::Direct);
+        let winograd = shape(Lowering::Winograd(WinogradTile::F2X2_3X3));
+        let strided = shape(Lowering::WinogradStride2);
+        let cost = match method {
+            Method::CrypTFlow2 => direct.map(by_client),
+            Method::WinogradElementWise => match winograd {
+                Some(MatMulShape { count, m, k, n }) => {
+                    Some((count * m * k * n) as f64 * self.vector_product(1))
+                }
+                None => direct.map(by_client),
+            },
+            Method::TileAggregation => winograd.or(direct).map(by_client),
+            Method::Adaptive => winograd.or(direct).map(adaptive),
+            Method::WinogradStride2 => {
+                [direct, winograd, strided].into_iter().flatten().map(adaptive).reduce(f64::min)
+            }
+        };
+        cost.unwrap_or_default()
+    }
+
+    /// All convolutions and fully connected layers of an unfused network.
+    #[must_use]
+    pub fn convolutions(&self, method: Method, graph: &Graph) -> f64 {
+        let layers = graph.nodes().iter().filter_map(|node| convolution(graph, node));
+        layers.map(|(geometry, input)| self.convolution(method, &geometry, input)).sum()
+    }
+
+    /// ReLU: `(lambda + 18) l` bits an element, an upper bound (CrypTFlow2, section 3.2).
+    #[must_use]
+    pub fn relu(&self, elements: usize) -> f64 {
+        let Self { lambda, bits, .. } = *self;
+        elements as f64 * f64::from((lambda + 18) * bits) / 8.0
+    }
+
+    /// Faithful truncation by the scale: `lambda (l + s + 2) + 19 l + 14 s` bits an element, an upper
+    /// bound (CrypTFlow2, section 4).
+    #[must_use]
+    pub fn truncation(&self, elements: usize) -> f64 {
+        let Self { lambda, bits, scale } = *self;
+        elements as f64 * f64::from(lambda * (bits + scale + 2) + 19 * bits + 14 * scale) / 8.0
+    }
+
+    /// A value's `l` bits as choices over vectors of `len`: `l (lambda + len (l + 1) / 2)` bits.
+    fn vector_product(&self, len: usize) -> f64 {
+        let (lambda, bits) = (f64::from(self.lambda), f64::from(self.bits));
+        bits * (lambda + len as f64 * (bits + 1.0) / 2.0) / 8.0
+    }
+}
+
+/// Offline and online bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Bytes {
+    /// Convolutions.
+    pub offline: f64,
+    /// ReLU and truncation.
+    pub online: f64,
+}
+
+impl Bytes {
+    /// Of both phases together.
+    #[must_use]
+    pub fn total(self) -> f64 {
+        self.offline + self.online
+    }
+}
+
+/// What a block costs in its two states.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BlockCost {
+    /// With its activations, unfused, as CrypTFlow2 does it.
+    pub before: Bytes,
+    /// Without its gated activations, fused into one convolution of the cheapest lowering.
+    pub after: Bytes,
+}
+
+/// The cost of each gate's block in both states, in the order of the gates, for
+/// [`Oracle::PAPER`]. The trainer's loss charges `alpha (before - after)`.
+#[must_use]
+pub fn block_costs(network: &Network) -> Vec<BlockCost> {
+    let (oracle, graph) = (Oracle::PAPER, network.graph());
+    let cost = |block: &BlockInfo| BlockCost {
+        before: before(&oracle, &graph, block),
+        after: after(&oracle, &graph, block),
+    };
+    graph.blocks().iter().map(cost).collect()
+}
+
+fn before(oracle: &Oracle, graph: &Graph, block: &BlockInfo) -> Bytes {
+    let mut bytes = Bytes::default();
+    for node in &graph.nodes()[block.nodes.clone()] {
+        if let Some((geometry, input)) = convolution(graph, node) {
+            bytes.offline += oracle.convolution(Method::CrypTFlow2, &geometry, input);
+            bytes.online += oracle.truncation(node.shape.elements());
+        }
+        if let Op::Activation(Condition::Always | Condition::Kept(_)) = node.op {
+            bytes.online += oracle.relu(node.shape.elements());
+        }
+    }
+    bytes
+}
+
+fn after(oracle: &Oracle, graph: &Graph, block: &BlockInfo) -> Bytes {
+    let nodes = &graph.nodes()[block.nodes.clone()];
+    let activated = nodes.iter().filter(|node| {
+        matches!(node.op, Op::Activation(Condition::Always | Condition::Removed(_)))
+    });
+    let online = activated.map(|node| oracle.relu(node.shape.elements())).sum();
+    let Some((geometry, input)) = fused(graph, block) else {
+        return Bytes { offline: 0.0, online };
+    };
+    Bytes {
+        offline: oracle.convolution(Method::WinogradStride2, &geometry, input),
+        online: online + oracle.truncation(geometry.output_shape(input).elements()),
+    }
+}
+
+/// The one convolution that a block without activations is, and the shape of its input.
+///
+/// Kernels grow by `(kernel - 1) * stride so far`; a shortcut lies within the main branch's kernel.
+fn fused(graph: &Graph, block: &BlockInfo) -> Option<(ConvGeometry, Shape)> {
+    let mut node = NodeId(block.nodes.end.checked_sub(1)?);
+    let mut convolutions = Vec::new();
+    while block.nodes.contains(&node.0) {
+        let inner = &graph.nodes()[node.0];
+        convolutions.extend(convolution(graph, inner));
+        node = *inner.inputs.first()?;
+    }
+    let &(first, input) = convolutions.last()?;
+    let mut fused = ConvGeometry { groups: 1, ..first };
+    for (next, _) in convolutions.iter().rev().skip(1) {
+        fused.kernel += (next.kernel - 1) * fused.stride;
+        fused.padding += next.padding * fused.stride;
+        fused.stride *= next.stride;
+        fused.out_channels = next.out_channels;
+    }
+    Some((fused, input))
+}
+
+/// A convolution or fully connected layer as a convolution, and the shape of its input.
+fn convolution(graph: &Graph, node: &Node) -> Option<(ConvGeometry, Shape)> {
+    let input = graph.nodes().get(node.inputs.first()?.0)?.shape;
+    match node.op {
+        Op::Conv(geometry) => Some((geometry, input)),
+        Op::Linear { inputs, outputs } => {
+            Some((ConvGeometry::fully_connected(inputs, outputs), input))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Architecture;
+
+    fn network(architecture: Architecture, width: f64, resolution: usize) -> Network {
+        let classes = if resolution == 32 { 100 } else { 1000 };
+        Network::new(architecture, width, classes, resolution).expect("a usual size")
+    }
+
+    /// Gigabytes (1e9) to one decimal.
+    fn gigabytes(bytes: f64) -> f64 {
+        (bytes / 1e8).round() / 10.0
+    }
+
+    #[test]
+    fn resnet18_on_cifar100_gives_the_published_chain() {
+        let graph = network(Architecture::ResNet18, 1.0, 32).graph();
+        let cost = |method| gigabytes(Oracle::PAPER.convolutions(method, &graph));
+        assert_eq!(cost(Method::CrypTFlow2), 62.6);
+        assert_eq!(cost(Method::WinogradElementWise).round(), 174.0);
+        assert_eq!(cost(Method::TileAggregation), 31.7);
+        assert_eq!(cost(Method::Adaptive), 31.1);
+        assert_eq!(cost(Method::WinogradStride2), 29.2);
+    }
+
+    #[test]
+    fn mobilenet_v2_on_cifar100_costs_what_the_papers_formulae_say() {
+        let network = network(Architecture::MobileNetV2, 1.0, 32);
+        let classifier = Oracle::PAPER.convolution(
+            Method::CrypTFlow2,
+            &ConvGeometry::fully_connected(1280, 100),
+            Shape::vector(1280),
+        );
+        let costs = block_costs(&network);
+        let blocks = network.graph().blocks().to_vec();
+        let state = |fused: bool| {
+            let choose = |(cost, block): (&BlockCost, &BlockInfo)| {
+                if fused && block.is_residual { cost.after } else { cost.before }
+            };
+            let sum = |a: Bytes, b: Bytes| Bytes {
+                offline: a.offline + b.offline,
+                online: a.online + b.online,
+            };
+            costs.iter().zip(&blocks).map(choose).fold(Bytes::default(), sum)
+        };
+        assert_eq!(gigabytes(state(false).offline + classifier), 13.9);
+        assert_eq!(gigabytes(state(false).online), 2.8);
+        assert_eq!(gigabytes(state(true).offline + classifier), 4.0);
+        assert_eq!((state(true).online / 1e7).round(), 33.0, "0.33 GB");
+    }
+
+    #[test]
+    fn a_depthwise_product_costs_lambda_and_half_a_ring() {
+        let geometry = ConvGeometry::depthwise(32, 3, 1);
+        let cost = Oracle::PAPER.convolution(Method::CrypTFlow2, &geometry, Shape::new(32, 8, 8));
+        assert_eq!(cost, (9 * 32 * 64) as f64 * 41.0 * (128.0 + 21.0) / 8.0);
+    }
+
+    #[test]
+    fn aggregated_winograd_is_the_adaptive_formula() {
+        let geometry = ConvGeometry::same(48, 24, 3, 1);
+        let cost = Oracle::PAPER.convolution(Method::Adaptive, &geometry, Shape::new(48, 14, 14));
+        let (t, k) = (49.0, 24.0);
+        let by_client = t * (128.0 + k * 21.0);
+        let by_server = k * (128.0 + t * 21.0);
+        assert_eq!(cost, 16.0 * 48.0 * 41.0 * f64::min(by_client, by_server) / 8.0);
+    }
+
+    #[test]
+    fn fusing_composes_kernels_strides_and_padding() {
+        let fused_of = |architecture, block: usize| {
+            let graph = network(architecture, 1.0, 32).graph();
+            fused(&graph, &graph.blocks()[block]).expect("has convolutions")
+        };
+        let (inverted, input) = fused_of(Architecture::MobileNetV2, 2);
+        assert_eq!((inverted, input), (ConvGeometry::same(16, 24, 3, 1), Shape::new(16, 32, 32)));
+        let (basic, _) = fused_of(Architecture::ResNet18, 1);
+        assert_eq!(basic, ConvGeometry::same(64, 64, 5, 1));
+        let (strided, input) = fused_of(Architecture::ResNet18, 3);
+        assert_eq!((strided.kernel, strided.stride, strided.padding), (7, 2, 3));
+        assert_eq!(strided.output_shape(input), Shape::new(128, 16, 16));
+    }
+
+    #[test]
+    fn every_gate_of_mobilenet_v2_saves_when_removed() {
+        let costs = block_costs(&network(Architecture::MobileNetV2, 1.4, 224));
+        assert_eq!(costs.len(), 19);
+        for cost in costs {
+            assert!(cost.after.total() < cost.before.total());
+        }
+    }
+}
