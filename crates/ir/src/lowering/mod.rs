@@ -1,6 +1,6 @@
 //! How convolutions become matrix products: the local, exact transforms on either side of them.
 //!
-//! A linear step is `count` products `(m x k)(k x n)` (see [`Lowering::mat_mul`]): the weights give the
+//! A linear step is `count` products `(m x k)(k x n)` (see [`crate::Lowering::mat_mul`]): the weights give the
 //! left factors, the input the right ones, and the products map back to the output. Every
 //! transform is linear over the ring, so it may be applied to shares:
 //!
@@ -18,7 +18,7 @@ pub use direct::direct_conv;
 pub use mat_mul::mat_mul;
 
 use crate::winograd::MinimalFiltering;
-use crate::{LinearStep, Lowering, Ring, Shape};
+use crate::{LinearStep, Ring, Shape};
 
 /// The left factors, `count x m x k`, of weights `[out_channels, in_channels / groups, kernel, kernel]`.
 ///
@@ -69,7 +69,7 @@ pub fn output_map(step: &LinearStep, shape: Shape, products: &[u64], ring: Ring)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ConvGeometry, Correlation, OtKind, Party, WinogradTile};
+    use crate::{ConvGeometry, Correlation, Lowering, OtKind, Party, WinogradTile};
     use proptest::prelude::*;
 
     fn step(geometry: ConvGeometry, lowering: Lowering, ring: Ring) -> LinearStep {
