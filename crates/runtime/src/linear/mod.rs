@@ -1,0 +1,4 @@
+//! Linear steps: the correlation made offline, the masked input online.
+
+mod ot;
+mod transfer;
