@@ -5,7 +5,7 @@ mod init;
 pub use init::BatchNormInit;
 
 use crate::artefact::tensor_file::{self, StoredTensor, StoredTensors};
-use crate::{ArtefactError, ArtefactKind, Digest, GateId, Network, Provenance, Tensor};
+use crate::{ArtefactError, ArtefactKind, Condition, Digest, GateId, Network, Provenance, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -51,6 +51,16 @@ impl Gates {
     #[must_use]
     pub fn is_kept(&self, gate: GateId) -> bool {
         self.kept.get(gate.0).copied().unwrap_or(true)
+    }
+
+    /// Whether an activation under this condition is part of the network.
+    #[must_use]
+    pub fn admit(&self, condition: Condition) -> bool {
+        match condition {
+            Condition::Always => true,
+            Condition::Kept(gate) => self.is_kept(gate),
+            Condition::Removed(gate) => !self.is_kept(gate),
+        }
     }
 
     /// One digit a gate, 1 kept, 0 removed: `1101...`.
@@ -115,8 +125,8 @@ impl Checkpoint {
     /// The checkpoint of `network` with these tensors.
     ///
     /// # Errors
-    /// In words: the first tensor that is missing, unexpected, of another shape or not finite, or
-    /// the number of gates.
+    /// In words: the first tensor that is missing, unexpected, of another shape or not finite, a
+    /// negative variance, or the number of gates.
     pub fn new(
         network: Network,
         gates: Gates,
@@ -136,6 +146,9 @@ impl Checkpoint {
             }
             if !tensor.data().iter().all(|x| x.is_finite()) {
                 return Err(format!("{name} holds values that are not finite"));
+            }
+            if name.ends_with(".running_var") && tensor.data().iter().any(|x| *x < 0.0) {
+                return Err(format!("{name} holds negative variances"));
             }
         }
         if tensors.len() != parameters.len() {

@@ -2,10 +2,7 @@
 
 mod layer;
 
-use crate::{
-    Activation, Checkpoint, Condition, ConvGeometry, FusedModel, FusedOp, Graph, LayerId, Op,
-    Shape, Tensor,
-};
+use crate::{Checkpoint, ConvGeometry, FusedModel, FusedOp, Graph, LayerId, Op, Shape, Tensor};
 use layer::{Affine, BiasMap, FloatLayer, FloatOp};
 use rayon::prelude::*;
 
@@ -137,10 +134,10 @@ fn trained_op(checkpoint: &Checkpoint, op: &Op, name: &str) -> FloatOp {
             [tensor("weight"), tensor("bias"), tensor("running_mean"), tensor("running_var")],
             Graph::BATCH_NORM_EPSILON,
         )),
-        Op::Activation(condition) => match gated(checkpoint, *condition) {
-            Some(function) => FloatOp::Activation(function),
-            None => FloatOp::Identity,
-        },
+        Op::Activation(condition) if checkpoint.gates().admit(*condition) => {
+            FloatOp::Activation(checkpoint.network().activation())
+        }
+        Op::Activation(_) => FloatOp::Identity,
         Op::Add => FloatOp::Add,
         Op::MaxPool { kernel, stride, padding } => {
             FloatOp::MaxPool { kernel: *kernel, stride: *stride, padding: *padding }
@@ -152,16 +149,6 @@ fn trained_op(checkpoint: &Checkpoint, op: &Op, name: &str) -> FloatOp {
             FloatOp::Conv { geometry, weight: tensor("weight").data().to_vec(), bias: Some(bias) }
         }
     }
-}
-
-/// The network's activation where the gates let it stand.
-fn gated(checkpoint: &Checkpoint, condition: Condition) -> Option<Activation> {
-    let present = match condition {
-        Condition::Always => true,
-        Condition::Kept(gate) => checkpoint.gates().is_kept(gate),
-        Condition::Removed(gate) => !checkpoint.gates().is_kept(gate),
-    };
-    present.then(|| checkpoint.network().activation())
 }
 
 /// A straight list of layers, inputs before users, the last one the logits.

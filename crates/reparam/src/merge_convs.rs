@@ -1,0 +1,215 @@
+//! A convolution after a convolution, as one convolution.
+//!
+//! Let the first have kernel `k1`, stride `s1`, padding `p1`, the second `k2`, `s2`, `p2`. Inside the map
+//! both together are the convolution with
+//!
+//! ```text
+//! kernel k1 + (k2 - 1) s1      stride s1 s2      padding p1 + p2 s1
+//! W[o, c, i s1 + a, j s1 + b] = sum over m, (i, j), (a, b) of W2[o, m, i, j] W1[m, c, a, b]
+//! ```
+//!
+//! For an inverted residual block this is `W = (W3 s3) diag(dw s2) (W1 s1)`, 3x3.
+//!
+//! At the border the second convolution sees zeros beside the first one's output, where the merged one
+//! sees the first kernel applied to a map continued with zeros. The two agree, and merging is exact, where
+//! the second has no padding (a 1x1 kernel, say) or the first's kernel is a single tap (which reads
+//! nothing but zeros there). 3x3 after 3x3, both with padding, is *not* one convolution: at the border it
+//! has other weights. Such pairs are left alone.
+//!
+//! The first one's bias is not continued: it passes through those taps of the second kernel that fall
+//! inside. Which these are follows from the merged kernel's taps that fall inside, so the merged bias
+//! is a function of the merged border class.
+
+use crate::convolution::{BiasMap, Convolution, inputs_of};
+use copriv_ir::ConvGeometry;
+use rayon::prelude::*;
+
+/// The geometry of `second` after `first`, or `None` where the two are not one convolution.
+pub(crate) fn merged_geometry(first: &ConvGeometry, second: &ConvGeometry) -> Option<ConvGeometry> {
+    let fits = first.out_channels == second.in_channels;
+    let exact = second.padding == 0 || (first.kernel, first.padding) == (1, 0);
+    let geometry = ConvGeometry {
+        in_channels: first.in_channels,
+        out_channels: second.out_channels,
+        kernel: first.kernel + (second.kernel - 1) * first.stride,
+        stride: first.stride * second.stride,
+        padding: first.padding + second.padding * first.stride,
+        groups: if first.groups == second.groups { first.groups } else { 1 },
+    };
+    (fits && exact).then_some(geometry)
+}
+
+/// `second` after `first`, or `None` where the two are not one convolution.
+pub(crate) fn merge_convs(first: &Convolution, second: &Convolution) -> Option<Convolution> {
+    let geometry = merged_geometry(&first.geometry, &second.geometry)?;
+    let mut weight = vec![0.0; geometry.weight_elements()];
+    weight.par_chunks_exact_mut(geometry.fan_in()).enumerate().for_each(|(out, row)| {
+        merge_kernels(first, second, &geometry, out, row);
+    });
+    let bias = BiasMap::from_fn(&geometry, first.input, |position| {
+        let through = bias_through(first, second, position);
+        through.iter().zip(second.bias.at(position)).map(|(b1, b2)| b1 + b2).collect()
+    });
+    Some(Convolution { geometry, input: first.input, weight, bias })
+}
+
+/// Adds up the merged kernels of output channel `out`: `row` is `[in_channels / groups, kernel, kernel]`.
+fn merge_kernels(
+    first: &Convolution,
+    second: &Convolution,
+    merged: &ConvGeometry,
+    out: usize,
+    row: &mut [f64],
+) {
+    let (k1, s1, k2) = (first.geometry.kernel, first.geometry.stride, second.geometry.kernel);
+    let start = inputs_of(merged, out).start;
+    for (number, middle) in second.inputs_of(out).enumerate() {
+        let kernel = second.kernel(out, number);
+        let inputs = first.inputs_of(middle);
+        let taps = k1 * k1;
+        let rows = &first.weight[middle * first.geometry.fan_in()..][..first.geometry.fan_in()];
+        if k2 == 1 {
+            let target = &mut row[(inputs.start - start) * taps..][..rows.len()];
+            target.iter_mut().zip(rows).for_each(|(sum, w1)| *sum += kernel[0] * w1);
+            continue;
+        }
+        for (input, kernel1) in inputs.zip(rows.chunks_exact(taps)) {
+            let target = &mut row[(input - start) * merged.kernel * merged.kernel..];
+            for (tap2, w2) in kernel.iter().enumerate() {
+                for (tap1, w1) in kernel1.iter().enumerate() {
+                    let i = tap2 / k2 * s1 + tap1 / k1;
+                    let j = tap2 % k2 * s1 + tap1 % k1;
+                    target[i * merged.kernel + j] += w2 * w1;
+                }
+            }
+        }
+    }
+}
+
+/// The first one's bias after the second kernel, at a position of the second one's output.
+fn bias_through(first: &Convolution, second: &Convolution, position: [usize; 2]) -> Vec<f64> {
+    let ConvGeometry { kernel, stride, padding, out_channels, .. } = second.geometry;
+    let mut sums = vec![0.0; out_channels];
+    for tap in 0..kernel * kernel {
+        let padded = [position[0] * stride + tap / kernel, position[1] * stride + tap % kernel];
+        let inside = (padding..padding + second.input.height).contains(&padded[0])
+            && (padding..padding + second.input.width).contains(&padded[1]);
+        if !inside {
+            continue;
+        }
+        let bias = first.bias.at(padded.map(|coordinate| coordinate - padding));
+        for (out, sum) in sums.iter_mut().enumerate() {
+            let inputs = second.inputs_of(out).enumerate();
+            *sum += inputs
+                .map(|(number, middle)| second.kernel(out, number)[tap] * bias[middle])
+                .sum::<f64>();
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::convolution::testing::{distance, numbers};
+    use copriv_ir::Shape;
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    /// A geometry for `inputs` times 2 channels in one or two groups.
+    fn geometry(inputs: usize) -> impl Strategy<Value = ConvGeometry> {
+        (1..=2usize, 1..=4usize, 1..=4usize, 1..=3usize).prop_flat_map(
+            move |(groups, outputs, kernel, stride)| {
+                (0..kernel).prop_map(move |padding| ConvGeometry {
+                    in_channels: 2 * inputs,
+                    out_channels: 2 * outputs,
+                    kernel,
+                    stride,
+                    padding,
+                    groups,
+                })
+            },
+        )
+    }
+
+    fn pairs() -> impl Strategy<Value = (ConvGeometry, ConvGeometry)> {
+        (1..=3usize)
+            .prop_flat_map(geometry)
+            .prop_flat_map(|first| (Just(first), geometry(first.out_channels / 2)))
+    }
+
+    /// Two random convolutions, their merged one if there is one, and how far apart the two are.
+    fn merged_distance(
+        (first, second): (ConvGeometry, ConvGeometry),
+        input: Shape,
+        seed: u64,
+    ) -> Option<f64> {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let first = Convolution::random(first, input, &mut random);
+        let second = Convolution::random(second, first.output(), &mut random);
+        let image = numbers(&mut random, input.elements());
+        let merged = merge_convs(&first, &second)?;
+        Some(distance(&second.apply(&first.apply(&image)), &merged.apply(&image)))
+    }
+
+    fn has_output((first, second): (ConvGeometry, ConvGeometry), input: Shape) -> bool {
+        let middle = first.output_shape(input);
+        middle.elements() > 0 && second.output_shape(middle).elements() > 0
+    }
+
+    proptest! {
+        #[test]
+        fn what_merges_is_exact_at_every_pixel(
+            pair in pairs(), height in 1..=12usize, width in 1..=12usize, seed: u64,
+        ) {
+            let input = Shape::new(pair.0.in_channels, height, width);
+            prop_assume!(has_output(pair, input));
+            if let Some(distance) = merged_distance(pair, input, seed) {
+                prop_assert!(distance < 1e-12, "{distance} for {pair:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_numbers_of_a_small_case() {
+        // 2 x + 1, then the sum of three neighbours plus 10: borders lack one of three ones.
+        let scale = Convolution::new(
+            ConvGeometry::same(1, 1, 1, 1),
+            Shape::new(1, 1, 3),
+            vec![2.0],
+            &[1.0],
+        );
+        let row = [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0];
+        let sum = Convolution::new(
+            ConvGeometry::same(1, 1, 3, 1),
+            Shape::new(1, 1, 3),
+            row.to_vec(),
+            &[10.0],
+        );
+        let merged = merge_convs(&scale, &sum).expect("one tap before");
+        assert_eq!(merged.weight, row.map(|w| 2.0 * w));
+        assert_eq!(merged.apply(&[0.0; 3]), [12.0, 13.0, 12.0]);
+        assert_eq!(merged.apply(&[1.0, 10.0, 100.0]), [34.0, 235.0, 232.0]);
+    }
+
+    #[test]
+    fn padded_kernels_in_a_row_stay_apart() {
+        let geometry = ConvGeometry::same(1, 1, 3, 1);
+        assert_eq!(merged_geometry(&geometry, &geometry), None);
+        let unpadded = ConvGeometry { padding: 0, ..geometry };
+        let merged = ConvGeometry { kernel: 5, padding: 1, ..geometry };
+        assert_eq!(merged_geometry(&geometry, &unpadded), Some(merged));
+
+        // Why: two sums of 3x3 neighbours. As one 5x5 kernel they are right inside and wrong at the border.
+        let input = Shape::new(1, 5, 5);
+        let sum = Convolution::new(geometry, input, vec![1.0; 9], &[0.0]);
+        let row = [1.0, 2.0, 3.0, 2.0, 1.0];
+        let weight = row.iter().flat_map(|a| row.map(|b| a * b)).collect();
+        let both = Convolution::new(ConvGeometry::same(1, 1, 5, 1), input, weight, &[0.0]);
+        let image = [1.0; 25];
+        let (expected, found) = (sum.apply(&sum.apply(&image)), both.apply(&image));
+        assert_eq!((expected[12], found[12]), (81.0, 81.0));
+        assert_eq!((expected[0], found[0]), (25.0, 36.0));
+    }
+}

@@ -1,0 +1,192 @@
+//! Whole networks: fused and unfused compute the same, layer by layer, borders included.
+
+use copriv_ir::evaluate::{CheckpointEvaluator, FusedEvaluator};
+use copriv_ir::{
+    Architecture, BatchNormInit, Checkpoint, ConvGeometry, FusedModel, FusedOp, Gates, Network,
+};
+use copriv_reparam::{fuse, verify, verify_random};
+use proptest::prelude::*;
+use proptest::test_runner::Config;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+fn checkpoint(network: &Network, mask: &str, seed: u64) -> Checkpoint {
+    let made = Checkpoint::initialise(network.clone(), seed, BatchNormInit::Random);
+    let gates = Gates::from_mask(network, mask).expect("a mask of this network");
+    let (tensors, provenance) = (made.tensors().clone(), made.provenance().clone());
+    Checkpoint::new(network.clone(), gates, tensors, provenance).expect("only the gates changed")
+}
+
+fn random_mask(network: &Network, random: &mut ChaCha8Rng) -> String {
+    let gates = network.graph().blocks().len();
+    (0..gates).map(|_| if random.random() { '1' } else { '0' }).collect()
+}
+
+fn random_image(network: &Network, random: &mut ChaCha8Rng) -> Vec<f32> {
+    (0..network.input().shape.elements()).map(|_| random.random_range(-2.0..2.0)).collect()
+}
+
+/// The largest difference between the two at the end of any block, over the largest value there.
+fn distance(checkpoint: &Checkpoint, fused: &FusedModel, image: &[f32]) -> f32 {
+    let graph = checkpoint.network().graph();
+    let expected = CheckpointEvaluator::new(checkpoint).layers(image);
+    let found = FusedEvaluator::new(fused).layers(image);
+    let distance = |expected: &[f32], found: &[f32]| {
+        assert_eq!(expected.len(), found.len());
+        let size = expected.iter().fold(f32::MIN_POSITIVE, |size, x| size.max(x.abs()));
+        let differences = expected.iter().zip(found).map(|(a, b)| (a - b).abs());
+        differences.fold(0.0, f32::max) / size
+    };
+    let ends = graph.blocks().iter().map(|block| {
+        let last = fused.layers().iter().rposition(|layer| layer.block == Some(block.gate.0));
+        distance(&expected[block.nodes.end - 1], &found[last.expect("no block vanishes")])
+    });
+    let logits = distance(&expected[expected.len() - 1], &found[found.len() - 1]);
+    ends.fold(logits, f32::max)
+}
+
+fn assert_equal(network: &Network, mask: &str, seed: u64) {
+    let checkpoint = checkpoint(network, mask, seed);
+    let fused = fuse(&checkpoint).expect("fuses");
+    let image = random_image(network, &mut ChaCha8Rng::seed_from_u64(seed));
+    let distance = distance(&checkpoint, &fused, &image);
+    assert!(distance < 1e-4, "{network}, gates {mask}, seed {seed}: {distance}");
+}
+
+proptest! {
+    #![proptest_config(Config::with_cases(24))]
+
+    #[test]
+    fn mobilenet_v2_of_any_size_and_mask(
+        width in prop::sample::select(vec![0.1, 0.25, 0.5]),
+        resolution in 16..=40usize,
+        final_activation: bool,
+        seed: u64,
+    ) {
+        let network = Network::new(Architecture::MobileNetV2, width, 10, resolution)
+            .expect("a usual size")
+            .with_final_activation(final_activation);
+        let mask = random_mask(&network, &mut ChaCha8Rng::seed_from_u64(seed));
+        assert_equal(&network, &mask, seed);
+    }
+
+    #[test]
+    fn resnets_of_any_size_and_mask(
+        architecture in prop::sample::select(vec![
+            Architecture::ResNet18, Architecture::ResNet20, Architecture::ResNet50,
+        ]),
+        resolution in 16..=33usize,
+        final_activation: bool,
+        seed: u64,
+    ) {
+        let network = Network::new(architecture, 0.15, 10, resolution)
+            .expect("a usual size")
+            .with_final_activation(final_activation);
+        let mask = random_mask(&network, &mut ChaCha8Rng::seed_from_u64(seed));
+        assert_equal(&network, &mask, seed);
+    }
+}
+
+#[test]
+fn the_usual_networks_with_all_none_and_some_gates() {
+    for (architecture, width) in [
+        (Architecture::MobileNetV2, 0.25),
+        (Architecture::MobileNetV2, 0.5),
+        (Architecture::ResNet20, 1.0),
+    ] {
+        let network = Network::new(architecture, width, 100, 32).expect("usual");
+        let gates = network.graph().blocks().len();
+        let some: String = "01001".chars().cycle().take(gates).collect();
+        for mask in ["0".repeat(gates), "1".repeat(gates), some] {
+            assert_equal(&network, &mask, 11);
+        }
+    }
+}
+
+#[test]
+fn the_imagenet_form_has_a_border_on_one_side_only() {
+    let network = Network::new(Architecture::MobileNetV2, 0.1, 10, 96).expect("usual");
+    assert_equal(&network, &"0".repeat(17), 5);
+}
+
+#[test]
+fn a_removed_block_is_one_dense_convolution_named_after_it() {
+    let network = Network::new(Architecture::MobileNetV2, 0.25, 10, 32).expect("usual");
+    let fused = fuse(&checkpoint(&network, "10110111111111111", 1)).expect("fuses");
+    assert_eq!(fused.mask(), "1101101111111111111");
+
+    let of_block = |block: usize| -> Vec<(&str, FusedOp)> {
+        let layers = fused.layers().iter().filter(|layer| layer.block == Some(block));
+        layers.map(|layer| (layer.name.as_str(), layer.op)).collect()
+    };
+    let activation = FusedOp::Activation(network.activation());
+    let dense = FusedOp::Conv(ConvGeometry::same(8, 8, 3, 1));
+    assert_eq!(of_block(2), [("features.2", dense), ("features.2.activation", activation)]);
+    assert_eq!(of_block(5), [("features.5", dense), ("features.5.activation", activation)]);
+    let kept: Vec<&str> = of_block(6).iter().map(|(name, _)| *name).collect();
+    assert_eq!(
+        kept,
+        [
+            "features.6.conv.0.0",
+            "features.6.expand.activation",
+            "features.6.conv.1.0",
+            "features.6.depthwise.activation",
+            "features.6.conv.2",
+            "features.6.add",
+        ]
+    );
+
+    let bias_shape = |name: &str| fused.tensors()[&format!("{name}.bias")].shape().to_vec();
+    assert_eq!(bias_shape("features.2"), [3, 3, 8]);
+    assert_eq!(bias_shape("features.6.conv.1.0"), [1, 1, 48]);
+}
+
+#[test]
+fn fusing_depends_on_the_checkpoint_alone() {
+    let network = Network::new(Architecture::MobileNetV2, 0.25, 10, 32).expect("usual");
+    let checkpoint = checkpoint(&network, "00000000000000000", 1);
+    let (one, two) = (fuse(&checkpoint).expect("fuses"), fuse(&checkpoint).expect("fuses"));
+    assert_eq!(one.digest(), two.digest());
+    assert_eq!(one.provenance().parent, Some(checkpoint.digest()));
+}
+
+#[test]
+fn parameters_beyond_single_precision_are_an_error() {
+    let network = Network::new(Architecture::ResNet20, 0.5, 10, 32).expect("usual");
+    let made = checkpoint(&network, "111111111", 1);
+    let mut tensors = made.tensors().clone();
+    for (name, tensor) in tensors.iter_mut().filter(|(name, _)| name.starts_with("layer1.0")) {
+        if name.ends_with("conv1.weight") || name.ends_with("bn1.weight") {
+            tensor.data_mut().fill(1e38);
+        }
+    }
+    let provenance = made.provenance().clone();
+    let made = Checkpoint::new(network, made.gates().clone(), tensors, provenance);
+    let error = fuse(&made.expect("finite")).expect_err("1e38 squared");
+    assert_eq!(
+        error.to_string(),
+        "the fused parameters of layer1.0.conv1 are beyond single precision"
+    );
+}
+
+#[test]
+fn verification_tells_equal_from_different() {
+    let network = Network::new(Architecture::MobileNetV2, 0.25, 10, 32).expect("usual");
+    let (one, other) = (
+        checkpoint(&network, "01011001110001110", 1),
+        checkpoint(&network, "01011001110001110", 2),
+    );
+    let fused = fuse(&one).expect("fuses");
+
+    let good = verify_random(&one, &fused, 4, 9);
+    assert!(good.is_good(), "{good}");
+    assert_eq!((good.images, good.same_class), (4, 4));
+    assert_eq!(verify_random(&one, &fused, 4, 9), good);
+
+    let bad = verify_random(&other, &fused, 4, 9);
+    assert!(!bad.is_good() && bad.max_rel > 0.1, "{bad}");
+
+    let noise = random_image(&network, &mut ChaCha8Rng::seed_from_u64(3));
+    let own = verify(&one, &fused, &[noise]);
+    assert!(own.is_good() && own.images == 1, "{own}");
+}
