@@ -1,1 +1,15 @@
-//! placeholder
+//! Private inference between two parties: the line between them, oblivious transfer, protocols, sessions.
+//!
+//! Messages are those of `docs/protocols.md`, to the byte. Security is semi-honest; whatever a peer sends,
+//! nothing here panics.
+
+pub mod channel;
+
+pub mod ot;
+pub mod packing;
+
+mod error;
+mod linear;
+
+pub use channel::{Channel, Control, Lane, MemoryTransport, TcpTransport, Transport};
+pub use error::RuntimeError;

@@ -1,0 +1,105 @@
+//! Counting bytes and rounds of the current step and phase.
+
+use copriv_ir::{CommTable, Direction, Party, Phase, StepId, Traffic};
+
+/// Books what passes, under one (step, phase) at a time.
+///
+/// Rounds are counted by a logical clock: a send is stamped with the clock plus one, a receive raises the
+/// clock to the stamp. The highest stamp seen is the length of the longest chain of messages, and both
+/// parties see the same stamps.
+#[derive(Debug)]
+pub(super) struct Meter {
+    party: Party,
+    booked: CommTable,
+    step: StepId,
+    phase: Phase,
+    sent: u64,
+    received: u64,
+    clock: u32,
+    /// The highest stamp sent or received.
+    rounds: u32,
+    lane: Option<LaneClock>,
+}
+
+/// Time as it stands in a lane.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LaneClock {
+    /// The clock when it was opened: all sends are stamped one later.
+    opened: u32,
+}
+
+impl Meter {
+    pub(super) fn new(party: Party) -> Self {
+        Self {
+            party,
+            booked: CommTable::new(),
+            step: StepId(0),
+            phase: Phase::Setup,
+            sent: 0,
+            received: 0,
+            clock: 0,
+            rounds: 0,
+            lane: None,
+        }
+    }
+
+    /// Books what was counted and begins to count for another step and phase.
+    pub(super) fn enter(&mut self, step: StepId, phase: Phase) {
+        self.booked.book(self.step, self.phase, self.current());
+        *self = Self { booked: std::mem::take(&mut self.booked), step, phase, ..Self::new(self.party) };
+    }
+
+    /// Everything so far.
+    pub(super) fn table(&self) -> CommTable {
+        let mut table = self.booked.clone();
+        table.book(self.step, self.phase, self.current());
+        table
+    }
+
+    fn current(&self) -> Traffic {
+        let mut traffic = Traffic { rounds: self.rounds, ..Traffic::default() };
+        for (direction, bytes) in
+            [(self.party.sends(), self.sent), (self.party.peer().sends(), self.received)]
+        {
+            match direction {
+                Direction::ServerToClient => traffic.server_to_client += bytes,
+                Direction::ClientToServer => traffic.client_to_server += bytes,
+            }
+        }
+        traffic
+    }
+
+    /// Counts bytes about to be sent; their stamp.
+    pub(super) fn send(&mut self, bytes: usize) -> u32 {
+        let stamp = self.lane.map_or(self.clock, |lane| lane.opened) + 1;
+        self.sent += bytes as u64;
+        self.rounds = self.rounds.max(stamp);
+        stamp
+    }
+
+    /// Counts bytes received.
+    pub(super) fn receive(&mut self, bytes: usize) {
+        self.received += bytes as u64;
+    }
+
+    /// Whether an honest peer could have stamped a message so: it is at most one later than
+    /// everything that it can have received.
+    pub(super) fn is_possible(&self, stamp: u32) -> bool {
+        (1..=self.rounds + 1).contains(&stamp)
+    }
+
+    /// Takes note of the stamp of a frame received.
+    pub(super) fn see(&mut self, stamp: u32) {
+        self.rounds = self.rounds.max(stamp);
+        self.clock = self.clock.max(stamp);
+    }
+
+    /// Opens a lane; what [`Self::close_lane`] needs back. A lane within a lane goes by the outer's clock.
+    pub(super) fn open_lane(&mut self) -> Option<LaneClock> {
+        self.lane.replace(self.lane.unwrap_or(LaneClock { opened: self.clock }))
+    }
+
+    pub(super) fn close_lane(&mut self, outer: Option<LaneClock>) {
+        self.lane = outer;
+    }
+}

@@ -1,0 +1,77 @@
+//! What can go wrong between two parties, and whose fault it is.
+
+use copriv_ir::{Digest, Party};
+use std::io;
+
+/// A failure of a session. Never holds a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// This machine could not do its part: bind, connect, configure a socket, start a thread.
+    #[error("cannot {what}")]
+    Io {
+        /// What was tried, as a verb with its object.
+        what: &'static str,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The operating system gave no randomness.
+    #[error("the operating system gives no randomness: {source}")]
+    Randomness {
+        /// What it said.
+        source: getrandom::Error,
+    },
+    /// The peer or the network between went away, or was silent for longer than the time limit.
+    #[error("the connection to the {peer} was lost")]
+    ConnectionLost {
+        /// Which party was at the other end.
+        peer: Party,
+        /// What the transport said.
+        source: io::Error,
+    },
+    /// The peer speaks our protocol but broke its rules.
+    #[error("the {peer} misbehaved: {what}: expected {expected}, found {found}")]
+    PeerMisbehaved {
+        /// Which party it claims to be.
+        peer: Party,
+        /// The message at fault.
+        what: &'static str,
+        /// What the protocol asks for.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// Whatever is at the other end speaks another protocol.
+    #[error("the peer does not speak CoPriv: it began with {}", found.escape_ascii())]
+    NotCoPriv {
+        /// Its first bytes.
+        found: Vec<u8>,
+    },
+    /// The peer speaks another version of the protocol.
+    #[error("the peer speaks version {theirs} of the protocol, we speak {ours}")]
+    Version {
+        /// Ours.
+        ours: u32,
+        /// Theirs.
+        theirs: u32,
+    },
+    /// The parties hold different plans.
+    #[error("the parties hold different plans: ours is {ours}, theirs {theirs}")]
+    PlanMismatch {
+        /// Digest of ours.
+        ours: Digest,
+        /// Digest of theirs.
+        theirs: Digest,
+    },
+    /// Both ends play the same party.
+    #[error("both ends want to be the {role}")]
+    RoleClash {
+        /// The role that both want.
+        role: Party,
+    },
+    /// The peer gave up the session on purpose.
+    #[error("the {peer} ended the session")]
+    PeerAborted {
+        /// Which party it was.
+        peer: Party,
+    },
+}
