@@ -1,0 +1,318 @@
+//! The settings of a compilation: a preset, then `KEY=VALUE` on top.
+
+use copriv_ir::{Party, Ring};
+use serde::Serialize;
+use std::fmt;
+use std::str::FromStr;
+
+/// A named set of settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Preset {
+    /// CrypTFlow2 (CCS 2020): direct convolutions, the server always the OT sender.
+    CrypTFlow2,
+    /// CoPriv (NeurIPS 2023): Winograd with tile aggregation and adaptive choosers.
+    CoPriv,
+}
+
+impl Preset {
+    /// All presets.
+    pub const ALL: [Self; 2] = [Self::CrypTFlow2, Self::CoPriv];
+
+    /// The name on the command line and in plans.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::CrypTFlow2 => "cryptflow2",
+            Self::CoPriv => "copriv",
+        }
+    }
+}
+
+impl FromStr for Preset {
+    type Err = ConfigError;
+
+    fn from_str(name: &str) -> Result<Self, ConfigError> {
+        parse("preset", name, &Self::ALL.map(|preset| (preset.name(), preset)), &["fast"])
+    }
+}
+
+/// Which lowerings a convolution may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LoweringRule {
+    /// The cheapest.
+    Auto,
+    /// Direct alone.
+    Direct,
+    /// Winograd wherever it fits.
+    Winograd,
+}
+
+/// Whose bits may be OT choices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChooserRule {
+    /// The cheaper party's.
+    Auto,
+    /// Always this party's.
+    #[serde(untagged)]
+    Always(Party),
+}
+
+/// What makes a plan cheap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Objective {
+    /// Bytes of both phases together.
+    Bytes,
+    /// Online bytes; offline bytes where they are equal.
+    Online,
+}
+
+/// How linear steps get their correlations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CorrelationRule {
+    /// The cheapest kind that is built; so far that is OT.
+    Auto,
+    /// Oblivious transfer.
+    Ot,
+}
+
+/// The complete settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CompileConfig {
+    /// The preset that was started from.
+    pub preset: Preset,
+    /// The ring of every value.
+    pub ring: Ring,
+    /// Fractional bits of activations.
+    pub scale: u32,
+    /// Fractional bits of weights.
+    pub weight_scale: u32,
+    /// Bits of a comparison's digit.
+    pub leaf_bits: u32,
+    /// Every value must hold this many times the largest one that calibration saw.
+    pub head_room: u32,
+    /// Lowerings to weigh.
+    pub lowering: LoweringRule,
+    /// Choosers to weigh.
+    pub chooser: ChooserRule,
+    /// Kinds of correlation to weigh.
+    pub correlation: CorrelationRule,
+    /// What to make small.
+    pub objective: Objective,
+}
+
+impl CompileConfig {
+    /// What can be [`set`](Self::set).
+    pub const KEYS: [&str; 9] = [
+        "ring",
+        "scale",
+        "weight_scale",
+        "leaf_bits",
+        "head_room",
+        "lowering",
+        "chooser",
+        "correlation",
+        "objective",
+    ];
+
+    /// The settings of a preset: 41 bits, 12 of them fractional, digits of 4 bits, room for four times
+    /// the calibrated range.
+    #[must_use]
+    pub fn new(preset: Preset) -> Self {
+        let (lowering, chooser) = match preset {
+            Preset::CrypTFlow2 => (LoweringRule::Direct, ChooserRule::Always(Party::Client)),
+            Preset::CoPriv => (LoweringRule::Auto, ChooserRule::Auto),
+        };
+        Self {
+            preset,
+            ring: Ring::new(41).expect("between 1 and 64"),
+            scale: 12,
+            weight_scale: 12,
+            leaf_bits: 4,
+            head_room: 4,
+            lowering,
+            chooser,
+            correlation: CorrelationRule::Auto,
+            objective: Objective::Bytes,
+        }
+    }
+
+    /// Changes one setting, from a command line's `KEY=VALUE`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] lists the keys, or the values that the key takes.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), ConfigError> {
+        match key {
+            "ring" => {
+                let bits = number(key, value, 8..=64)?;
+                self.ring = Ring::new(bits).expect("between 8 and 64");
+            }
+            "scale" => self.scale = number(key, value, 1..=30)?,
+            "weight_scale" => self.weight_scale = number(key, value, 1..=30)?,
+            "leaf_bits" => self.leaf_bits = number(key, value, 1..=4)?,
+            "head_room" => self.head_room = number(key, value, 1..=1 << 20)?,
+            "lowering" => {
+                use LoweringRule::{Auto, Direct, Winograd};
+                let known = [("auto", Auto), ("direct", Direct), ("winograd", Winograd)];
+                self.lowering = parse(key, value, &known, &[])?;
+            }
+            "chooser" => {
+                use ChooserRule::{Always, Auto};
+                let (server, client) = (Always(Party::Server), Always(Party::Client));
+                let known = [("auto", Auto), ("server", server), ("client", client)];
+                self.chooser = parse(key, value, &known, &[])?;
+            }
+            "correlation" => {
+                let known = [("auto", CorrelationRule::Auto), ("ot", CorrelationRule::Ot)];
+                self.correlation = parse(key, value, &known, &["lattice"])?;
+            }
+            "objective" => {
+                let known = [("bytes", Objective::Bytes), ("online", Objective::Online)];
+                self.objective = parse(key, value, &known, &["total"])?;
+            }
+            _ => return Err(ConfigError::UnknownKey { found: key.into() }),
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for CompileConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { preset, ring, scale, weight_scale, .. } = self;
+        write!(f, "{}, {ring}, scale {scale}, weights {weight_scale}", preset.name())
+    }
+}
+
+/// A setting that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum ConfigError {
+    #[error(
+        "there is no setting {found:?}; there are {}",
+        CompileConfig::KEYS.join(", ")
+    )]
+    UnknownKey { found: String },
+    #[error("{key} cannot be {found:?}; it can be {expected}")]
+    UnknownValue { key: String, expected: String, found: String },
+    #[error("{key} {found:?} is not built yet; there is {available}")]
+    NotBuilt { key: String, available: String, found: String },
+}
+
+fn number(
+    key: &str,
+    value: &str,
+    range: std::ops::RangeInclusive<u32>,
+) -> Result<u32, ConfigError> {
+    value.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
+        let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        ConfigError::UnknownValue { key: key.into(), expected, found: value.into() }
+    })
+}
+
+/// The known value of this name; `planned` names are told apart from unknown ones.
+fn parse<T: Copy>(
+    key: &str,
+    value: &str,
+    known: &[(&str, T)],
+    planned: &[&str],
+) -> Result<T, ConfigError> {
+    if let Some(&(_, known)) = known.iter().find(|(name, _)| *name == value) {
+        return Ok(known);
+    }
+    let names = known.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    let (key, found) = (key.to_owned(), value.to_owned());
+    Err(if planned.contains(&value) {
+        ConfigError::NotBuilt { key, available: names, found }
+    } else {
+        ConfigError::UnknownValue { key, expected: names, found }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_have_names() {
+        for preset in Preset::ALL {
+            assert_eq!(preset.name().parse(), Ok(preset));
+        }
+        let error = "fast".parse::<Preset>().expect_err("later work");
+        assert_eq!(
+            error.to_string(),
+            "preset \"fast\" is not built yet; there is cryptflow2, copriv"
+        );
+        assert!(matches!("slow".parse::<Preset>(), Err(ConfigError::UnknownValue { .. })));
+    }
+
+    #[test]
+    fn settings_change_one_thing() {
+        let mut config = CompileConfig::new(Preset::CoPriv);
+        for (key, value) in [
+            ("ring", "37"),
+            ("scale", "10"),
+            ("weight_scale", "11"),
+            ("leaf_bits", "3"),
+            ("head_room", "2"),
+            ("lowering", "direct"),
+            ("chooser", "client"),
+            ("correlation", "ot"),
+            ("objective", "online"),
+        ] {
+            assert!(CompileConfig::KEYS.contains(&key));
+            config.set(key, value).expect("a known setting");
+        }
+        let expected = CompileConfig {
+            preset: Preset::CoPriv,
+            ring: Ring::new(37).expect("in range"),
+            scale: 10,
+            weight_scale: 11,
+            leaf_bits: 3,
+            head_room: 2,
+            lowering: LoweringRule::Direct,
+            chooser: ChooserRule::Always(Party::Client),
+            correlation: CorrelationRule::Ot,
+            objective: Objective::Online,
+        };
+        assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn errors_list_what_there_is() {
+        let mut config = CompileConfig::new(Preset::CoPriv);
+        let mut text = |key, value| config.set(key, value).expect_err("refused").to_string();
+        assert_eq!(
+            text("ring", "65"),
+            "ring cannot be \"65\"; it can be a whole number from 8 to 64"
+        );
+        assert_eq!(
+            text("correlation", "lattice"),
+            "correlation \"lattice\" is not built yet; there is auto, ot"
+        );
+        assert_eq!(
+            text("objective", "total"),
+            "objective \"total\" is not built yet; there is bytes, online"
+        );
+        assert_eq!(
+            text("chooser", "both"),
+            "chooser cannot be \"both\"; it can be auto, server, client"
+        );
+        assert_eq!(
+            text("max_drop", "0.5"),
+            "there is no setting \"max_drop\"; there are ring, scale, weight_scale, leaf_bits, \
+             head_room, lowering, chooser, correlation, objective"
+        );
+    }
+
+    #[test]
+    fn settings_are_recorded_by_name() {
+        let json = serde_json::to_value(CompileConfig::new(Preset::CrypTFlow2)).expect("json");
+        assert_eq!(json["preset"], "cryptflow2");
+        assert_eq!((&json["lowering"], &json["chooser"]), (&"direct".into(), &"client".into()));
+        assert_eq!(json["ring"], 41);
+    }
+}

@@ -1,0 +1,52 @@
+//! Pass 2: how each convolution becomes matrix products.
+
+use crate::choose::choosers;
+use crate::draft::Draft;
+use crate::{CompileConfig, CompileError, LoweringRule};
+use copriv_ir::{ConvGeometry, Correlation, LinearStep, Lowering, OtKind, Shape, WinogradTile};
+
+/// All lowerings, the plainest first.
+const LOWERINGS: [Lowering; 3] =
+    [Lowering::Direct, Lowering::Winograd(WinogradTile::F2X2_3X3), Lowering::WinogradStride2];
+
+/// Gives every linear step its cheapest lowering, under the choosers that the settings allow.
+///
+/// The cost is that of the whole plan: Winograd's extra fractional bits make the truncation after it a
+/// little dearer.
+pub(crate) fn lower(mut draft: Draft, config: &CompileConfig) -> Result<Draft, CompileError> {
+    for (id, linear, input) in draft.linear_steps() {
+        let options = allowed(config.lowering, &linear.geometry, input).into_iter();
+        let options = options.flat_map(|lowering| {
+            choosers(config.chooser).map(move |chooser| LinearStep {
+                lowering,
+                correlation: Correlation::Ot { kind: OtKind::Iknp, chooser },
+                ..linear
+            })
+        });
+        if let Some(cheapest) = draft.cheapest(id, options, config)? {
+            let lowered = LinearStep { lowering: cheapest.lowering, ..linear };
+            draft = draft.with_linear(id, lowered)?;
+        }
+    }
+    Ok(draft)
+}
+
+/// The lowerings that fit a convolution.
+pub(crate) fn fitting(geometry: &ConvGeometry, input: Shape) -> Vec<Lowering> {
+    let fits = |lowering: &Lowering| lowering.mat_mul(geometry, input).is_some();
+    LOWERINGS.into_iter().filter(fits).collect()
+}
+
+/// The lowerings that the settings allow.
+fn allowed(rule: LoweringRule, geometry: &ConvGeometry, input: Shape) -> Vec<Lowering> {
+    let mut fitting = fitting(geometry, input);
+    match rule {
+        LoweringRule::Auto => {}
+        LoweringRule::Direct => fitting.retain(|lowering| *lowering == Lowering::Direct),
+        LoweringRule::Winograd if fitting.len() > 1 => {
+            fitting.retain(|lowering| *lowering != Lowering::Direct);
+        }
+        LoweringRule::Winograd => {}
+    }
+    fitting
+}

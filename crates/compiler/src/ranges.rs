@@ -1,0 +1,67 @@
+//! Pass 4: does every value fit its ring?
+
+use crate::draft::Draft;
+use crate::{Calibration, CompileConfig, CompileError, Range};
+use copriv_ir::{Activation, StepOp};
+
+/// ReLU6 subtracts its cap before it looks at the sign.
+const RELU6_CAP: f64 = 6.0;
+
+/// Checks that `head_room` times the largest calibrated value of each layer fits the ring at the scale
+/// of each of its steps. Only values that a protocol interprets matter: sums inside a linear step may
+/// wrap, since only their total is read.
+pub(crate) fn check_ranges(
+    draft: &Draft,
+    calibration: &Calibration,
+    config: &CompileConfig,
+) -> Result<Vec<Range>, CompileError> {
+    let plan = draft.plan();
+    let mut ranges = Vec::with_capacity(plan.steps().len());
+    for step in plan.steps() {
+        let largest = calibration.largest()[draft.layer(step.id).0];
+        let bound = f64::from(largest) * f64::from(config.head_room);
+        let bound = match step.op {
+            // Its input is bounded where it is made, but not with the cap taken off.
+            StepOp::Activation { function: Activation::Relu6, .. } => {
+                let input = draft.layer(plan.steps()[step.inputs[0].0].id);
+                let input = f64::from(calibration.largest()[input.0]);
+                input * f64::from(config.head_room) + RELU6_CAP
+            }
+            _ => bound,
+        };
+        let fact = plan.fact(step.output);
+        let needed = signed_bits(bound * f64::from(fact.scale).exp2());
+        if needed > fact.ring.bits() {
+            return Err(CompileError::Overflow {
+                layer: step.name.clone(),
+                needed,
+                ring: fact.ring,
+                largest,
+                head_room: config.head_room,
+                scale: fact.scale,
+            });
+        }
+        ranges.push(Range { step: step.id, layer: step.name.clone(), needed, ring: fact.ring });
+    }
+    Ok(ranges)
+}
+
+/// Bits of a two's complement number whose absolute value may reach `bound`.
+pub(crate) fn signed_bits(bound: f64) -> u32 {
+    // The exponent of a number from 1 up, from its IEEE 754 form: a logarithm may round up.
+    let exponent = (bound.ceil().max(1.0).to_bits() >> 52) as u32 - 1023;
+    exponent + 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signed_bits_hold_the_bound() {
+        for (bound, bits) in [(0.0, 2), (1.0, 2), (1.5, 3), (127.0, 8), (127.1, 9), (128.0, 9)] {
+            assert_eq!(signed_bits(bound), bits, "{bound}");
+        }
+        assert_eq!(signed_bits(f64::MAX), 1025);
+    }
+}

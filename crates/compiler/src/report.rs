@@ -1,0 +1,96 @@
+//! What a compilation weighed, and how much room its values have.
+
+use crate::choose::choosers;
+use crate::draft::Draft;
+use crate::lower::fitting;
+use crate::{CalibrationSource, ChooserRule};
+use copriv_ir::{Correlation, LinearStep, Lowering, OtKind, Party, Ring, StepId, cost};
+use std::fmt;
+
+/// Beside the plan: for people and tests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CompileReport {
+    /// Where the ranges come from.
+    pub calibration: CalibrationSource,
+    /// Room of each value, by step.
+    pub ranges: Vec<Range>,
+    /// What each linear step could have been, by step.
+    pub choices: Vec<Choice>,
+}
+
+/// Bits that a step's value needs and has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// The step.
+    pub step: StepId,
+    /// Its layer.
+    pub layer: String,
+    /// Bits for the largest calibrated value, head room and sign included.
+    pub needed: u32,
+    /// The ring that it is in.
+    pub ring: Ring,
+}
+
+/// The offline bytes of every way to do a linear step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The step.
+    pub step: StepId,
+    /// Its layer.
+    pub layer: String,
+    /// All ways: lowering, chooser, offline bytes. Every lowering that fits, whatever the settings allow.
+    pub ways: Vec<(Lowering, Party, u64)>,
+    /// Which of them the plan takes.
+    pub taken: usize,
+}
+
+impl CompileReport {
+    /// The value with the least room.
+    #[must_use]
+    pub fn tightest(&self) -> Option<&Range> {
+        self.ranges.iter().min_by_key(|range| range.ring.bits() - range.needed)
+    }
+}
+
+impl fmt::Display for CompileReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Choice { layer, ways, taken, .. } in &self.choices {
+            write!(f, "{layer:24}")?;
+            for (number, (lowering, chooser, bytes)) in ways.iter().enumerate() {
+                let mark = if number == *taken { '*' } else { ' ' };
+                let megabytes = *bytes as f64 / 1e6;
+                write!(f, " {mark}{lowering}, {chooser} chooses: {megabytes:.1} MB")?;
+            }
+            writeln!(f)?;
+        }
+        match self.tightest() {
+            Some(Range { layer, needed, ring, .. }) => {
+                write!(f, "tightest: {layer} needs {needed} of {} bits", ring.bits())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// All ways to do each linear step of a finished draft.
+pub(crate) fn choices(draft: &Draft) -> Vec<Choice> {
+    let choice = |(step, linear, input): (StepId, LinearStep, _)| {
+        let ring = draft.plan().values()[0].ring;
+        let Correlation::Ot { chooser: taken_chooser, .. } = linear.correlation;
+        let options = fitting(&linear.geometry, input).into_iter().flat_map(|lowering| {
+            choosers(ChooserRule::Auto).map(move |chooser| (lowering, chooser))
+        });
+        let ways: Vec<_> = options
+            .map(|(lowering, chooser)| {
+                let correlation = Correlation::Ot { kind: OtKind::Iknp, chooser };
+                let way = LinearStep { lowering, correlation, ..linear };
+                (lowering, chooser, cost::linear(&way, input, ring).0.bytes())
+            })
+            .collect();
+        let is_taken =
+            |way: &(Lowering, Party, u64)| (way.0, way.1) == (linear.lowering, taken_chooser);
+        let taken = ways.iter().position(is_taken).unwrap_or_default();
+        Choice { step, layer: draft.plan().steps()[step.0].name.clone(), ways, taken }
+    };
+    draft.linear_steps().into_iter().map(choice).collect()
+}

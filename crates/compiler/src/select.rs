@@ -1,0 +1,121 @@
+//! Pass 1: which steps each fused layer becomes, and at which scale.
+//!
+//! Activations have `scale` fractional bits. A convolution multiplies by weights of `weight_scale` and
+//! is truncated back at once, except where its result is revealed. A mean stays a sum: its scale
+//! grows instead, and the next linear step's truncation takes that along.
+
+use crate::draft::Draft;
+use crate::{Calibration, CalibrationSource, CompileConfig, CompileError};
+use copriv_ir::{
+    Comparison, Correlation, Fact, FusedLayer, FusedModel, FusedOp, LayerId, LinearStep, Lowering,
+    OtKind, Party, Plan, Provenance, Sign, Step, StepId, StepOp, TruncateMethod, ValueId,
+    Visibility,
+};
+
+/// The steps of `model`, every convolution direct with the client choosing.
+pub(crate) fn select(
+    model: &FusedModel,
+    calibration: &Calibration,
+    config: &CompileConfig,
+) -> Result<Draft, CompileError> {
+    let network = model.network();
+    let input = Fact {
+        shape: network.input().shape,
+        ring: config.ring,
+        scale: config.scale,
+        sign: Sign::Any,
+        visibility: Visibility::Client,
+    };
+    let draft = Draft::new(input, steps(model, config)?, |values, steps| {
+        Plan::new(
+            network.to_string(),
+            config.preset.name().into(),
+            (*network.input(), network.labels().to_vec()),
+            (values, steps),
+            provenance(calibration, config),
+        )
+    })?;
+    Ok(draft)
+}
+
+/// How the plan was made. It is public, so it does not name the model: that digest would let anyone
+/// confirm a guess of the weights.
+fn provenance(calibration: &Calibration, config: &CompileConfig) -> Provenance {
+    let source = calibration.source();
+    let settings = serde_json::json!({ "settings": config, "calibration": source });
+    let seed = match source {
+        CalibrationSource::Noise { seed, .. } => Some(seed),
+        CalibrationSource::Images { .. } => None,
+    };
+    Provenance::new("compile", None, settings, seed)
+}
+
+fn steps(model: &FusedModel, config: &CompileConfig) -> Result<Vec<(Step, LayerId)>, CompileError> {
+    let comparison = Comparison { ot: OtKind::Iknp, leaf_bits: config.leaf_bits };
+    let mut steps: Vec<(Step, LayerId)> = Vec::new();
+    let mut push = |(number, layer): (usize, &FusedLayer), op: StepOp, inputs: Vec<ValueId>| {
+        let (id, output) = (StepId(steps.len()), ValueId(steps.len()));
+        steps.push((Step { id, name: layer.name.clone(), op, inputs, output }, LayerId(number)));
+        output
+    };
+    let mut values: Vec<ValueId> = Vec::new();
+    let last = model.layers().len() - 1;
+    for (number, layer) in model.layers().iter().enumerate() {
+        let inputs: Vec<ValueId> = layer.inputs.iter().map(|input| values[input.0]).collect();
+        let op = operation(model, LayerId(number), config, comparison)?;
+        let truncated = matches!(op, StepOp::Linear(_)) && number != last;
+        let mut value = push((number, layer), op, inputs);
+        if truncated {
+            // The shift follows from the scales.
+            let method = TruncateMethod::Faithful;
+            let truncate = StepOp::Truncate { shift: 0, method, comparison };
+            value = push((number, layer), truncate, vec![value]);
+        }
+        if number == last {
+            push((number, layer), StepOp::Reveal, vec![value]);
+        }
+        values.push(value);
+    }
+    Ok(steps)
+}
+
+fn operation(
+    model: &FusedModel,
+    id: LayerId,
+    config: &CompileConfig,
+    comparison: Comparison,
+) -> Result<StepOp, CompileError> {
+    let layer = &model.layers()[id.0];
+    let unsupported = |operation: &str, remedy: &str| CompileError::Unsupported {
+        layer: layer.name.clone(),
+        operation: operation.into(),
+        remedy: remedy.into(),
+    };
+    Ok(match layer.op {
+        FusedOp::Input => StepOp::Input,
+        FusedOp::Conv(geometry) => StepOp::Linear(LinearStep {
+            geometry,
+            lowering: Lowering::Direct,
+            correlation: Correlation::Ot { kind: OtKind::Iknp, chooser: Party::Client },
+            weight_scale: config.weight_scale,
+            weight_bits: config.ring.bits(),
+        }),
+        FusedOp::Activation(function) => StepOp::Activation { function, comparison },
+        FusedOp::Add => StepOp::Add,
+        FusedOp::GlobalAveragePool if feeds_only_convolutions(model, id) => StepOp::SumPool,
+        FusedOp::GlobalAveragePool => {
+            let remedy = "let a convolution or fully connected layer follow it";
+            return Err(unsupported("average pooling whose mean is used as it is", remedy));
+        }
+        FusedOp::MaxPool { .. } => {
+            let remedy = "use a network that has strides in place of max pooling";
+            return Err(unsupported("max pooling", remedy));
+        }
+    })
+}
+
+/// Whether a mean may stay a sum, its division left to the weights of those who use it.
+fn feeds_only_convolutions(model: &FusedModel, id: LayerId) -> bool {
+    let mut users = model.layers().iter().filter(|user| user.inputs.contains(&id));
+    id.0 + 1 != model.layers().len() && users.all(|user| matches!(user.op, FusedOp::Conv(_)))
+}

@@ -1,0 +1,124 @@
+//! Text tests: each file of `tests/plans` holds settings, a graph, and the plan that must come out.
+//!
+//! ```text
+//! compile PRESET [KEY=VALUE]...
+//! NAME = conv KERNELxKERNEL OUT [/STRIDE] [depthwise] INPUT | relu INPUT | relu6 INPUT | add A B | pool INPUT
+//! ---
+//! the plan, or the error
+//! ```
+//!
+//! The graph's input is called `input`, 3x16x16. `COPRIV_BLESS=1` rewrites what is expected.
+
+mod support;
+
+use copriv_compiler::{Calibration, CompileConfig, compile};
+use copriv_ir::{
+    Activation, Architecture, ConvGeometry, Correlation, FusedModel, FusedOp, LayerId, Network,
+    Plan, Shape, Sign, Step, StepOp,
+};
+use std::collections::BTreeMap;
+use std::path::Path;
+use support::ModelBuilder;
+
+#[test]
+fn graphs_become_the_expected_plans() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plans");
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .expect("the folder of plans")
+        .map(|entry| entry.expect("readable").path())
+        .collect();
+    files.sort();
+    assert!(!files.is_empty());
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("readable");
+        let (source, expected) = text.split_once("---\n").expect("graph and plan");
+        let found = outcome(source);
+        if std::env::var_os("COPRIV_BLESS").is_some() {
+            std::fs::write(&file, format!("{source}---\n{found}")).expect("writable");
+        } else {
+            assert_eq!(found, expected, "{}", file.display());
+        }
+    }
+}
+
+/// The listing of the plan that a source compiles to, or its error.
+fn outcome(source: &str) -> String {
+    let mut lines = source.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let command = lines.next().expect("a command");
+    let mut words = command.strip_prefix("compile ").expect("compile").split_whitespace();
+    let mut config = CompileConfig::new(words.next().expect("a preset").parse().expect("known"));
+    for (key, value) in words.map(|setting| setting.split_once('=').expect("KEY=VALUE")) {
+        config.set(key, value).expect("a known setting");
+    }
+    let model = parse(lines);
+    let calibration = Calibration::from_noise(&model, 1, 2).expect("finite values");
+    match compile(&model, &calibration, &config) {
+        Ok(compilation) => listing(&compilation.plan),
+        Err(error) => format!("error: {error}\n"),
+    }
+}
+
+fn parse<'a>(lines: impl Iterator<Item = &'a str>) -> FusedModel {
+    let mut model = ModelBuilder::new(Shape::new(3, 16, 16), 1);
+    let mut names = BTreeMap::from([("input", (LayerId(0), 3))]);
+    let mut classes = 0;
+    for line in lines {
+        let (name, rest) = line.split_once(" = ").expect("NAME = ...");
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        let (input, channels) = names[words[words.len() - 1]];
+        let mut inputs = vec![input];
+        classes = channels;
+        let op = match words[0] {
+            "relu" => FusedOp::Activation(Activation::Relu),
+            "relu6" => FusedOp::Activation(Activation::Relu6),
+            "pool" => FusedOp::GlobalAveragePool,
+            "max" => FusedOp::MaxPool { kernel: 2, stride: 2, padding: 0 },
+            "add" => {
+                inputs.insert(0, names[words[1]].0);
+                FusedOp::Add
+            }
+            "conv" => {
+                let geometry = convolution(&words[1..words.len() - 1], channels);
+                classes = geometry.out_channels;
+                FusedOp::Conv(geometry)
+            }
+            other => panic!("no operation {other}"),
+        };
+        names.insert(name, (model.push(name, op, &inputs), classes));
+    }
+    let network = Network::new(Architecture::ResNet20, 1.0, classes, 16).expect("a usual size");
+    model.finish(network)
+}
+
+fn convolution(words: &[&str], in_channels: usize) -> ConvGeometry {
+    let number = |text: &str| text.parse().expect("a number");
+    let kernel = number(words[0].split_once('x').expect("KxK").0);
+    let mut geometry = ConvGeometry::same(in_channels, number(words[1]), kernel, 1);
+    for word in &words[2..] {
+        match word.strip_prefix('/') {
+            Some(stride) => geometry.stride = number(stride),
+            None => geometry.groups = in_channels,
+        }
+    }
+    geometry
+}
+
+fn listing(plan: &Plan) -> String {
+    plan.steps().iter().map(|step| format!("{}\n", line(plan, step))).collect()
+}
+
+fn line(plan: &Plan, step: &Step) -> String {
+    let op = match &step.op {
+        StepOp::Linear(linear) => {
+            let Correlation::Ot { kind, chooser } = linear.correlation;
+            format!("linear {}, {}, {kind}, {chooser} chooses", linear.geometry, linear.lowering)
+        }
+        StepOp::Truncate { shift, .. } => format!("truncate {shift}"),
+        other => other.name().into(),
+    };
+    let inputs: String = step.inputs.iter().map(|value| format!(" %{}", value.0)).collect();
+    let fact = plan.fact(step.output);
+    let sign = if fact.sign == Sign::NonNegative { " >= 0" } else { "" };
+    let (id, name) = (step.id.0, &step.name);
+    format!("%{id} = {name}: {op}{inputs}  [{fact}{sign}]")
+}
