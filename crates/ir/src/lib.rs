@@ -22,6 +22,7 @@ mod comm;
 mod conv;
 mod digest;
 mod fused_model;
+mod import;
 mod network;
 mod plan;
 mod provenance;
@@ -37,6 +38,7 @@ pub use comm::{CommTable, Direction, Party, Phase, Traffic};
 pub use conv::{BorderClasses, ConvGeometry};
 pub use digest::Digest;
 pub use fused_model::{FusedLayer, FusedModel, FusedOp, LayerId};
+pub use import::{ImportError, TensorFault, TensorFaultKind, import_safetensors};
 pub use network::{
     Activation, Architecture, BlockId, BlockInfo, Condition, GateId, Graph, InputSpec, Network,
     NetworkError, Node, NodeId, Op,
