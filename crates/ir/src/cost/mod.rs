@@ -1,11 +1,16 @@
 //! What a plan costs: exact bytes and rounds of our protocols, as `docs/protocols.md` sets them down.
 
+mod comparison;
 mod linear;
+mod nonlinear;
 pub mod oracle;
+pub mod ot;
 
+pub use comparison::ComparisonLayout;
 pub use linear::{OtProduct, linear};
+pub use nonlinear::{activation, drelu, multiplexer, reveal, truncate};
 
-use crate::{CommTable, Direction, Phase, Plan, Step, StepId, StepOp, Traffic};
+use crate::{CommTable, Phase, Plan, Step, StepId, StepOp, Traffic, TruncateMethod};
 
 /// Bytes of `count` values of `bits` bits, packed without gaps.
 #[must_use]
@@ -43,10 +48,13 @@ fn step_traffic(plan: &Plan, step: &Step) -> (Traffic, Traffic) {
     let elements = input.shape.elements() as u64;
     match &step.op {
         StepOp::Linear(step) => linear(step, input.shape, input.ring),
-        StepOp::Reveal => {
-            let share = packed(elements, input.ring.bits().into());
-            (Traffic::default(), Traffic::one_way(Direction::ServerToClient, share, 1))
+        StepOp::Truncate { shift, method: TruncateMethod::Faithful, comparison } => {
+            truncate(input.ring, *shift, elements, comparison)
         }
-        _ => Default::default(),
+        StepOp::Activation { function, comparison } => {
+            activation(*function, input.ring, elements, comparison)
+        }
+        StepOp::Reveal => reveal(input.ring, elements),
+        StepOp::Input | StepOp::Add | StepOp::SumPool => Default::default(),
     }
 }
