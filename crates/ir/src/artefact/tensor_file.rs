@@ -133,20 +133,36 @@ pub(crate) fn write(
     let unwritable = |e: String| ArtefactError::io(path)(std::io::Error::other(e));
     let header = serde_json::to_string(header).map_err(|e| unwritable(e.to_string()))?;
     let digest = digest_of_text(kind, &header, tensors);
-    let metadata = HashMap::from([
+    let metadata = BTreeMap::from([
         (KIND.to_owned(), kind.name().to_owned()),
         (VERSION.to_owned(), FORMAT_VERSION.to_string()),
         (HEADER.to_owned(), header),
         (DIGEST.to_owned(), digest.to_string()),
     ]);
+    let unordered: HashMap<_, _> = metadata.clone().into_iter().collect();
     let views: Result<Vec<_>, _> = tensors
         .iter()
         .map(|(name, t)| Ok((name, TensorView::new(t.dtype, t.shape.clone(), &t.bytes)?)))
         .collect();
-    let bytes = views
-        .and_then(|views| safetensors::serialize(views, Some(metadata)))
+    let mut bytes = views
+        .and_then(|views| safetensors::serialize(views, Some(unordered)))
         .map_err(|e| unwritable(e.to_string()))?;
+    order_metadata(&mut bytes, &metadata).map_err(|e| unwritable(e.to_string()))?;
     write_file(path, &bytes)
+}
+
+/// Puts the metadata's entries in order: safetensors writes them in a hash map's, which changes from
+/// run to run, and equal artefacts shall be equal files. The text only changes its order.
+fn order_metadata(
+    bytes: &mut [u8],
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), serde_json::Error> {
+    let ordered = serde_json::to_string(metadata)?;
+    let start = size_of::<u64>() + b"{\"__metadata__\":".len();
+    if let Some(written) = bytes.get_mut(start..start + ordered.len()) {
+        written.copy_from_slice(ordered.as_bytes());
+    }
+    Ok(())
 }
 
 pub(crate) fn read<H: DeserializeOwned>(
@@ -207,4 +223,27 @@ fn stored_tensors(path: &Path, bytes: &[u8]) -> Result<StoredTensors, ArtefactEr
         bytes: view.data().to_vec(),
     };
     Ok(file.tensors().into_iter().map(|(name, view)| (name, stored(view))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_artefacts_are_equal_files() {
+        let tensor = Tensor::filled(vec![2, 3], 0.5);
+        let tensors = StoredTensors::from([("a".to_owned(), StoredTensor::f32(&tensor))]);
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        let written = || {
+            let header = BTreeMap::from([("text", "with \"quotes\"")]);
+            write(&path, ArtefactKind::Checkpoint, &header, &tensors).expect("written");
+            let read: (BTreeMap<String, String>, _) =
+                read(&path, ArtefactKind::Checkpoint).expect("readable");
+            assert_eq!(read.0["text"], header["text"]);
+            std::fs::read(&path).expect("readable")
+        };
+        let first = written();
+        assert!((0..8).all(|_| written() == first));
+    }
 }
