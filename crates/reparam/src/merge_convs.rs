@@ -43,8 +43,9 @@ pub(crate) fn merged_geometry(first: &ConvGeometry, second: &ConvGeometry) -> Op
 pub(crate) fn merge_convs(first: &Convolution, second: &Convolution) -> Option<Convolution> {
     let geometry = merged_geometry(&first.geometry, &second.geometry)?;
     let mut weight = vec![0.0; geometry.weight_elements()];
-    weight.par_chunks_exact_mut(geometry.fan_in()).enumerate().for_each(|(out, row)| {
-        merge_kernels(first, second, &geometry, out, row);
+    let blocks = weight.par_chunks_mut(OUT_CHANNELS_AT_ONCE * geometry.fan_in());
+    blocks.enumerate().for_each(|(number, block)| {
+        merge_kernels(first, second, &geometry, number * OUT_CHANNELS_AT_ONCE, block);
     });
     let bias = BiasMap::from_fn(&geometry, first.input, |position| {
         let through = bias_through(first, second, position);
@@ -53,34 +54,55 @@ pub(crate) fn merge_convs(first: &Convolution, second: &Convolution) -> Option<C
     Some(Convolution { geometry, input: first.input, weight, bias })
 }
 
-/// Adds up the merged kernels of output channel `out`: `row` is `[in_channels / groups, kernel, kernel]`.
+/// While a kernel of the first convolution is in the cache, it is used for this many output channels.
+const OUT_CHANNELS_AT_ONCE: usize = 8;
+
+/// Adds up the merged kernels of the output channels from `first_out` on: `block` has for each of them
+/// `[in_channels / groups, kernel, kernel]`.
 fn merge_kernels(
     first: &Convolution,
     second: &Convolution,
     merged: &ConvGeometry,
-    out: usize,
+    first_out: usize,
+    block: &mut [f64],
+) {
+    let rows = block.len() / merged.fan_in();
+    let middles = second.inputs_of(first_out).start..second.inputs_of(first_out + rows - 1).end;
+    for middle in middles {
+        for (out, row) in (first_out..).zip(block.chunks_exact_mut(merged.fan_in())) {
+            let from = second.inputs_of(out);
+            if from.contains(&middle) {
+                let kernel = second.kernel(out, middle - from.start);
+                // The first input channel of `row` is the first that `out` reads.
+                let skipped = first.inputs_of(middle).start - inputs_of(merged, out).start;
+                let row = &mut row[skipped * merged.kernel * merged.kernel..];
+                add_merged(first, middle, (second.geometry.kernel, kernel), merged.kernel, row);
+            }
+        }
+    }
+}
+
+/// Adds the first convolution's kernels to channel `middle`, each convolved with the second's kernel of
+/// side `k2` from there, to `row`, which holds merged kernels of side `side`.
+fn add_merged(
+    first: &Convolution,
+    middle: usize,
+    (k2, kernel2): (usize, &[f64]),
+    side: usize,
     row: &mut [f64],
 ) {
-    let (k1, s1, k2) = (first.geometry.kernel, first.geometry.stride, second.geometry.kernel);
-    let start = inputs_of(merged, out).start;
-    for (number, middle) in second.inputs_of(out).enumerate() {
-        let kernel = second.kernel(out, number);
-        let inputs = first.inputs_of(middle);
-        let taps = k1 * k1;
-        let rows = &first.weight[middle * first.geometry.fan_in()..][..first.geometry.fan_in()];
-        if k2 == 1 {
-            let target = &mut row[(inputs.start - start) * taps..][..rows.len()];
-            target.iter_mut().zip(rows).for_each(|(sum, w1)| *sum += kernel[0] * w1);
-            continue;
-        }
-        for (input, kernel1) in inputs.zip(rows.chunks_exact(taps)) {
-            let target = &mut row[(input - start) * merged.kernel * merged.kernel..];
-            for (tap2, w2) in kernel.iter().enumerate() {
-                for (tap1, w1) in kernel1.iter().enumerate() {
-                    let i = tap2 / k2 * s1 + tap1 / k1;
-                    let j = tap2 % k2 * s1 + tap1 % k1;
-                    target[i * merged.kernel + j] += w2 * w1;
-                }
+    let ConvGeometry { kernel: k1, stride: s1, .. } = first.geometry;
+    let fan_in = first.geometry.fan_in();
+    let kernels1 = &first.weight[middle * fan_in..][..fan_in];
+    if let [w2] = kernel2 {
+        row.iter_mut().zip(kernels1).for_each(|(sum, w1)| *sum += w2 * w1);
+        return;
+    }
+    for (target, kernel1) in row.chunks_exact_mut(side * side).zip(kernels1.chunks_exact(k1 * k1)) {
+        for (tap2, w2) in kernel2.iter().enumerate() {
+            for (tap1, w1) in kernel1.iter().enumerate() {
+                let (i, j) = (tap2 / k2 * s1 + tap1 / k1, tap2 % k2 * s1 + tap1 % k1);
+                target[i * side + j] += w2 * w1;
             }
         }
     }

@@ -102,10 +102,12 @@ impl Affine {
     }
 
     fn apply(&self, shape: Shape, x: &[f32]) -> Vec<f32> {
-        let planes = x.chunks_exact(shape.area()).zip(self.scale.iter().zip(&self.shift));
-        planes
-            .flat_map(|(plane, (scale, shift))| plane.iter().map(move |x| scale * x + shift))
-            .collect()
+        let mut y = x.to_vec();
+        let planes = y.chunks_exact_mut(shape.area()).zip(self.scale.iter().zip(&self.shift));
+        for (plane, (scale, shift)) in planes {
+            plane.iter_mut().for_each(|y| *y = scale * *y + shift);
+        }
+        y
     }
 }
 
