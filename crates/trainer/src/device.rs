@@ -1,0 +1,60 @@
+//! The devices that training can run on.
+
+use burn::tensor::Device;
+
+/// A device that this build does not have, or no device at all.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum DeviceError {
+    #[error("no device is called {name:?}; known are cpu, ndarray, wgpu:N and cuda:N")]
+    Unknown { name: String },
+    #[error("this build has no device {name}: build CoPriv with `--features {feature}`")]
+    NotBuilt { name: String, feature: &'static str },
+}
+
+/// The device of this name, without autodiff: `cpu` is burn-flex, `ndarray` burn-ndarray.
+///
+/// # Errors
+/// [`DeviceError`] for a name that is none, or that of a device which was not built in.
+pub fn parse(name: &str) -> Result<Device, DeviceError> {
+    let unknown = || DeviceError::Unknown { name: name.to_owned() };
+    match name.split_once(':') {
+        None if name == "cpu" => Ok(Device::flex()),
+        #[allow(deprecated)] // Kept as a second opinion on burn-flex while burn offers it.
+        None if name == "ndarray" => Ok(Device::ndarray()),
+        Some((kind @ ("wgpu" | "cuda"), index)) => {
+            let index = index.parse().map_err(|_| unknown())?;
+            accelerator(kind, index).ok_or_else(|| DeviceError::NotBuilt {
+                name: name.to_owned(),
+                feature: if kind == "wgpu" { "wgpu" } else { "cuda" },
+            })
+        }
+        _ => Err(unknown()),
+    }
+}
+
+/// No accelerator is part of this build yet.
+fn accelerator(_kind: &str, _index: usize) -> Option<Device> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_known_by_name() {
+        assert!(parse("cpu").is_ok() && parse("ndarray").is_ok());
+        for name in ["", "gpu", "cuda", "cuda:x", "cpu:0", "wgpu:-1"] {
+            assert_eq!(parse(name), Err(DeviceError::Unknown { name: name.into() }));
+        }
+    }
+
+    #[test]
+    fn missing_accelerators_name_the_feature() {
+        for feature in ["wgpu", "cuda"] {
+            let error = parse(&format!("{feature}:0")).expect_err("not built in").to_string();
+            assert!(error.contains(&format!("--features {feature}")), "{error}");
+        }
+    }
+}

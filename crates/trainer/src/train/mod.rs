@@ -1,0 +1,143 @@
+//! Training runs: stages, checkpoints, resumption.
+
+mod batch;
+mod config;
+mod error;
+mod evaluate;
+mod gates;
+mod loss;
+mod metrics;
+mod schedule;
+mod session;
+mod sgd;
+mod state;
+mod teacher;
+
+pub use config::{
+    ConfigError, DataConfig, DistillationConfig, FinetuneConfig, NetworkConfig, OptimiserConfig,
+    ScheduleConfig, SearchConfig, SearchedGates, Stage, TrainConfig,
+};
+pub use error::TrainError;
+pub use evaluate::{Accuracy, evaluate};
+pub use gates::EstimatedBytes;
+pub use metrics::{EpochMetrics, Metrics, Observer, StepMetrics};
+
+use crate::data::{DataError, Dataset, Manifest, Split};
+use copriv_ir::{BatchNormInit, Checkpoint, Network, Provenance};
+use session::Session;
+use state::StateFolder;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+/// The images of a run.
+#[derive(Clone, Debug)]
+pub struct TrainingData {
+    /// To learn from.
+    pub train: Dataset,
+    /// To measure on after each epoch.
+    pub test: Dataset,
+}
+
+impl TrainingData {
+    /// Both splits of the data set below `root`, limited as `config` says.
+    ///
+    /// # Errors
+    /// [`DataError`] for what is missing or damaged.
+    pub fn load(manifest: &Manifest, root: &Path, config: &DataConfig) -> Result<Self, DataError> {
+        let split = |split, limit: Option<usize>| {
+            Ok(manifest.load(root, split)?.limit(limit.unwrap_or(usize::MAX)))
+        };
+        Ok(Self {
+            train: split(Split::Train, config.train_limit)?,
+            test: split(Split::Test, config.test_limit)?,
+        })
+    }
+}
+
+/// What came out of a run.
+#[derive(Clone, Debug)]
+pub struct TrainOutcome {
+    /// The network after the last step.
+    pub checkpoint: Checkpoint,
+    /// Where it was written.
+    pub path: PathBuf,
+    /// One record for each completed epoch, those before a resumption included.
+    pub metrics: Vec<EpochMetrics>,
+    /// False where the stop flag ended the run early; it can be resumed.
+    pub finished: bool,
+}
+
+/// Trains as `config` says on `data` and writes to the folder `out`:
+///
+/// | file | content |
+/// |---|---|
+/// | `last.safetensors` | checkpoint after the last completed epoch (or the step it was stopped at) |
+/// | `best.safetensors` | checkpoint of the stage's best test accuracy so far |
+/// | `pretrain.safetensors`, ... | checkpoint at the end of each stage |
+/// | `unpruned.safetensors` | the network as the search found it |
+/// | `metrics.jsonl` | one [`Metrics`] record a line |
+/// | `config.toml` | the settings, defaults and overrides included |
+/// | `state/` | what `resume` needs |
+///
+/// With `resume` it goes on where the run in `out` was interrupted; on a CPU the weights are then
+/// those of an uninterrupted run, bit for bit. Once `stop` is set it writes its state and returns
+/// after the present step. `observer` is told of every step.
+///
+/// # Errors
+/// [`TrainError`]. Checkpoints written before are left as they are.
+pub fn run(
+    config: &TrainConfig,
+    data: &TrainingData,
+    out: &Path,
+    resume: bool,
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<TrainOutcome, TrainError> {
+    let folder = StateFolder::new(out, config);
+    if !resume && (folder.exists() || out.join(session::LAST).exists()) {
+        return Err(TrainError::Occupied { path: out.into() });
+    }
+    if resume && !folder.exists() {
+        return Err(TrainError::NothingToResume { path: out.into() });
+    }
+    let mut session = Session::new(config, data, out, folder, resume)?;
+    session.run(observer, stop)
+}
+
+/// The checkpoint that training begins with: the one named, or random weights.
+fn start(config: &TrainConfig, data: &TrainingData) -> Result<Checkpoint, TrainError> {
+    if let Some(path) = &config.start {
+        return Ok(Checkpoint::read(path)?);
+    }
+    let Some(network) = &config.network else {
+        return Err(ConfigError::value("network", "a table", "nothing").into());
+    };
+    let (dataset, shape) = (&data.train, data.train.shape());
+    let network = Network::new(network.name, network.width, dataset.classes().len(), shape.height)?
+        .with_activation(network.activation)
+        .with_final_activation(network.final_activation)
+        .with_statistics(dataset.mean(), dataset.std())?
+        .with_labels(dataset.classes().to_vec())?;
+    Ok(Checkpoint::initialise(network, config.seed, BatchNormInit::Identity))
+}
+
+/// Where the checkpoints of this run say that they come from.
+fn provenance(config: &TrainConfig, start: &Checkpoint) -> Provenance {
+    let parent = config.start.is_some().then(|| start.digest());
+    let settings = serde_json::to_value(config).unwrap_or_default();
+    Provenance::new("train", parent, settings, Some(config.seed))
+}
+
+/// Refuses images that the network does not take.
+fn check_match(network: &Network, dataset: &Dataset) -> Result<(), TrainError> {
+    let name = || dataset.name().to_owned();
+    let (expected, found) = (network.classes(), dataset.classes().len());
+    if expected != found {
+        return Err(TrainError::Classes { dataset: name(), expected, found });
+    }
+    let (expected, found) = (network.input().shape, dataset.shape());
+    if expected != found {
+        return Err(TrainError::ImageShape { dataset: name(), expected, found });
+    }
+    Ok(())
+}

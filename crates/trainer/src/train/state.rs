@@ -1,0 +1,215 @@
+//! What an interrupted run needs to go on exactly: weights, velocities and position.
+//!
+//! It lies in a folder that is always replaced as a whole, so that its parts belong together.
+
+use super::config::{Stage, TrainConfig};
+use super::error::TrainError;
+use super::metrics::EpochMetrics;
+use super::sgd::Velocities;
+use crate::model::values;
+use burn::tensor::{Device, Tensor, TensorData};
+use copriv_ir::{Checkpoint, Digest};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+const WEIGHTS: &str = "weights.safetensors";
+const VELOCITIES: &str = "velocities.safetensors";
+const PROGRESS: &str = "progress.json";
+
+/// How far a run is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Progress {
+    pub(super) stage: Stage,
+    /// Epochs of the stage completed.
+    pub(super) epoch: usize,
+    /// Steps of the present epoch completed.
+    pub(super) step: usize,
+    /// Epochs completed over all stages; the order of the data depends on it.
+    pub(super) total_epochs: usize,
+    /// Steps completed over all stages.
+    pub(super) total_steps: usize,
+    /// Over the steps of the present epoch.
+    pub(super) sums: Sums,
+    /// Best top-1 of the stage so far.
+    pub(super) best_top1: Option<f64>,
+    /// Every epoch so far.
+    pub(super) history: Vec<EpochMetrics>,
+}
+
+/// Sums over an epoch's steps, for its means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Sums {
+    pub(super) loss: f64,
+    pub(super) task_loss: f64,
+    pub(super) comm_loss: f64,
+    pub(super) right: usize,
+    pub(super) images: usize,
+    pub(super) seconds: f64,
+}
+
+/// All of it as read back.
+pub(super) struct State {
+    pub(super) progress: Progress,
+    pub(super) weights: Checkpoint,
+    pub(super) velocities: Velocities,
+    pub(super) metrics_length: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Saved {
+    progress: Progress,
+    metrics_length: u64,
+    config: Value,
+    weights: Digest,
+    velocities: Digest,
+}
+
+/// The place of a run's state.
+pub(super) struct StateFolder {
+    folder: PathBuf,
+    config: Value,
+}
+
+impl StateFolder {
+    /// That of a run with this output folder and these settings.
+    pub(super) fn new(out: &Path, config: &TrainConfig) -> Self {
+        Self { folder: out.join("state"), config: serde_json::to_value(config).unwrap_or_default() }
+    }
+
+    /// The folder to read: the present state, or the one before where a crash came between the two
+    /// renames of [`Self::write`].
+    fn found(&self) -> Option<PathBuf> {
+        [self.folder.clone(), self.replaced()].into_iter().find(|f| f.join(PROGRESS).is_file())
+    }
+
+    fn replaced(&self) -> PathBuf {
+        self.folder.with_extension("old")
+    }
+
+    /// Whether there is a state.
+    pub(super) fn exists(&self) -> bool {
+        self.found().is_some()
+    }
+
+    /// Replaces the state. Where that fails, the old one is still there.
+    pub(super) fn write(
+        &self,
+        progress: &Progress,
+        weights: &Checkpoint,
+        velocities: &Velocities,
+        metrics_length: u64,
+    ) -> Result<(), TrainError> {
+        let parent = self.folder.parent().unwrap_or(Path::new("."));
+        let new = tempfile::Builder::new().prefix("state-").tempdir_in(parent);
+        let new = new.map_err(TrainError::io(parent))?;
+        weights.write(&new.path().join(WEIGHTS))?;
+        let stored = serialise(velocities).map_err(|e| TrainError::state(&self.folder, e))?;
+        let saved = Saved {
+            progress: progress.clone(),
+            metrics_length,
+            config: self.config.clone(),
+            weights: weights.digest(),
+            velocities: Digest::of([stored.as_slice()]),
+        };
+        let saved = serde_json::to_vec(&saved).map_err(|e| TrainError::state(&self.folder, e))?;
+        for (name, content) in [(VELOCITIES, stored), (PROGRESS, saved)] {
+            let path = new.path().join(name);
+            std::fs::write(&path, content).map_err(TrainError::io(&path))?;
+        }
+        self.replace_by(&new.keep())
+    }
+
+    fn replace_by(&self, new: &Path) -> Result<(), TrainError> {
+        let io = TrainError::io(&self.folder);
+        let old = self.replaced();
+        if self.folder.exists() {
+            if old.exists() {
+                std::fs::remove_dir_all(&old).map_err(&io)?;
+            }
+            std::fs::rename(&self.folder, &old).map_err(&io)?;
+        }
+        std::fs::rename(new, &self.folder).map_err(&io)?;
+        if old.exists() {
+            std::fs::remove_dir_all(&old).map_err(&io)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the state back onto `device`.
+    ///
+    /// # Errors
+    /// [`TrainError`]: no state, a damaged one, or one of another configuration.
+    pub(super) fn read(&self, device: &Device) -> Result<State, TrainError> {
+        let nothing = || {
+            let out = self.folder.parent().unwrap_or(&self.folder);
+            TrainError::NothingToResume { path: out.into() }
+        };
+        let folder = self.found().ok_or_else(nothing)?;
+        let path = folder.join(PROGRESS);
+        let text = std::fs::read(&path).map_err(TrainError::io(&path))?;
+        let saved: Saved =
+            serde_json::from_slice(&text).map_err(|e| TrainError::state(&path, e))?;
+        if let Some((key, expected, found)) = difference("", &saved.config, &self.config) {
+            return Err(TrainError::ConfigChanged { path, key, expected, found });
+        }
+        let weights_path = folder.join(WEIGHTS);
+        let weights = Checkpoint::read(&weights_path)?;
+        if weights.digest() != saved.weights {
+            return Err(TrainError::state(&weights_path, "it is not that of progress.json"));
+        }
+        let path = folder.join(VELOCITIES);
+        let stored = std::fs::read(&path).map_err(TrainError::io(&path))?;
+        if Digest::of([stored.as_slice()]) != saved.velocities {
+            return Err(TrainError::state(&path, "it is not that of progress.json"));
+        }
+        let velocities = parse(&stored, device).map_err(|e| TrainError::state(&path, e))?;
+        let (progress, metrics_length) = (saved.progress, saved.metrics_length);
+        Ok(State { progress, weights, velocities, metrics_length })
+    }
+}
+
+fn serialise(velocities: &Velocities) -> Result<Vec<u8>, safetensors::SafeTensorError> {
+    let stored: Vec<(&String, Vec<u8>)> = velocities
+        .iter()
+        .map(|(name, velocity)| {
+            let bytes = values(velocity.clone()).iter().flat_map(|x| x.to_le_bytes()).collect();
+            (name, bytes)
+        })
+        .collect();
+    let views: Result<Vec<_>, safetensors::SafeTensorError> = stored
+        .iter()
+        .map(|(name, bytes)| {
+            Ok((*name, TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?))
+        })
+        .collect();
+    safetensors::serialize(views?, None)
+}
+
+fn parse(stored: &[u8], device: &Device) -> Result<Velocities, safetensors::SafeTensorError> {
+    let file = SafeTensors::deserialize(stored)?;
+    let velocity = |(name, view): (String, TensorView)| {
+        let (chunks, _) = view.data().as_chunks::<4>();
+        let values: Vec<f32> = chunks.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        let shape = [values.len()];
+        (name, Tensor::from_data(TensorData::new(values, shape), device))
+    };
+    Ok(file.tensors().into_iter().map(velocity).collect())
+}
+
+/// The first key in which two configurations differ, and its two values.
+fn difference(key: &str, old: &Value, new: &Value) -> Option<(String, String, String)> {
+    if let (Value::Object(a), Value::Object(b)) = (old, new) {
+        let mut keys = a.keys().chain(b.keys());
+        return keys.find_map(|name| {
+            let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+            let get = |map: &serde_json::Map<String, Value>| map.get(name).cloned();
+            difference(&key, &get(a).unwrap_or_default(), &get(b).unwrap_or_default())
+        });
+    }
+    (old != new).then(|| (key.to_owned(), old.to_string(), new.to_string()))
+}

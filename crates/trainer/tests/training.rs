@@ -1,0 +1,322 @@
+//! Whole runs on tiny networks and made-up images.
+
+use copriv_ir::{Architecture, BatchNormInit, Checkpoint, Gates, Network, Tensor};
+use copriv_trainer::data::{Dataset, Manifest, Split};
+use copriv_trainer::{
+    EpochMetrics, Metrics, Observer, Stage, StepMetrics, TrainConfig, TrainError, TrainOutcome,
+    TrainingData, evaluate, run,
+};
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const SIDE: usize = 16;
+
+const CONFIG: &str = r#"
+    seed = 3
+    batch_size = 8
+    log_every = 2
+    [network]
+    name = "resnet20"
+    width = 0.25
+    [data]
+    name = "colours"
+    augmentation = { crop_padding = 1, flip = true }
+    [pretrain]
+    epochs = 3
+    learning_rate = 0.05
+    warmup_epochs = 1
+    [search]
+    epochs = 2
+    learning_rate = 0.02
+    budget = 0.5
+    mu = 0.5
+    [finetune]
+    epochs = 2
+    learning_rate = 0.02
+    distillation = { teacher = "unpruned" }
+"#;
+
+/// Noisy images whose brightest colour is their class.
+fn colours(split: Split, count: usize) -> Dataset {
+    let manifest = r#"
+        name = "colours"
+        title = "Colours"
+        terms = "none"
+        layout = "cifar10"
+        resolution = 16
+        mean = [0.5, 0.5, 0.5]
+        std = [0.25, 0.25, 0.25]
+        classes = ["red", "green", "blue"]
+        [[files]]
+        split = "train"
+        path = "train.bin"
+        records = 1
+        sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+    "#;
+    let manifest = Manifest::parse(manifest, Path::new("colours.toml")).expect("a manifest");
+    let mut dataset = Dataset::empty(&manifest, split);
+    let mut random = ChaCha8Rng::seed_from_u64(split as u64);
+    for index in 0..count {
+        let label = index % 3;
+        let brightness = |channel| if channel == label { 120 } else { 40 };
+        let pixels: Vec<u8> = (0..3 * SIDE * SIDE)
+            .map(|i| brightness(i / (SIDE * SIDE)) + random.random_range(0..100))
+            .collect();
+        dataset.push(&pixels, label);
+    }
+    dataset
+}
+
+fn data() -> TrainingData {
+    TrainingData { train: colours(Split::Train, 36), test: colours(Split::Test, 20) }
+}
+
+fn config(overrides: &[&str]) -> TrainConfig {
+    let overrides: Vec<String> = overrides.iter().map(|&setting| setting.into()).collect();
+    TrainConfig::parse(CONFIG, "tiny.toml", &overrides).expect("a good configuration")
+}
+
+fn train(config: &TrainConfig, out: &Path) -> Result<TrainOutcome, TrainError> {
+    run(config, &data(), out, false, &mut (), &AtomicBool::new(false))
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+/// Sets the flag once it has seen so many steps.
+struct StopAfter<'a> {
+    steps: usize,
+    flag: &'a AtomicBool,
+}
+
+impl Observer for StopAfter<'_> {
+    fn step(&mut self, _: &StepMetrics) {
+        self.steps -= 1;
+        if self.steps == 0 {
+            self.flag.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The metrics file without what depends on the clock.
+fn metrics(out: &Path) -> Vec<Metrics> {
+    let text = std::fs::read_to_string(out.join("metrics.jsonl")).expect("written");
+    let record = |line: &str| match serde_json::from_str(line).expect("a record") {
+        Metrics::Step(m) => Metrics::Step(StepMetrics { images_per_second: 0.0, ..m }),
+        Metrics::Epoch(m) => {
+            Metrics::Epoch(EpochMetrics { images_per_second: 0.0, seconds: 0.0, ..m })
+        }
+    };
+    text.lines().map(record).collect()
+}
+
+#[test]
+fn a_run_learns_prunes_and_leaves_its_checkpoints() {
+    let out = folder();
+    let outcome = train(&config(&[]), out.path()).expect("trains");
+    assert!(outcome.finished);
+    let stages: Vec<Stage> = outcome.metrics.iter().map(|m| m.stage).collect();
+    assert_eq!(
+        stages,
+        [[Stage::Pretrain; 3].as_slice(), &[Stage::Search; 2], &[Stage::Finetune; 2]].concat()
+    );
+
+    let (first, last) = (&outcome.metrics[0], &outcome.metrics[2]);
+    assert!(last.task_loss < first.task_loss, "{} then {}", first.task_loss, last.task_loss);
+    let end = outcome.metrics.last().expect("seven epochs");
+    assert!(end.top1 > 0.8, "{}", end.top1);
+    assert!(outcome.metrics.iter().all(|m| (m.comm_loss > 0.0) == (m.stage == Stage::Search)));
+
+    // 9 blocks, of which round(4.5) = 5 stay, stem and head apart.
+    let kept = outcome.checkpoint.gates().kept();
+    assert_eq!((kept.len(), kept.iter().filter(|&&kept| kept).count()), (10, 6));
+    assert!(kept[0]);
+    assert!(end.bytes.online < first.bytes.online && end.bytes.offline < first.bytes.offline);
+    let alphas = outcome.checkpoint.gates().alphas();
+    assert!(alphas.iter().all(|alpha| (0.0..=1.0).contains(alpha)));
+
+    let read = |name: &str| Checkpoint::read(&out.path().join(name)).expect(name);
+    assert_eq!(read("last.safetensors"), outcome.checkpoint);
+    assert_eq!(read("finetune.safetensors"), outcome.checkpoint);
+    assert_eq!(read("search.safetensors").gates(), outcome.checkpoint.gates());
+    assert_eq!(read("pretrain.safetensors").gates().mask(), "1111111111");
+    assert_eq!(read("unpruned.safetensors").tensors(), read("pretrain.safetensors").tensors());
+    let accuracy = evaluate(&outcome.checkpoint, &data().test, "cpu", 7).expect("evaluates");
+    assert_eq!((accuracy.top1, accuracy.count), (end.top1, 20));
+    assert!(accuracy.top5 >= accuracy.top1);
+
+    let provenance = outcome.checkpoint.provenance();
+    assert_eq!((provenance.seed, provenance.parent), (Some(3), None));
+    assert_eq!(provenance.config["search"]["gates"], "blocks");
+    let resolved = std::fs::read_to_string(out.path().join("config.toml")).expect("written");
+    assert_eq!(TrainConfig::parse(&resolved, "resolved", &[]), Ok(config(&[])));
+}
+
+#[test]
+fn an_interrupted_run_ends_with_the_same_bits() {
+    let whole = folder();
+    let expected = train(&config(&[]), whole.path()).expect("trains");
+    // 4 steps an epoch: within pretraining, at its end, within the search, within fine-tuning.
+    for steps in [2, 12, 17, 22] {
+        let out = folder();
+        let stop = AtomicBool::new(false);
+        let mut observer = StopAfter { steps, flag: &stop };
+        let stopped = run(&config(&[]), &data(), out.path(), false, &mut observer, &stop)
+            .expect("stops in good order");
+        assert!(!stopped.finished && stopped.path.is_file());
+        // What a crash would leave behind the state.
+        let log = out.path().join("metrics.jsonl");
+        let written = std::fs::read_to_string(&log).expect("written");
+        std::fs::write(&log, written + "{\"kind\":\"step\"").expect("written");
+
+        let resumed =
+            run(&config(&[]), &data(), out.path(), true, &mut (), &AtomicBool::new(false))
+                .expect("resumes");
+        assert!(resumed.finished);
+        assert!(resumed.checkpoint == expected.checkpoint, "interrupted after {steps}");
+        assert_eq!(metrics(out.path()), metrics(whole.path()));
+        assert_eq!(resumed.metrics.len(), 7);
+    }
+    // A finished run has nothing left to do.
+    let again = run(&config(&[]), &data(), whole.path(), true, &mut (), &AtomicBool::new(false))
+        .expect("resumes");
+    assert!(again.finished && again.checkpoint == expected.checkpoint);
+}
+
+#[test]
+fn another_seed_gives_another_network() {
+    let settings = ["pretrain.epochs=1", "search.epochs=1", "finetune.epochs=1"];
+    let digest = |seed: &str| {
+        let out = folder();
+        let config = config(&[&settings[..], &[seed]].concat());
+        train(&config, out.path()).expect("trains").checkpoint.digest()
+    };
+    assert_ne!(digest("seed=3"), digest("seed=4"));
+}
+
+#[test]
+fn runs_are_neither_overwritten_nor_resumed_by_mistake() {
+    let out = folder();
+    let short = config(&["pretrain.epochs=1", "search.epochs=1", "finetune.epochs=1"]);
+    let resume = |config: &TrainConfig| {
+        run(config, &data(), out.path(), true, &mut (), &AtomicBool::new(false))
+    };
+    assert!(matches!(resume(&short), Err(TrainError::NothingToResume { .. })));
+    train(&short, out.path()).expect("trains");
+    assert!(matches!(train(&short, out.path()), Err(TrainError::Occupied { .. })));
+
+    let mut other = short.clone();
+    other.optimiser.momentum = 0.5;
+    let error = resume(&other).expect_err("another configuration").to_string();
+    assert!(error.contains("optimiser.momentum") && error.contains("0.9"), "{error}");
+
+    for file in ["velocities.safetensors", "weights.safetensors", "progress.json"] {
+        let path = out.path().join("state").join(file);
+        let good = std::fs::read(&path).expect("written");
+        let mut bad = good.clone();
+        let middle = bad.len() / 2;
+        bad[middle] ^= 0x55;
+        std::fs::write(&path, &bad).expect("written");
+        let error = resume(&short).expect_err(file).to_string();
+        assert!(error.contains(file), "{error}");
+        std::fs::write(&path, &bad[..middle]).expect("written");
+        assert!(resume(&short).is_err());
+        std::fs::write(&path, &good).expect("written");
+    }
+    // A crash between the two renames leaves the state under its second name.
+    std::fs::rename(out.path().join("state"), out.path().join("state.old")).expect("renamed");
+    assert!(resume(&short).expect("resumes").finished);
+}
+
+/// A tiny network whose logits overflow.
+fn exploding() -> Checkpoint {
+    let network = Network::new(Architecture::ResNet20, 0.25, 3, SIDE).expect("small");
+    let plain = Checkpoint::initialise(network.clone(), 1, BatchNormInit::Identity);
+    let mut tensors = plain.tensors().clone();
+    let shape = tensors["fc.weight"].shape().to_vec();
+    tensors.insert("fc.weight".into(), Tensor::filled(shape, f32::MAX));
+    let gates = Gates::all_kept(plain.gates().kept().len());
+    Checkpoint::new(network, gates, tensors, plain.provenance().clone()).expect("finite")
+}
+
+#[test]
+fn a_loss_that_is_no_number_names_the_step_and_keeps_the_last_checkpoint() {
+    let out = folder();
+    let teacher = out.path().join("teacher.safetensors");
+    exploding().write(&teacher).expect("written");
+    let mut config = config(&["pretrain.epochs=1", "search.epochs=1"]);
+    let finetune = config.finetune.as_mut().expect("present");
+    finetune.distillation.as_mut().expect("present").teacher = teacher.display().to_string();
+    let run_folder = out.path().join("run");
+    let error = train(&config, &run_folder).expect_err("infinite logits");
+    match &error {
+        TrainError::NotFinite { stage, epoch, step, last_good, .. } => {
+            assert_eq!((*stage, *epoch, *step), (Stage::Finetune, 1, 1));
+            let last = Checkpoint::read(last_good).expect("the last good checkpoint");
+            let search = run_folder.join("search.safetensors");
+            assert_eq!(last, Checkpoint::read(&search).expect("the search's end"));
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn impossible_runs_are_refused_before_they_begin() {
+    let out = folder();
+    let refused = |config: &TrainConfig, data: &TrainingData, named: &str| {
+        let run_folder = out.path().join("run");
+        let result = run(config, data, &run_folder, false, &mut (), &AtomicBool::new(false));
+        let error = result.expect_err(named).to_string();
+        assert!(error.contains(named), "{error}");
+        assert!(!run_folder.exists(), "{named}");
+    };
+    refused(&config(&["batch_size=37"]), &data(), "batch_size");
+    refused(&config(&["device=cuda:0"]), &data(), "--features cuda");
+    refused(&config(&["device=tpu"]), &data(), "tpu");
+    refused(
+        &config(&["finetune.distillation.teacher=none.safetensors"]),
+        &data(),
+        "none.safetensors",
+    );
+    let empty = TrainingData { test: colours(Split::Test, 0), ..data() };
+    refused(&config(&[]), &empty, "test images");
+
+    let mut missing = config(&[]);
+    (missing.network, missing.start) = (None, Some("missing.safetensors".into()));
+    refused(&missing, &data(), "missing.safetensors");
+    let path = out.path().join("start.safetensors");
+    exploding().write(&path).expect("written");
+    missing.start = Some(path);
+    let two = TrainingData { train: data().train.only_classes(&[0, 1]).expect("known"), ..data() };
+    refused(&missing, &two, "3 classes");
+}
+
+#[test]
+fn a_checkpoint_to_start_from_is_the_parent() {
+    let out = folder();
+    let first = train(
+        &config(&["pretrain.epochs=1", "search.epochs=1", "finetune.epochs=1"]),
+        &out.path().join("a"),
+    )
+    .expect("trains");
+    let mut second = config(&["pretrain.epochs=1"]);
+    (second.network, second.search, second.finetune) = (None, None, None);
+    second.start = Some(first.path);
+    let outcome = train(&second, &out.path().join("b")).expect("trains");
+    assert_eq!(outcome.checkpoint.provenance().parent, Some(first.checkpoint.digest()));
+    assert_eq!(outcome.checkpoint.gates(), first.checkpoint.gates(), "gates stay as they were");
+}
+
+#[test]
+fn both_cpu_devices_agree() {
+    let network = Network::new(Architecture::MobileNetV2, 0.25, 3, SIDE).expect("small");
+    let checkpoint = Checkpoint::initialise(network, 4, BatchNormInit::Random);
+    let test = data().test;
+    let flex = evaluate(&checkpoint, &test, "cpu", 20).expect("evaluates");
+    let ndarray = evaluate(&checkpoint, &test, "ndarray", 20).expect("evaluates");
+    assert!((flex.loss - ndarray.loss).abs() < 1e-3 * flex.loss.abs().max(1.0));
+    assert_eq!(flex.count, ndarray.count);
+}
