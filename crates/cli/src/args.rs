@@ -112,9 +112,9 @@ pub struct Train {
     /// Folder of the data set; `datasets/NAME` if not given.
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Where to compute: cpu, ndarray, wgpu:N or cuda:N.
-    #[arg(long, value_name = "DEV", default_value = "cpu")]
-    pub device: String,
+    /// Where to compute: cpu, ndarray, wgpu:N or cuda:N; what the configuration says if not given.
+    #[arg(long, value_name = "DEV")]
+    pub device: Option<String>,
     /// Folder for checkpoints and metrics; `out/CONFIG` if not given.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

@@ -43,9 +43,16 @@ pub fn find(name: &str) -> Result<Manifest> {
 /// Where the data set is not there or damaged.
 pub fn load(manifest: &Manifest, folder: Option<&Path>, split: Split) -> Result<Dataset> {
     let root = folder.map_or_else(|| PathBuf::from("datasets"), Path::to_owned);
-    let remedy = || {
-        let name = &manifest.name;
-        format!("no usable data set {name}; give its folder with --data, or run `copriv data fetch {name}`")
+    manifest.load(&root, split).with_context(|| remedy(manifest))
+}
+
+/// What to do where a data set cannot be loaded.
+pub fn remedy(manifest: &Manifest) -> String {
+    let name = &manifest.name;
+    let fetch = if manifest.archive.is_some() {
+        format!(", or run `copriv data fetch {name}`")
+    } else {
+        String::new()
     };
-    manifest.load(&root, split).with_context(remedy)
+    format!("no usable data set {name}; give its folder with --data{fetch}")
 }

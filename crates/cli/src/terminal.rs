@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 /// How loud to be, and in colour or not.
+#[derive(Clone)]
 pub struct Terminal {
     verbose: bool,
     quiet: bool,
@@ -22,6 +23,15 @@ impl Terminal {
         };
         choice.write_global();
         Self { verbose: global.verbose, quiet: global.quiet }
+    }
+
+    /// The options that make another `copriv` process as loud as this one.
+    pub fn flags(&self) -> &'static [&'static str] {
+        match (self.quiet, self.verbose) {
+            (true, _) => &["--quiet"],
+            (false, true) => &["--verbose"],
+            (false, false) => &[],
+        }
     }
 
     /// Data: a line on stdout.

@@ -10,6 +10,7 @@ use copriv_ir::{FusedModel, InputSpec};
 use copriv_trainer::data::{Dataset, Split};
 use indicatif::ProgressBar;
 use rayon::prelude::*;
+use serde::Serialize;
 use serde_json::json;
 
 pub fn run(args: &Eval, terminal: &Terminal) -> Result<()> {
@@ -72,7 +73,7 @@ pub fn of_fused(fused: &FusedModel, dataset: &Dataset, terminal: &Terminal) -> R
 }
 
 /// How well logits agree with labels.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Accuracy {
     /// Number of images.
     pub count: usize,

@@ -3,10 +3,11 @@
 use crate::args::{ActivationName, Init, NetworkArgs};
 use crate::terminal::Terminal;
 use anyhow::Result;
-use copriv_ir::{Activation, Checkpoint, Network};
+use copriv_ir::{Activation, BatchNormInit, Checkpoint, Network};
 
 pub fn run(args: &Init, terminal: &Terminal) -> Result<()> {
-    let checkpoint = Checkpoint::random(network(&args.network)?, args.seed);
+    let network = network(&args.network)?;
+    let checkpoint = Checkpoint::initialise(network, args.seed, BatchNormInit::Identity);
     checkpoint.write(&args.out)?;
     terminal.say(format_args!("{checkpoint}\nwritten to  {}", args.out.display()));
     Ok(())

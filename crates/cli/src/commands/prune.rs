@@ -12,7 +12,8 @@ pub fn run(args: &Prune, terminal: &Terminal) -> Result<()> {
         .map_err(|fault| anyhow!("--mask {}: {fault}", args.mask))?;
     let config = json!({ "mask": gates.mask() });
     let provenance = Provenance::new("prune", Some(checkpoint.digest()), config, None);
-    let pruned = checkpoint.with_gates(gates, provenance).map_err(|fault| anyhow!(fault))?;
+    let (network, tensors) = (checkpoint.network().clone(), checkpoint.tensors().clone());
+    let pruned = Checkpoint::new(network, gates, tensors, provenance).map_err(|e| anyhow!(e))?;
     pruned.write(&args.out)?;
     terminal.say(format_args!("{pruned}\nwritten to  {}", args.out.display()));
     Ok(())

@@ -1,0 +1,78 @@
+//! `copriv compile`: a fused model into a plan and the server's weights.
+
+use crate::args::Compile;
+use crate::artefact::{PLAN_FILE, WEIGHTS_FILE};
+use crate::terminal::Terminal;
+use crate::{datasets, format};
+use anyhow::{Context as _, Result, anyhow};
+use copriv_compiler::{Calibration, Compilation, CompileConfig};
+use copriv_ir::{FusedModel, Phase};
+use copriv_trainer::data::{Dataset, Split};
+use std::path::Path;
+
+/// Training images whose ranges count as those of all.
+const CALIBRATION_IMAGES: usize = 128;
+/// Images of noise where there is no calibration set, and their seed.
+const NOISE: (u64, usize) = (0, 4);
+
+pub fn run(args: &Compile, terminal: &Terminal) -> Result<()> {
+    let mut config = CompileConfig::new(args.preset.parse()?);
+    for setting in &args.set {
+        let (key, value) = setting
+            .split_once('=')
+            .ok_or_else(|| anyhow!("--set {setting}: a setting is written KEY=VALUE"))?;
+        config.set(key.trim(), value.trim()).with_context(|| format!("--set {setting}"))?;
+    }
+    let fused = FusedModel::read(&args.fused)?;
+    let calibration = if let Some(name) = &args.calibrate {
+        let manifest = datasets::find(name)?;
+        let images = datasets::load(&manifest, args.data.as_deref(), Split::Train)?;
+        calibrate(&fused, &images.limit(CALIBRATION_IMAGES), terminal)?
+    } else {
+        terminal.warn(
+            "ranges are taken from noise: good for studies of cost, not for accuracy; \
+             use --calibrate for real images",
+        );
+        let (seed, count) = NOISE;
+        Calibration::from_noise(&fused, seed, count)?
+    };
+
+    let compilation = copriv_compiler::compile(&fused, &calibration, &config)?;
+    terminal.detail(&compilation.report);
+    write(&compilation, &args.out)?;
+    let comm = compilation.plan.predicted_comm();
+    terminal.say(format_args!(
+        "{}\noffline     {}\nonline      {}\nwritten to  {}",
+        compilation.plan,
+        format::bytes(comm.total(Phase::Offline).bytes()),
+        format::bytes(comm.total(Phase::Online).bytes()),
+        args.out.display()
+    ));
+    Ok(())
+}
+
+/// Ranges of the model's values over a data set.
+///
+/// # Errors
+/// Where an image does not fit the model, or a value is not finite.
+pub fn calibrate(fused: &FusedModel, images: &Dataset, terminal: &Terminal) -> Result<Calibration> {
+    let input = *fused.network().input();
+    let bar = terminal.bar("calibrate", images.len() as u64);
+    let normalised = (0..images.len()).map(|index| {
+        bar.inc(1);
+        input.normalise(images.image(index))
+    });
+    let calibration = Calibration::from_images(fused, normalised)?;
+    bar.finish_and_clear();
+    Ok(calibration)
+}
+
+/// Writes the public plan and the secret weights into a folder.
+///
+/// # Errors
+/// Where they cannot be written.
+pub fn write(compilation: &Compilation, folder: &Path) -> Result<()> {
+    compilation.weights.write(&folder.join(WEIGHTS_FILE))?;
+    compilation.plan.write(&folder.join(PLAN_FILE))?;
+    Ok(())
+}

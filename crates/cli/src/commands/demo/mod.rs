@@ -1,0 +1,217 @@
+//! `copriv demo`: the whole road on a small real data set, ending in one table.
+
+mod private;
+mod report;
+
+use super::{compile, eval, train};
+use crate::args::Demo;
+use crate::terminal::Terminal;
+use crate::{datasets, picture};
+use anyhow::{Context as _, Result, ensure};
+use copriv_compiler::{CompileConfig, Preset};
+use copriv_ir::evaluate::PlanEvaluator;
+use copriv_ir::{Checkpoint, FusedModel};
+use copriv_trainer::data::{Dataset, Split};
+use copriv_trainer::train::TrainConfig;
+use private::{PrivateRun, run_privately};
+use report::{Form, PlanRow, Report, StageRow};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+/// What the demo trains.
+const CONFIG: &str = include_str!("../../../../../configs/demo.toml");
+/// Tells a folder made by the demo from any other.
+const MARKER: &str = ".copriv-demo";
+/// Training images that the compiler takes ranges from.
+const CALIBRATION_IMAGES: usize = 64;
+/// Test images on which plans are evaluated in the clear.
+const PLAN_IMAGES: usize = 100;
+
+pub fn run(args: &Demo, terminal: &Terminal) -> Result<()> {
+    let started = Instant::now();
+    let folder = prepare_folder(&args.out)?;
+    let manifest = datasets::find("cifar100_sample")?;
+    let images = datasets::load(&manifest, Some(&args.data), Split::Train)?;
+    let test = datasets::load(&manifest, Some(&args.data), Split::Test)?;
+    let mut demo = DemoRun { folder, images, test, terminal, report: Report::default() };
+
+    let config = demo.write_config(args.brief)?;
+    let (unpruned, pruned) = demo.train(&config, &args.data)?;
+    let forms = [demo.fuse("unpruned", &unpruned)?, demo.fuse("pruned", &pruned)?];
+    for (name, fused) in ["unpruned", "pruned"].into_iter().zip(&forms) {
+        for preset in Preset::ALL {
+            let count = if args.brief { 1 } else { private_images(name, preset) };
+            demo.compile_and_run(name, fused, preset, count)?;
+        }
+    }
+    demo.report.seconds = started.elapsed().as_secs_f64();
+    demo.finish()
+}
+
+/// How many images each plan classifies privately: more where they are cheap.
+fn private_images(form: &str, preset: Preset) -> usize {
+    match (form, preset) {
+        ("pruned", Preset::CoPriv) => 4,
+        _ => 1,
+    }
+}
+
+/// An empty folder, or one that an earlier demo made, emptied.
+fn prepare_folder(folder: &Path) -> Result<PathBuf> {
+    let occupied = std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+    if occupied {
+        ensure!(
+            folder.join(MARKER).exists(),
+            "{} holds something that is no demo's; give another folder with --out",
+            folder.display()
+        );
+        std::fs::remove_dir_all(folder)
+            .with_context(|| format!("cannot empty {}", folder.display()))?;
+    }
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(folder.join(MARKER), ""))
+        .with_context(|| format!("cannot write to {}", folder.display()))?;
+    Ok(folder.to_owned())
+}
+
+struct DemoRun<'a> {
+    folder: PathBuf,
+    images: Dataset,
+    test: Dataset,
+    terminal: &'a Terminal,
+    report: Report,
+}
+
+impl DemoRun<'_> {
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Leaves the training configuration beside what comes of it.
+    fn write_config(&self, brief: bool) -> Result<TrainConfig> {
+        let brief_settings =
+            ["pretrain.epochs=1", "search.epochs=1", "finetune.epochs=1", "data.train_limit=256"];
+        let settings = if brief { brief_settings.map(str::to_owned).to_vec() } else { vec![] };
+        std::fs::write(self.path("train.toml"), CONFIG)?;
+        Ok(TrainConfig::parse(CONFIG, "train.toml", &settings)?)
+    }
+
+    /// Pre-training, search, fine-tuning: the network before and after.
+    fn train(&mut self, config: &TrainConfig, data: &Path) -> Result<(Checkpoint, Checkpoint)> {
+        self.say("train, search which blocks to keep, prune, fine-tune");
+        let (started, out) = (Instant::now(), self.path("train"));
+        let never = AtomicBool::new(false);
+        train::train(config, Some(data), &out, false, &never, self.terminal)?;
+        let unpruned = Checkpoint::read(&out.join("unpruned.safetensors"))?;
+        let pruned = Checkpoint::read(&out.join("last.safetensors"))?;
+        self.report.stages.push(StageRow {
+            stage: "train".into(),
+            result: format!(
+                "{} of {} gates kept: {}",
+                pruned.gates().kept().iter().filter(|&&kept| kept).count(),
+                pruned.gates().kept().len(),
+                pruned.gates().mask()
+            ),
+            seconds: started.elapsed().as_secs_f64(),
+            command: format!(
+                "copriv train {} --data {} --out {}",
+                self.path("train.toml").display(),
+                data.display(),
+                out.display()
+            ),
+        });
+        Ok((unpruned, pruned))
+    }
+
+    /// Fuses, checks on test images that nothing changed, and measures the accuracy.
+    fn fuse(&mut self, name: &str, checkpoint: &Checkpoint) -> Result<FusedModel> {
+        self.say(&format!("fuse the {name} network and compare"));
+        let started = Instant::now();
+        let fused = copriv_reparam::fuse(checkpoint)?;
+        let input = checkpoint.network().input();
+        let images: Vec<Vec<f32>> =
+            (0..PLAN_IMAGES).map(|index| input.normalise(self.test.image(index))).collect();
+        let verification = copriv_reparam::verify(checkpoint, &fused, &images);
+        ensure!(verification.is_good(), "the {name} network changed when fused: {verification}");
+        let path = self.path(&format!("{name}.fused.safetensors"));
+        fused.write(&path)?;
+        let accuracy = eval::of_fused(&fused, &self.test, self.terminal)?;
+        self.report.forms.push(Form { name: name.into(), accuracy });
+        let from = if name == "pruned" { "last" } else { name };
+        self.report.stages.push(StageRow {
+            stage: format!("fuse {name}"),
+            result: format!(
+                "logits within {:.0e}, top-1 {}",
+                verification.max_rel,
+                crate::format::percent(accuracy.top1)
+            ),
+            seconds: started.elapsed().as_secs_f64(),
+            command: format!(
+                "copriv fuse {} --out {} --verify 8",
+                self.path("train").join(format!("{from}.safetensors")).display(),
+                path.display()
+            ),
+        });
+        Ok(fused)
+    }
+
+    /// Compiles with one preset, then classifies `count` test images between two processes.
+    fn compile_and_run(
+        &mut self,
+        form: &str,
+        fused: &FusedModel,
+        preset: Preset,
+        count: usize,
+    ) -> Result<()> {
+        let name = format!("{form}-{}", preset.name());
+        self.say(&format!("compile {name}, then classify {count} images privately"));
+        let images = self.images.clone().limit(CALIBRATION_IMAGES);
+        let calibration = compile::calibrate(fused, &images, self.terminal)?;
+        let config = CompileConfig::new(preset);
+        let compilation = copriv_compiler::compile(fused, &calibration, &config)?;
+        let folder = self.path("plans").join(&name);
+        compile::write(&compilation, &folder)?;
+
+        let evaluator = PlanEvaluator::new(&compilation.plan, &compilation.weights)?;
+        let some = self.test.clone().limit(PLAN_IMAGES);
+        let logits = |image: &[f32]| evaluator.logits_f64(image);
+        let accuracy = eval::measure(&some, compilation.plan.input(), self.terminal, logits)?;
+
+        let pictures = self.write_pictures(count)?;
+        let private: PrivateRun = run_privately(&folder, &pictures, self.terminal)?;
+        private.check(&compilation.plan, &evaluator, &pictures)?;
+        let comm = compilation.plan.predicted_comm();
+        self.report.plans.push(PlanRow::new(&name, &comm, &private, accuracy, &folder, &pictures));
+        Ok(())
+    }
+
+    /// The first test images of different classes, as files.
+    fn write_pictures(&self, count: usize) -> Result<Vec<PathBuf>> {
+        let folder = self.path("images");
+        std::fs::create_dir_all(&folder)?;
+        let stride = (self.test.len() / count.max(1)).max(1);
+        let picture = |number: usize| {
+            let index = number * stride;
+            let label = &self.test.classes()[self.test.labels()[index]];
+            let path = folder.join(format!("{index:03}_{label}.png"));
+            picture::write(&path, self.test.image(index), self.test.shape().height)?;
+            Ok(path)
+        };
+        (0..count).map(picture).collect()
+    }
+
+    fn say(&self, what: &str) {
+        self.terminal.say(format_args!("\n\x1b[1m{what}\x1b[0m"));
+    }
+
+    /// Shows the tables and leaves them in the folder.
+    fn finish(self) -> Result<()> {
+        let text = self.report.to_string();
+        std::fs::write(self.path("report.txt"), &text)?;
+        std::fs::write(self.path("report.json"), serde_json::to_string_pretty(&self.report)?)?;
+        self.terminal.data(text)?;
+        self.terminal.say(format_args!("everything is in {}", self.folder.display()));
+        Ok(())
+    }
+}

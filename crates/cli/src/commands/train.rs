@@ -1,0 +1,111 @@
+//! `copriv train`: a network as a configuration file says.
+
+use crate::args::Train;
+use crate::terminal::Terminal;
+use crate::{datasets, format};
+use anyhow::{Context as _, Result};
+use copriv_trainer::train::{
+    EpochMetrics, Observer, Stage, StepMetrics, TrainConfig, TrainOutcome, TrainingData,
+};
+use indicatif::ProgressBar;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub fn run(args: &Train, terminal: &Terminal) -> Result<()> {
+    let text = std::fs::read_to_string(&args.config)
+        .with_context(|| format!("cannot read {}", args.config.display()))?;
+    let mut settings = args.set.clone();
+    if let Some(device) = &args.device {
+        settings.push(format!("device={device:?}"));
+    }
+    let config = TrainConfig::parse(&text, &args.config.display().to_string(), &settings)?;
+    let name = args.config.file_stem().unwrap_or_default();
+    let out = args.out.clone().unwrap_or_else(|| PathBuf::from("out").join(name));
+    let stop = stop_on_ctrl_c()?;
+    let outcome = train(&config, args.data.as_deref(), &out, args.resume, &stop, terminal)?;
+    if outcome.finished {
+        terminal.say(format_args!("{}", outcome.checkpoint));
+    } else {
+        terminal.say("stopped; go on with the same command and --resume");
+    }
+    terminal.say(format_args!("written to  {}", outcome.path.display()));
+    Ok(())
+}
+
+/// Loads the data and trains, with bars and a line an epoch.
+///
+/// # Errors
+/// Where the data is missing, the configuration does not fit, or training fails.
+pub fn train(
+    config: &TrainConfig,
+    data: Option<&Path>,
+    out: &Path,
+    resume: bool,
+    stop: &AtomicBool,
+    terminal: &Terminal,
+) -> Result<TrainOutcome> {
+    let manifest = datasets::find(&config.data.name)?;
+    let root = data.map_or_else(|| PathBuf::from("datasets"), Path::to_owned);
+    let data = TrainingData::load(&manifest, &root, &config.data)
+        .with_context(|| datasets::remedy(&manifest))?;
+    let mut progress = Progress { terminal, bar: ProgressBar::hidden() };
+    let outcome = copriv_trainer::train::run(config, &data, out, resume, &mut progress, stop)?;
+    progress.bar.finish_and_clear();
+    Ok(outcome)
+}
+
+/// A flag that Ctrl-C sets; a second Ctrl-C ends the program at once.
+fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            std::process::exit(1);
+        }
+    })?;
+    Ok(stop)
+}
+
+/// A bar for each epoch, and a line when it is complete.
+struct Progress<'a> {
+    terminal: &'a Terminal,
+    bar: ProgressBar,
+}
+
+impl Observer for Progress<'_> {
+    fn stage(&mut self, stage: Stage, epochs: usize, epochs_done: usize) {
+        let begins = if epochs_done == 0 { "begins" } else { "goes on" };
+        self.terminal.say(format_args!("{stage} {begins}: {} epochs", epochs - epochs_done));
+    }
+
+    fn step(&mut self, metrics: &StepMetrics) {
+        let StepMetrics { stage, epoch, step, steps, .. } = *metrics;
+        if step == 1 {
+            self.bar.finish_and_clear();
+            self.bar = self.terminal.bar(&format!("{stage} {epoch}"), steps as u64);
+        }
+        self.bar.set_position(step as u64);
+        let StepMetrics { loss, top1, images_per_second, .. } = metrics;
+        self.bar.set_message(format!(
+            "loss {loss:.3}, top-1 {}, {images_per_second:.0} images/s",
+            format::percent(*top1)
+        ));
+    }
+
+    fn measuring(&mut self, seen: usize, count: usize) {
+        self.bar.set_message(format!("measuring {seen}/{count}"));
+    }
+
+    fn epoch(&mut self, metrics: &EpochMetrics) {
+        self.bar.finish_and_clear();
+        let EpochMetrics { stage, epoch, epochs, loss, images_per_second, .. } = metrics;
+        let kept = metrics.mask.chars().filter(|&digit| digit == '1').count();
+        self.terminal.say(format_args!(
+            "{stage:>9} {epoch:>3}/{epochs}  loss {loss:.3}  train {:>6}  test {:>6}  {images_per_second:>4.0} images/s  {kept} of {} gates",
+            format::percent(metrics.train_top1),
+            format::percent(metrics.top1),
+            metrics.mask.len(),
+        ));
+    }
+}
