@@ -1,4 +1,6 @@
 //! Linear steps: the correlation made offline, the masked input online.
 
 mod ot;
+mod pads;
 mod transfer;
+

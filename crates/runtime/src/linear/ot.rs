@@ -99,11 +99,13 @@ struct Chooser<'a> {
 impl Chooser<'_> {
     /// The bits of a chunk's values, a byte each, least significant first.
     fn bits(&self, chunk: Range<usize>) -> Zeroizing<Vec<u8>> {
-        let width = self.product.choice_bits;
-        let values = &self.choices[chunk];
-        let bits = values.iter().flat_map(|&value| (0..width).map(move |b| (value >> b & 1) as u8));
-        let mut all = Zeroizing::new(Vec::with_capacity(values.len() * width as usize));
-        all.extend(bits);
+        let width = self.product.choice_bits as usize;
+        let mut all = Zeroizing::new(vec![0; chunk.len() * width]);
+        for (bits, value) in all.chunks_exact_mut(width).zip(&self.choices[chunk]) {
+            for (at, bit) in bits.iter_mut().enumerate() {
+                *bit = (value >> at & 1) as u8;
+            }
+        }
         all
     }
 
@@ -161,8 +163,7 @@ mod tests {
             .iter()
             .map(|x| ring.from_signed((x << unused).cast_signed() >> unused))
             .collect();
-        let vectors: Vec<u64> =
-            draw(count * inner * len).iter().map(|&x| ring.reduce(x)).collect();
+        let vectors: Vec<u64> = draw(count * inner * len).iter().map(|&x| ring.reduce(x)).collect();
         let (server, client) = both_with_ots(seed, |channel, ots| {
             channel.enter(StepId(1), Phase::Offline).expect("nothing is left over");
             let share = if channel.party() == chooser {

@@ -4,30 +4,23 @@
 //! sender sends `p_0 - p_1 + x` and keeps `-p_0`; the chooser of bit `c` computes `p_c + c (p_0 - p_1 + x) =
 //! p_0 + c x`. Both count `2^b` times, so what lies above bit `l - b` of a pad does not matter.
 
-use crate::ot::TweakedHash;
+use super::pads::Pads;
 use crate::packing::{Packer, Unpacker};
 use copriv_ir::cost::OtProduct;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::Zeroizing;
 
 /// One party's side of the transfers of a product, in order. Forgets its pads when dropped.
-#[derive(Zeroize, ZeroizeOnDrop)]
 pub(super) struct VectorTransfers {
-    #[zeroize(skip)]
-    hash: TweakedHash,
-    #[zeroize(skip)]
     product: OtProduct,
-    /// Transfers made so far.
-    #[zeroize(skip)]
-    made: u64,
-    stream: Vec<u8>,
-    pad: Vec<u64>,
-    other: Vec<u64>,
+    pads: Pads,
+    pad: Zeroizing<Vec<u64>>,
+    other: Zeroizing<Vec<u64>>,
 }
 
 impl VectorTransfers {
     pub(super) fn new(product: OtProduct) -> Self {
-        let (stream, pad) = (vec![0; 8 * product.len.max(2)], vec![0; product.len]);
-        Self { hash: TweakedHash::new(), product, made: 0, stream, other: pad.clone(), pad }
+        let numbers = || Zeroizing::new(vec![0; product.len]);
+        Self { product, pads: Pads::new(product.len), pad: numbers(), other: numbers() }
     }
 
     /// The OT sender's transfers for one value: appends to the payload, and subtracts its pads from `share`.
@@ -40,24 +33,30 @@ impl VectorTransfers {
         share: &mut [u64],
         payload: &mut Packer,
     ) {
-        let (ring_bits, top) = (self.product.ring.bits(), self.product.choice_bits - 1);
-        for (bit, &[zero, one]) in (0..).zip(keys) {
-            let width = ring_bits - bit;
-            let tweak = self.next_tweak();
-            expand(&self.hash, (zero, tweak), width, &mut self.stream, &mut self.pad);
-            expand(&self.hash, (one, tweak), width, &mut self.stream, &mut self.other);
-            // The top bit of a number narrower than the ring counts negative.
-            let negative = bit == top && width > 1;
-            let sign = u64::from(negative).wrapping_neg();
-            let mask = u64::MAX >> (64 - width);
-            for ((other, &pad), &x) in self.other.iter_mut().zip(&self.pad).zip(vector) {
-                let x = (x ^ sign).wrapping_sub(sign);
-                *other = pad.wrapping_sub(*other).wrapping_add(x) & mask;
+        let mut bit = 0;
+        while let Some(rest) = keys.get(bit..).filter(|rest| !rest.is_empty()) {
+            let together = self.pads.together(self.width(bit), rest.len());
+            self.pads.stretch(&rest[..together], self.width(bit));
+            for position in 0..together {
+                self.offer_bit(bit, position, vector, share);
+                payload.push_all(&self.other, self.width(bit));
+                bit += 1;
             }
-            payload.push_all(&self.other, width);
-            for (share, &pad) in share.iter_mut().zip(&self.pad) {
-                *share = share.wrapping_sub(pad << bit);
-            }
+        }
+    }
+
+    /// Masks the vector for a bit, in `other`.
+    fn offer_bit(&mut self, bit: usize, position: usize, vector: &[u64], share: &mut [u64]) {
+        let width = self.width(bit);
+        self.pads.read(2 * position, width, &mut self.pad);
+        self.pads.read(2 * position + 1, width, &mut self.other);
+        // The top bit of a number narrower than the ring counts negative.
+        let negative = bit + 1 == self.product.choice_bits as usize && width > 1;
+        let sign = u64::from(negative).wrapping_neg();
+        let numbers = self.other.iter_mut().zip(self.pad.iter()).zip(vector).zip(share);
+        for (((other, &pad), &x), share) in numbers {
+            *other = pad.wrapping_sub(*other).wrapping_add((x ^ sign).wrapping_sub(sign));
+            *share = share.wrapping_sub(pad << bit);
         }
     }
 
@@ -72,48 +71,33 @@ impl VectorTransfers {
         share: &mut [u64],
         payload: &mut Unpacker<'_>,
     ) {
-        for (bit, &key) in (0..).zip(keys) {
-            let width = self.product.ring.bits() - bit;
-            let tweak = self.next_tweak();
-            expand(&self.hash, (key, tweak), width, &mut self.stream, &mut self.pad);
-            payload.fill(&mut self.other, width);
-            // Not a branch: how long this takes must not depend on the choice.
-            let chosen = (value >> bit & 1).wrapping_neg();
-            for ((share, &pad), &sent) in share.iter_mut().zip(&self.pad).zip(&self.other) {
-                *share = share.wrapping_add(pad.wrapping_add(sent & chosen) << bit);
+        let (keys, _) = keys.as_chunks::<1>();
+        let mut bit = 0;
+        while let Some(rest) = keys.get(bit..).filter(|rest| !rest.is_empty()) {
+            let together = self.pads.together(self.width(bit), rest.len());
+            self.pads.stretch(&rest[..together], self.width(bit));
+            for position in 0..together {
+                let width = self.width(bit);
+                self.pads.read(position, width, &mut self.pad);
+                payload.fill(&mut self.other, width);
+                self.choose_bit(bit, value, share);
+                bit += 1;
             }
         }
     }
 
-    fn next_tweak(&mut self) -> u128 {
-        self.made += 1;
-        u128::from(self.made) << 64
+    /// Unmasks what was sent for a bit, in `other`.
+    fn choose_bit(&self, bit: usize, value: u64, share: &mut [u64]) {
+        // Not a branch: how long this takes must not depend on the choice.
+        let chosen = (value >> bit & 1).wrapping_neg();
+        for ((share, &pad), &sent) in share.iter_mut().zip(self.pad.iter()).zip(self.other.iter()) {
+            *share = share.wrapping_add(pad.wrapping_add(sent & chosen) << bit);
+        }
     }
-}
 
-/// Fills `pad` with the numbers, at least `width` bits wide, that a transfer's key stands for.
-///
-/// Four bytes a number where the width allows, else eight. Where 16 bytes are enough they are the key's own.
-fn expand(
-    hash: &TweakedHash,
-    (key, tweak): (u128, u128),
-    width: u32,
-    stream: &mut [u8],
-    pad: &mut [u64],
-) {
-    let number = if width <= 32 { 4 } else { 8 };
-    let stream = &mut stream[..(number * pad.len()).max(16)];
-    if number * pad.len() <= 16 {
-        stream.copy_from_slice(&key.to_le_bytes());
-    } else {
-        hash.expand(key, tweak, stream);
-    }
-    if number == 4 {
-        let words = stream.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
-        pad.iter_mut().zip(words).for_each(|(pad, word)| *pad = word.into());
-    } else {
-        let words = stream.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
-        pad.iter_mut().zip(words).for_each(|(pad, word)| *pad = word);
+    /// Bits of the numbers in the transfer of a bit.
+    fn width(&self, bit: usize) -> u32 {
+        self.product.ring.bits() - bit as u32
     }
 }
 

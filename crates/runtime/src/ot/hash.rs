@@ -2,6 +2,7 @@
 
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
 use aes::{Aes128Enc, Block};
+use zeroize::Zeroizing;
 
 /// `H(x, i) = pi(pi(x) ^ i) ^ pi(x)` with `pi` = AES-128 under a public key.
 ///
@@ -20,7 +21,11 @@ impl TweakedHash {
     /// The hash. The key is the first digits of pi: nothing up its sleeve.
     #[must_use]
     pub fn new() -> Self {
-        Self { pi: Aes128Enc::new(&0x243f_6a88_85a3_08d3_1319_8a2e_0370_7344_u128.to_be_bytes().into()) }
+        Self {
+            pi: Aes128Enc::new(
+                &0x243f_6a88_85a3_08d3_1319_8a2e_0370_7344_u128.to_be_bytes().into(),
+            ),
+        }
     }
 
     /// Replaces each `x` by `H(x, tweak)`; `tweak` maps a position to its tweak.
@@ -44,24 +49,35 @@ impl TweakedHash {
         }
     }
 
-    /// Stretches a key that is known to nobody else to `H(key, tweak), H(key, tweak + 1), ...`, one AES for
-    /// each 16 bytes.
-    pub fn expand(&self, key: u128, tweak: u128, out: &mut [u8]) {
-        let mut whitened: Block = key.to_le_bytes().into();
-        self.pi.encrypt_block(&mut whitened);
-        let whitened = number(&whitened);
+    /// Stretches secret keys, each to an equal part of `words`: `H(key, tweak), H(key, tweak + 1), ...`, one
+    /// AES a word. `tweak` maps a key's position to its first tweak.
+    pub fn expand(&self, keys: &[u128], tweak: impl Fn(usize) -> u128, words: &mut [u128]) {
+        let mut whitened = Zeroizing::new(keys.to_vec());
+        self.permute(&mut whitened);
+        let each = (words.len() / keys.len().max(1)).max(1);
+        for (position, words) in words.chunks_exact_mut(each).enumerate() {
+            let first = tweak(position);
+            for (index, word) in (0..).zip(words) {
+                *word = whitened[position] ^ (first + index);
+            }
+        }
+        self.permute(words);
+        for (words, key) in words.chunks_exact_mut(each).zip(whitened.iter()) {
+            words.iter_mut().for_each(|word| *word ^= key);
+        }
+    }
+
+    /// Replaces each `x` by `pi(x)`.
+    fn permute(&self, values: &mut [u128]) {
         let mut blocks = [Block::default(); BATCH];
-        let mut tweak = tweak;
-        for out in out.chunks_mut(16 * BATCH) {
-            let blocks = &mut blocks[..out.len().div_ceil(16)];
-            for block in &mut *blocks {
-                *block = (whitened ^ tweak).to_le_bytes().into();
-                tweak = tweak.wrapping_add(1);
+        for values in values.chunks_mut(BATCH) {
+            let blocks = &mut blocks[..values.len()];
+            for (block, value) in blocks.iter_mut().zip(&*values) {
+                *block = value.to_le_bytes().into();
             }
             self.pi.encrypt_blocks(blocks);
-            for (out, block) in out.chunks_mut(16).zip(blocks) {
-                let bytes = (number(block) ^ whitened).to_le_bytes();
-                out.copy_from_slice(&bytes[..out.len()]);
+            for (value, block) in values.iter_mut().zip(&*blocks) {
+                *value = number(block);
             }
         }
     }
@@ -102,10 +118,14 @@ mod tests {
 
     #[test]
     fn expansion_is_the_hash_at_consecutive_tweaks() {
-        let mut out = vec![0; 16 * 70 + 5];
-        TweakedHash::new().expand(42, 7, &mut out);
-        for (index, out) in out.chunks(16).enumerate() {
-            assert_eq!(out, &reference(42, 7 + index as u128).to_le_bytes()[..out.len()]);
+        let keys = [42, 43, 44];
+        for each in [1, 5, 70] {
+            let mut words = vec![0; 3 * each];
+            TweakedHash::new().expand(&keys, |position| 1000 * position as u128, &mut words);
+            for (index, word) in words.iter().enumerate() {
+                let tweak = 1000 * (index / each) + index % each;
+                assert_eq!(*word, reference(keys[index / each], tweak as u128));
+            }
         }
     }
 }
