@@ -4,12 +4,14 @@
 //! nothing here panics.
 
 pub mod channel;
-
+pub mod nonlinear;
 pub mod ot;
 pub mod packing;
 
+mod bits;
 mod error;
 mod linear;
 
+pub use bits::Bits;
 pub use channel::{Channel, Control, Lane, MemoryTransport, TcpTransport, Transport};
 pub use error::RuntimeError;

@@ -315,7 +315,8 @@ fn choice_planes(code: Code, choices: &[u8]) -> Zeroizing<Vec<[u128; WORDS]>> {
         let word = u64::from_le_bytes(bytes);
         for (bit, plane) in planes.iter_mut().enumerate() {
             // The multiplication gathers the lowest bits of the eight bytes in the highest byte.
-            let gathered = (word >> bit & 0x0101_0101_0101_0101).wrapping_mul(0x0102_0408_1020_4080);
+            let gathered =
+                (word >> bit & 0x0101_0101_0101_0101).wrapping_mul(0x0102_0408_1020_4080);
             plane[position / 16] |= u128::from(gathered >> 56) << (8 * (position % 16));
         }
     }
@@ -455,7 +456,8 @@ mod tests {
 
     #[test]
     fn the_two_directions_never_share_a_tweak() {
-        let (mut server, mut client) = (BlockState::new(Party::Server), BlockState::new(Party::Client));
+        let (mut server, mut client) =
+            (BlockState::new(Party::Server), BlockState::new(Party::Client));
         let mut used = HashSet::new();
         for count in [1, 8, 0, BLOCK, 5, BLOCK] {
             for state in [&mut server, &mut client] {

@@ -9,11 +9,15 @@ mod extension;
 mod hash;
 mod prg;
 mod transpose;
+mod triples;
 
 pub use code::Code;
 pub use extension::{BLOCK, OtReceiver, OtSender, ReceiverBlock, SenderBlock};
 pub use hash::TweakedHash;
 pub use prg::Prg;
+pub use triples::{Pairs, Singles};
+
+pub(crate) use triples::random_choices;
 
 use crate::{Channel, RuntimeError};
 

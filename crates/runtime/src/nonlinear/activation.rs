@@ -1,0 +1,96 @@
+//! ReLU and ReLU6.
+
+use super::drelu::drelu_layout;
+use super::{ComparisonCorrelation, MultiplexerCorrelation, drelu};
+use crate::ot::Ots;
+use crate::{Channel, RuntimeError};
+use copriv_ir::{Activation, Comparison, Party, Ring};
+use zeroize::Zeroizing;
+
+/// One party's correlation for an activation on one batch of numbers.
+#[derive(Debug)]
+pub struct ActivationCorrelation {
+    function: Activation,
+    ring: Ring,
+    comparison: ComparisonCorrelation,
+    multiplexer: MultiplexerCorrelation,
+}
+
+impl ActivationCorrelation {
+    /// Prepares `function` of `count` numbers in `ring`: a comparison and a product for each ReLU, two ReLUs for
+    /// each ReLU6, made side by side.
+    ///
+    /// # Errors
+    /// As [`Channel::send`] and [`Channel::recv`].
+    pub fn prepare(
+        channel: &mut Channel,
+        ots: &mut Ots,
+        (function, comparison): (Activation, &Comparison),
+        ring: Ring,
+        count: usize,
+    ) -> Result<Self, RuntimeError> {
+        let count = match function {
+            Activation::Relu => count,
+            Activation::Relu6 => 2 * count,
+        };
+        let layout = drelu_layout(ring, comparison);
+        super::requesting(channel, |channel| {
+            // First what the server asks for too: it must not count as an answer to the comparisons.
+            let multiplexer = MultiplexerCorrelation::prepare(channel, ots, ring, count)?;
+            let comparison = ComparisonCorrelation::prepare(channel, ots, layout, count)?;
+            Ok(Self { function, ring, comparison, multiplexer })
+        })
+    }
+
+    /// Shares of the function of each number, at the same scale.
+    ///
+    /// | server: `x0` | | client: `x1` |
+    /// |---|---|---|
+    /// | ReLU6: `x0`, then all `x0 - 6 2^scale` | | ReLU6: `x1` twice |
+    /// | | `<->` [`drelu`] | |
+    /// | | `<->` [`MultiplexerCorrelation::multiply`]: ReLU | |
+    /// | ReLU6: difference of the halves | | ReLU6: difference of the halves |
+    ///
+    /// ReLU6 subtracts six from every number: the ring must have room for that, or what is below `6 2^scale - 2^(l-1)` wraps.
+    ///
+    /// # Errors
+    /// As [`Channel::send`] and [`Channel::recv`].
+    ///
+    /// # Panics
+    /// If there are not as many shares as were prepared.
+    pub fn apply(
+        self,
+        channel: &mut Channel,
+        scale: u32,
+        shares: &[u64],
+    ) -> Result<Zeroizing<Vec<u64>>, RuntimeError> {
+        match self.function {
+            Activation::Relu => self.rectify(channel, shares),
+            Activation::Relu6 => {
+                let ring = self.ring;
+                let cap = match channel.party() {
+                    Party::Server => ring.reduce(6_u64.checked_shl(scale).unwrap_or(0)),
+                    Party::Client => 0,
+                };
+                let mut both = Zeroizing::new(Vec::with_capacity(2 * shares.len()));
+                both.extend_from_slice(shares);
+                both.extend(shares.iter().map(|&share| ring.sub(share, cap)));
+                let mut rectified = self.rectify(channel, &both)?;
+                let (below, above) = rectified.split_at_mut(shares.len());
+                below.iter_mut().zip(above).for_each(|(x, above)| *x = ring.sub(*x, *above));
+                rectified.truncate(shares.len());
+                Ok(rectified)
+            }
+        }
+    }
+
+    /// Shares of the ReLU of each number.
+    fn rectify(
+        self,
+        channel: &mut Channel,
+        shares: &[u64],
+    ) -> Result<Zeroizing<Vec<u64>>, RuntimeError> {
+        let signs = drelu(channel, self.comparison, self.ring, shares)?;
+        self.multiplexer.multiply(channel, &signs, shares)
+    }
+}

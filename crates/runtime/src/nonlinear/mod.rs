@@ -1,0 +1,37 @@
+//! What is not linear: comparisons and all that is made of them.
+//!
+//! Each protocol has a *correlation*, made offline by both parties and consumed by the online call. Shares are
+//! slices of reduced elements of a [`Ring`](copriv_ir::Ring); bits are XOR shares in [`Bits`](crate::Bits). The number
+//! of rounds does not depend on the number of elements.
+
+mod activation;
+mod comparison;
+mod conversion;
+mod drelu;
+mod multiplexer;
+mod reveal;
+mod tree;
+mod truncate;
+
+pub use activation::ActivationCorrelation;
+pub use comparison::ComparisonCorrelation;
+pub use conversion::ConversionCorrelation;
+pub use drelu::drelu;
+pub use multiplexer::MultiplexerCorrelation;
+pub use reveal::reveal;
+pub use truncate::TruncationCorrelation;
+
+use crate::{Channel, RuntimeError};
+use copriv_ir::Party;
+
+/// Runs an offline protocol in which the client's requests depend on nothing: they all count as sent at the
+/// start, the server's answers as sent when they come.
+fn requesting<T>(
+    channel: &mut Channel,
+    f: impl FnOnce(&mut Channel) -> Result<T, RuntimeError>,
+) -> Result<T, RuntimeError> {
+    match channel.party() {
+        Party::Server => f(channel),
+        Party::Client => f(&mut channel.lane()),
+    }
+}
