@@ -1,12 +1,10 @@
 //! Training: from a network and a data set to a checkpoint with chosen gates.
 //!
-//! [`run`] goes through the stages of a [`TrainConfig`]: plain training, the search for the gates to
+//! [`train::run`] goes through the stages of a [`train::TrainConfig`]: plain training, the search for the gates to
 //! keep under a communication loss (CoPriv, arXiv 2311.01737), and fine-tuning. [`data`] reads data
 //! sets, [`model`] holds the network in burn. This crate alone knows burn.
 
 pub mod data;
 pub mod device;
 pub mod model;
-mod train;
-
-pub use train::*;
+pub mod train;

@@ -2,7 +2,7 @@
 
 use copriv_ir::{Architecture, BatchNormInit, Checkpoint, Gates, Network, Tensor};
 use copriv_trainer::data::{Dataset, Manifest, Split};
-use copriv_trainer::{
+use copriv_trainer::train::{
     EpochMetrics, Metrics, Observer, Stage, StepMetrics, TrainConfig, TrainError, TrainOutcome,
     TrainingData, evaluate, run,
 };
@@ -70,7 +70,7 @@ fn colours(split: Split, count: usize) -> Dataset {
 }
 
 fn data() -> TrainingData {
-    TrainingData { train: colours(Split::Train, 36), test: colours(Split::Test, 20) }
+    TrainingData { train: colours(Split::Train, 72), test: colours(Split::Test, 20) }
 }
 
 fn config(overrides: &[&str]) -> TrainConfig {
@@ -128,13 +128,13 @@ fn a_run_learns_prunes_and_leaves_its_checkpoints() {
     assert!(last.task_loss < first.task_loss, "{} then {}", first.task_loss, last.task_loss);
     let end = outcome.metrics.last().expect("seven epochs");
     assert!(end.top1 > 0.8, "{}", end.top1);
-    assert!(outcome.metrics.iter().all(|m| (m.comm_loss > 0.0) == (m.stage == Stage::Search)));
+    assert!(outcome.metrics.iter().all(|m| (m.comm_loss != 0.0) == (m.stage == Stage::Search)));
 
-    // 9 blocks, of which round(4.5) = 5 stay, stem and head apart.
+    // 9 blocks, of which round(4.5) = 5 stay, and the stem.
     let kept = outcome.checkpoint.gates().kept();
     assert_eq!((kept.len(), kept.iter().filter(|&&kept| kept).count()), (10, 6));
     assert!(kept[0]);
-    assert!(end.bytes.online < first.bytes.online && end.bytes.offline < first.bytes.offline);
+    assert!(end.bytes.online < first.bytes.online);
     let alphas = outcome.checkpoint.gates().alphas();
     assert!(alphas.iter().all(|alpha| (0.0..=1.0).contains(alpha)));
 
@@ -142,7 +142,7 @@ fn a_run_learns_prunes_and_leaves_its_checkpoints() {
     assert_eq!(read("last.safetensors"), outcome.checkpoint);
     assert_eq!(read("finetune.safetensors"), outcome.checkpoint);
     assert_eq!(read("search.safetensors").gates(), outcome.checkpoint.gates());
-    assert_eq!(read("pretrain.safetensors").gates().mask(), "1111111111");
+    assert_eq!(read("pretrain.safetensors").gates().mask(), "1".repeat(10));
     assert_eq!(read("unpruned.safetensors").tensors(), read("pretrain.safetensors").tensors());
     let accuracy = evaluate(&outcome.checkpoint, &data().test, "cpu", 7).expect("evaluates");
     assert_eq!((accuracy.top1, accuracy.count), (end.top1, 20));
@@ -159,8 +159,8 @@ fn a_run_learns_prunes_and_leaves_its_checkpoints() {
 fn an_interrupted_run_ends_with_the_same_bits() {
     let whole = folder();
     let expected = train(&config(&[]), whole.path()).expect("trains");
-    // 4 steps an epoch: within pretraining, at its end, within the search, within fine-tuning.
-    for steps in [2, 12, 17, 22] {
+    // 9 steps an epoch: within pretraining, at its end, within the search, within fine-tuning.
+    for steps in [4, 27, 40, 50] {
         let out = folder();
         let stop = AtomicBool::new(false);
         let mut observer = StopAfter { steps, flag: &stop };
@@ -273,7 +273,7 @@ fn impossible_runs_are_refused_before_they_begin() {
         assert!(error.contains(named), "{error}");
         assert!(!run_folder.exists(), "{named}");
     };
-    refused(&config(&["batch_size=37"]), &data(), "batch_size");
+    refused(&config(&["batch_size=73"]), &data(), "batch_size");
     refused(&config(&["device=cuda:0"]), &data(), "--features cuda");
     refused(&config(&["device=tpu"]), &data(), "tpu");
     refused(

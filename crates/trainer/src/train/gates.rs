@@ -45,10 +45,11 @@ impl GateCosts {
     }
 
     /// Weight of each alpha in the communication loss: the bytes that removing the gate saves, as a
-    /// share of what removing all searched gates saves.
+    /// share of the bytes that all searched gates move. It is negative where fusing costs more than
+    /// the activations.
     pub(super) fn loss_weights(&self) -> Vec<f32> {
         let savings: Vec<f64> = (0..self.before.len()).map(|gate| self.saving(gate)).collect();
-        let total: f64 = savings.iter().filter(|saving| **saving > 0.0).sum();
+        let total: f64 = savings.iter().map(|saving| saving.abs()).sum();
         savings.into_iter().map(|saving| (saving / total.max(1.0)) as f32).collect()
     }
 
@@ -118,7 +119,7 @@ mod tests {
     #[test]
     fn bytes_and_weights_follow_the_block_costs() {
         let costs = costs(SearchedGates::Blocks);
-        let all: f32 = costs.loss_weights().iter().filter(|w| **w > 0.0).sum();
+        let all: f32 = costs.loss_weights().iter().map(|weight| weight.abs()).sum();
         assert!((all - 1.0).abs() < 1e-5);
         assert_eq!((costs.loss_weights()[0], costs.loss_weights()[18]), (0.0, 0.0));
         let (with, mut without) = (vec![true; 19], vec![true; 19]);

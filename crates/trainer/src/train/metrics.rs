@@ -23,7 +23,7 @@ pub struct StepMetrics {
     pub loss: f64,
     /// Its part for right answers.
     pub task_loss: f64,
-    /// Share of the removable bytes that the alphas still ask for, before its weight mu.
+    /// Share of the bytes in question that the alphas still ask for, before its weight mu.
     pub comm_loss: f64,
     /// Share of the batch answered right, 0..1.
     pub top1: f64,
@@ -48,7 +48,7 @@ pub struct EpochMetrics {
     pub loss: f64,
     /// Its part for right answers.
     pub task_loss: f64,
-    /// Share of the removable bytes that the alphas still ask for, before its weight mu.
+    /// Share of the bytes in question that the alphas still ask for, before its weight mu.
     pub comm_loss: f64,
     /// Share of the (varied) training images answered right, 0..1.
     pub train_top1: f64,

@@ -135,18 +135,18 @@ impl<'a> Session<'a> {
         Ok(true)
     }
 
-    /// Sets gates and teacher; the same again where a run resumes within the stage.
+    /// Sets gates, unless the stage had begun when the run was interrupted, and the teacher.
     fn begin_stage(&mut self, stage: Stage) -> Result<(), TrainError> {
-        let is_new = self.progress.epoch == 0 && self.progress.step == 0;
         let unpruned = self.out.join("unpruned.safetensors");
         if let Some(search) = self.config.search.as_ref().filter(|_| stage == Stage::Search)
-            && is_new
+            && !self.progress.begun
         {
             self.checkpoint()?.write(&unpruned)?;
             let alphas = vec![search.alpha_start as f32; self.kept.len()];
             self.model.set_alphas(&alphas);
             self.kept = self.costs.select(&alphas, search.budget);
         }
+        self.progress.begun = true;
         let teacher = self.config.distillation(stage).map(|distillation| {
             Teacher::read(distillation, &unpruned, self.model.network(), &self.device)
         });
@@ -250,7 +250,7 @@ impl<'a> Session<'a> {
         taught.mul_scalar(teacher.weight) + labelled.mul_scalar(1.0 - teacher.weight)
     }
 
-    /// Share of the removable bytes that the alphas still ask for; in a search alone.
+    /// Share of the bytes in question that the alphas still ask for; in a search alone.
     fn comm_loss(&self, stage: Stage) -> Option<Tensor<1>> {
         if stage != Stage::Search {
             return None;
@@ -359,6 +359,7 @@ impl Progress {
     fn beginning(stage: Stage) -> Self {
         Self {
             stage,
+            begun: false,
             epoch: 0,
             step: 0,
             total_epochs: 0,
@@ -370,7 +371,7 @@ impl Progress {
     }
 
     fn enter(&mut self, stage: Stage) {
-        (self.stage, self.epoch, self.step) = (stage, 0, 0);
+        (self.stage, self.begun, self.epoch, self.step) = (stage, false, 0, 0);
         (self.sums, self.best_top1) = (Sums::default(), None);
     }
 

@@ -23,6 +23,8 @@ const PROGRESS: &str = "progress.json";
 #[serde(deny_unknown_fields)]
 pub(super) struct Progress {
     pub(super) stage: Stage,
+    /// Whether gates were set for the stage.
+    pub(super) begun: bool,
     /// Epochs of the stage completed.
     pub(super) epoch: usize,
     /// Steps of the present epoch completed.
