@@ -46,9 +46,13 @@ pub fn truncate(ring: Ring, shift: u32, count: u64, comparison: &Comparison) -> 
     let differences = [shift, ring.bits()].map(|bits| packed(count, u64::from(bits) - 1));
     let offline =
         wrap.offline(count).beside(low.offline(count)).beside(up(2 * extension(count, 1)));
-    let online = wrap.online(count).beside(low.online(count))
+    let mut online = wrap.online(count).beside(low.online(count))
         + up(2 * packed(count, 1))
         + down(differences.iter().sum());
+    // The server's first openings leave with the tables, a round before the client's, and the parties take
+    // turns to be ahead: after an odd number of levels the client has what it needs a round early.
+    let levels = wrap.levels().len().max(low.levels().len()) as u32;
+    online.rounds = online.rounds.saturating_sub(levels % 2);
     (offline, online)
 }
 

@@ -35,3 +35,6 @@ fn requesting<T>(
         Party::Client => f(&mut channel.lane()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,7 +71,8 @@ pub(crate) mod test_pair {
         f: impl Fn(&mut Channel, &mut Ots) -> T + Sync,
     ) -> (T, T) {
         both(|channel| {
-            let rng = Prg::from_seed(&[seed ^ (u8::from(channel.party() == Party::Client) << 7); 16]);
+            let rng =
+                Prg::from_seed(&[seed ^ (u8::from(channel.party() == Party::Client) << 7); 16]);
             let mut ots = Ots::setup(channel, rng).expect("base transfers run");
             f(channel, &mut ots)
         })

@@ -1,0 +1,318 @@
+//! Every protocol against its clear-text meaning, and its traffic against the prediction.
+
+use super::*;
+use crate::bits::Bits;
+use crate::ot::test_pair::both_with_ots;
+use crate::ot::{Ots, Prg};
+use copriv_ir::cost::{self, ComparisonLayout};
+use copriv_ir::{Activation, Comparison, OtKind, Phase, Ring, StepId, Traffic};
+use proptest::prelude::*;
+
+const STEP: StepId = StepId(5);
+
+fn comparison(leaf_bits: u32) -> Comparison {
+    Comparison { ot: OtKind::Iknp, leaf_bits }
+}
+
+/// Numbers of a ring and random shares of them, with edge values among both.
+#[derive(Clone, Debug)]
+struct Shared {
+    ring: Ring,
+    values: Vec<u64>,
+    shares: [Vec<u64>; 2],
+}
+
+impl Shared {
+    fn random(ring: Ring, count: usize, seed: u8) -> Self {
+        let mut rng = Prg::from_seed(&[seed; 16]);
+        let (min, max) = ring.signed_range();
+        let edges = [0, -1, 1, min, max, min + 1].map(|edge| ring.from_signed(edge));
+        let mut number = |position: usize| {
+            let random = rng.next_u64();
+            let edge = edges[position % edges.len()];
+            if position < 2 * edges.len() || random % 4 == 0 { edge } else { ring.reduce(random) }
+        };
+        let values: Vec<u64> = (0..count).map(&mut number).collect();
+        // Shares meet the edges in another order than values do.
+        let first: Vec<u64> = (0..count).map(|position| number(position / edges.len())).collect();
+        let second = values.iter().zip(&first).map(|(&x, &share)| ring.sub(x, share)).collect();
+        Self { ring, values, shares: [first, second] }
+    }
+
+    fn of(&self, party: Party) -> &[u64] {
+        &self.shares[usize::from(party == Party::Client)]
+    }
+
+    /// `f` of each number, signed.
+    fn map(&self, f: impl Fn(i64) -> i64) -> Vec<u64> {
+        let signed = self.values.iter().map(|&x| self.ring.to_signed(x));
+        signed.map(|x| self.ring.from_signed(f(x))).collect()
+    }
+
+    fn open(&self, (server, client): (impl AsRef<[u64]>, impl AsRef<[u64]>)) -> Vec<u64> {
+        let shares = server.as_ref().iter().zip(client.as_ref());
+        shares.map(|(&x0, &x1)| self.ring.add(x0, x1)).collect()
+    }
+}
+
+fn open_bits((server, client): (Bits, Bits)) -> Vec<u64> {
+    let mut sum = server;
+    sum.xor(&client);
+    sum.iter().collect()
+}
+
+/// Runs a protocol at both parties and holds its traffic to the prediction.
+fn run<C, T: Send>(
+    predicted: (Traffic, Traffic),
+    prepare: impl Fn(&mut Channel, &mut Ots) -> Result<C, RuntimeError> + Sync,
+    online: impl Fn(&mut Channel, C) -> Result<T, RuntimeError> + Sync,
+) -> (T, T) {
+    both_with_ots(1, |channel, ots| {
+        channel.enter(STEP, Phase::Offline).expect("nothing is left");
+        let correlation = prepare(channel, ots).expect("prepares");
+        channel.enter(STEP, Phase::Online).expect("nothing is left");
+        let result = online(channel, correlation).expect("runs");
+        channel.enter(StepId(6), Phase::Online).expect("nothing is left");
+        let comm = channel.comm();
+        assert_eq!(comm.traffic(STEP, Phase::Offline), predicted.0, "offline");
+        assert_eq!(comm.traffic(STEP, Phase::Online), predicted.1, "online");
+        result
+    })
+}
+
+fn run_comparisons(batches: &[(u32, usize)], leaf_bits: u32, seed: u8) {
+    let comparison = comparison(leaf_bits);
+    let layouts: Vec<_> =
+        batches.iter().map(|&(bits, _)| ComparisonLayout::new(bits, &comparison)).collect();
+    let numbers: Vec<_> = batches
+        .iter()
+        .map(|&(bits, count)| {
+            let ring = Ring::new(bits.max(1)).expect("in range");
+            let [server, mut client] = [0, 1].map(|n| Shared::random(ring, count, seed ^ n).values);
+            // Equal numbers and close ones.
+            for (index, (a, b)) in server.iter().zip(&mut client).enumerate().skip(12) {
+                match index % 4 {
+                    0 => *b = *a,
+                    1 => *b = a ^ 1 << (seed as usize + index) % bits.max(1) as usize,
+                    _ => {}
+                }
+            }
+            [server, client]
+        })
+        .collect();
+    let predicted = layouts.iter().zip(batches).fold(
+        (Traffic::default(), Traffic::default()),
+        |(offline, online), (layout, &(_, count))| {
+            let count = count as u64;
+            (offline.beside(layout.offline(count)), online.beside(layout.online(count)))
+        },
+    );
+    let prepare = |channel: &mut Channel, ots: &mut Ots| {
+        requesting(channel, |channel| {
+            let batches = layouts.iter().cloned().zip(batches);
+            let prepare = |(layout, &(_, count)): (_, &(u32, usize))| {
+                ComparisonCorrelation::prepare(channel, ots, layout, count)
+            };
+            batches.map(prepare).collect::<Result<Vec<_>, _>>()
+        })
+    };
+    let (server, client) = run(predicted, prepare, |channel, correlations| {
+        let side = usize::from(channel.party() == Party::Client);
+        let numbers = numbers.iter().map(|numbers| &numbers[side][..]);
+        ComparisonCorrelation::compare(channel, correlations.into_iter().zip(numbers).collect())
+    });
+    for ((shares, [a, b]), &(bits, _)) in server.into_iter().zip(client).zip(&numbers).zip(batches)
+    {
+        let less = a.iter().zip(b).map(|(a, b)| u64::from(bits > 0 && a < b));
+        assert_eq!(
+            open_bits(shares),
+            less.collect::<Vec<_>>(),
+            "{bits} bits, digits of {leaf_bits}"
+        );
+    }
+}
+
+#[test]
+fn comparisons_of_every_width_and_digit() {
+    for leaf_bits in 1..=4 {
+        let all: Vec<_> = (0..=64).map(|bits| (bits, 40 + bits as usize)).collect();
+        run_comparisons(&all, leaf_bits, leaf_bits as u8);
+    }
+}
+
+#[test]
+fn batches_longer_than_the_windows() {
+    run_comparisons(&[(7, 3 * 8192 + 5), (4, 10), (0, 3), (12, 1)], 4, 9);
+    let shared = Shared::random(Ring::new(9).expect("in range"), 45_000, 3);
+    assert_activation(Activation::Relu, &shared, 1, 4);
+}
+
+fn assert_activation(function: Activation, shared: &Shared, scale: u32, leaf_bits: u32) {
+    let (ring, count) = (shared.ring, shared.values.len());
+    let comparison = comparison(leaf_bits);
+    let opened = run(
+        cost::activation(function, ring, count as u64, &comparison),
+        |channel, ots| {
+            ActivationCorrelation::prepare(channel, ots, (function, &comparison), ring, count)
+        },
+        |channel, correlation| correlation.apply(channel, scale, shared.of(channel.party())),
+    );
+    let expected = match function {
+        Activation::Relu => shared.map(|x| x.max(0)),
+        Activation::Relu6 => shared.map(|x| x.clamp(0, 6 << scale)),
+    };
+    assert_eq!(shared.open(opened), expected);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn comparisons_side_by_side(
+        batches in prop::collection::vec((0_u32..=64, 1_usize..300), 1..4), leaf_bits in 1_u32..=4, seed: u8,
+    ) {
+        run_comparisons(&batches, leaf_bits, seed);
+    }
+
+    #[test]
+    fn drelu_is_one_where_a_number_is_not_negative(
+        bits in 1_u32..=64, count in 1_usize..300, leaf_bits in 1_u32..=4, seed: u8,
+    ) {
+        let ring = Ring::new(bits).expect("in range");
+        let shared = Shared::random(ring, count, seed);
+        let comparison = comparison(leaf_bits);
+        let layout = ComparisonLayout::new(bits - 1, &comparison);
+        let opened = run(
+            cost::drelu(ring, count as u64, &comparison),
+            |channel, ots| ComparisonCorrelation::prepare(channel, ots, layout.clone(), count),
+            |channel, correlation| drelu(channel, correlation, ring, shared.of(channel.party())),
+        );
+        let signs = shared.values.iter().map(|&x| u64::from(ring.to_signed(x) >= 0));
+        prop_assert_eq!(open_bits(opened), signs.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_multiplexer_multiplies_bits_and_numbers(bits in 1_u32..=64, count in 1_usize..300, seed: u8) {
+        let ring = Ring::new(bits).expect("in range");
+        let shared = Shared::random(ring, count, seed);
+        let choices = [1, 2].map(|n| Bits::random(count, &mut Prg::from_seed(&[seed ^ n; 16])));
+        let opened = run(
+            cost::multiplexer(ring, count as u64),
+            |channel, ots| MultiplexerCorrelation::prepare(channel, ots, ring, count),
+            |channel, correlation| {
+                let side = usize::from(channel.party() == Party::Client);
+                correlation.multiply(channel, &choices[side], shared.of(channel.party()))
+            },
+        );
+        let [first, second] = choices;
+        let products = open_bits((first, second)).into_iter().zip(&shared.values).map(|(b, x)| b * x);
+        prop_assert_eq!(shared.open(opened), products.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn conversions_keep_bits(
+        batches in prop::collection::vec((1_u32..=64, 1_usize..300), 1..4), seed: u8,
+    ) {
+        let batches: Vec<_> = batches
+            .into_iter()
+            .map(|(bits, count)| (Ring::new(bits).expect("in range"), count))
+            .collect();
+        let bits = [1, 2].map(|n| {
+            let mut rng = Prg::from_seed(&[seed ^ n; 16]);
+            batches.iter().map(|&(_, count)| Bits::random(count, &mut rng)).collect::<Vec<_>>()
+        });
+        let up = batches.iter().map(|&(_, n)| [cost::ot::extension(n as u64, 1), cost::packed(n as u64, 1)]);
+        let [offline, corrections] = up.fold([0; 2], |[a, b], [c, d]| [a + c, b + d]);
+        let answers = batches.iter().map(|&(ring, n)| cost::packed(n as u64, u64::from(ring.bits()) - 1)).sum();
+        let offline = Traffic { client_to_server: offline, rounds: 1, ..Traffic::default() };
+        let online = Traffic {
+            server_to_client: answers,
+            client_to_server: corrections,
+            rounds: if answers == 0 { 1 } else { 2 },
+        };
+        let (server, client) = run(
+            (offline, online),
+            |channel, ots| {
+                let prepare = |&(ring, count)| ConversionCorrelation::prepare(channel, ots, ring, count);
+                batches.iter().map(prepare).collect::<Result<Vec<_>, _>>()
+            },
+            |channel, correlations| {
+                let side = usize::from(channel.party() == Party::Client);
+                ConversionCorrelation::convert(channel, correlations.into_iter().zip(&bits[side]).collect())
+            },
+        );
+        let [first, second] = bits;
+        for (index, bits) in first.into_iter().zip(second).enumerate() {
+            let sums = server[index].iter().zip(client[index].iter());
+            let sums: Vec<u64> = sums.map(|(&x, &y)| batches[index].0.add(x, y)).collect();
+            prop_assert_eq!(sums, open_bits(bits));
+        }
+    }
+
+    #[test]
+    fn relu_is_the_greater_of_zero_and_the_number(
+        bits in 2_u32..=64, count in 1_usize..300, leaf_bits in 1_u32..=4, seed: u8,
+    ) {
+        let shared = Shared::random(Ring::new(bits).expect("in range"), count, seed);
+        assert_activation(Activation::Relu, &shared, 0, leaf_bits);
+    }
+
+    #[test]
+    fn relu6_also_caps(
+        bits in 5_u32..=64, count in 1_usize..300, leaf_bits in 1_u32..=4, room in 0_u32..60, seed: u8,
+    ) {
+        let ring = Ring::new(bits).expect("in range");
+        let scale = room.min(bits - 5);
+        // What six is subtracted from must be in the ring afterwards.
+        let mut shared = Shared::random(ring, count, seed);
+        let (min, _) = ring.signed_range();
+        for index in 0..count {
+            let x = ring.to_signed(shared.values[index]).max(min + (6 << scale));
+            shared.values[index] = ring.from_signed(x);
+            shared.shares[1][index] = ring.sub(ring.from_signed(x), shared.shares[0][index]);
+        }
+        assert_activation(Activation::Relu6, &shared, scale, leaf_bits);
+    }
+
+    #[test]
+    fn truncation_is_the_arithmetic_shift(
+        bits in 2_u32..=64, shift in 1_u32..64, count in 1_usize..300, leaf_bits in 1_u32..=4, seed: u8,
+    ) {
+        let shift = 1 + (shift - 1) % (bits - 1);
+        assert_truncation(bits, shift, count, leaf_bits, seed);
+    }
+
+    #[test]
+    fn revealed_shares_are_their_sum(bits in 1_u32..=64, count in 1_usize..300, seed: u8) {
+        let ring = Ring::new(bits).expect("in range");
+        let shared = Shared::random(ring, count, seed);
+        let (server, client) = run(
+            cost::reveal(ring, count as u64),
+            |_, _| Ok(()),
+            |channel, ()| reveal(channel, ring, shared.of(channel.party())),
+        );
+        prop_assert_eq!(server, None);
+        prop_assert_eq!(client, Some(shared.values));
+    }
+}
+
+fn assert_truncation(bits: u32, shift: u32, count: usize, leaf_bits: u32, seed: u8) {
+    let ring = Ring::new(bits).expect("in range");
+    let shared = Shared::random(ring, count, seed);
+    let comparison = comparison(leaf_bits);
+    let opened = run(
+        cost::truncate(ring, shift, count as u64, &comparison),
+        |channel, ots| {
+            TruncationCorrelation::prepare(channel, ots, &comparison, (ring, shift), count)
+        },
+        |channel, correlation| correlation.truncate(channel, shared.of(channel.party())),
+    );
+    assert_eq!(shared.open(opened), shared.map(|x| x >> shift));
+}
+
+#[test]
+fn truncation_at_the_edges_of_width_and_shift() {
+    for (bits, shift) in [(2, 1), (3, 1), (3, 2), (41, 12), (41, 40), (64, 1), (64, 12), (64, 63)] {
+        assert_truncation(bits, shift, 100, 4, bits as u8);
+    }
+}
