@@ -13,10 +13,25 @@ use std::path::Path;
 
 /// The state of a network's gates, in order: stem, blocks, head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "GateFields")]
 pub struct Gates {
     alphas: Vec<f32>,
     kept: Vec<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GateFields {
+    alphas: Vec<f32>,
+    kept: Vec<bool>,
+}
+
+impl TryFrom<GateFields> for Gates {
+    type Error = &'static str;
+
+    fn try_from(fields: GateFields) -> Result<Self, Self::Error> {
+        Self::new(fields.alphas, fields.kept).ok_or("each gate needs a finite alpha")
+    }
 }
 
 impl Gates {

@@ -56,12 +56,22 @@ impl ConvGeometry {
         Self::same(inputs, outputs, 1, 1)
     }
 
-    /// What is wrong with these numbers, if anything: zero sizes, channels that the groups do not divide.
+    /// Largest number of channels, and largest kernel and stride, that an artefact may speak of:
+    /// against hostile sizes.
+    const MOST_CHANNELS: usize = 1 << 20;
+    const MOST_TAPS: usize = 1 << 8;
+
+    /// What is wrong with these numbers, if anything: zero or absurd sizes, channels that the groups do not
+    /// divide, more padding than the kernel reaches.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
         let Self { in_channels, out_channels, kernel, stride, groups, .. } = *self;
         if in_channels == 0 || out_channels == 0 || kernel == 0 || stride == 0 || groups == 0 {
             return Some(format!("a size is zero in {self}"));
+        }
+        let channels = in_channels.max(out_channels);
+        if channels > Self::MOST_CHANNELS || kernel.max(stride) > Self::MOST_TAPS {
+            return Some(format!("a size is absurd in {self}"));
         }
         if !in_channels.is_multiple_of(groups) || !out_channels.is_multiple_of(groups) {
             return Some(format!("{groups} groups do not divide the channels of {self}"));
@@ -226,6 +236,9 @@ mod tests {
         assert_eq!(fine.fault(), None);
         assert!(ConvGeometry { groups: 3, ..fine }.fault().is_some_and(|f| f.contains("groups")));
         assert!(ConvGeometry { stride: 0, ..fine }.fault().is_some_and(|f| f.contains("zero")));
+        assert!(
+            ConvGeometry { kernel: 1 << 40, ..fine }.fault().is_some_and(|f| f.contains("absurd"))
+        );
         assert!(ConvGeometry { padding: 3, ..fine }.fault().is_some_and(|f| f.contains("padding")));
     }
 }

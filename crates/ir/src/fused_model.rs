@@ -75,7 +75,7 @@ impl FusedOp {
             (Self::GlobalAveragePool, [input]) => Shape::vector(input.channels),
             _ => return None,
         };
-        (shape.elements() > 0).then_some(shape)
+        shape.is_possible().then_some(shape)
     }
 }
 
@@ -115,7 +115,7 @@ impl FusedModel {
     /// The fused form of `network` whose gates are in the state `mask` (one digit a gate).
     ///
     /// # Errors
-    /// In words: the first layer whose inputs, shape or tensors are wrong.
+    /// In words: a mask of other digits than 0 and 1, or the first layer whose inputs, shape or tensors are wrong.
     pub fn new(
         network: Network,
         mask: String,
@@ -123,6 +123,9 @@ impl FusedModel {
         tensors: BTreeMap<String, Tensor>,
         provenance: Provenance,
     ) -> Result<Self, String> {
+        if mask.is_empty() || !mask.bytes().all(|digit| matches!(digit, b'0' | b'1')) {
+            return Err(format!("{mask:?} is no mask"));
+        }
         check_layers(&network, &layers)?;
         let mut expected = 0;
         for (name, options) in layers.iter().flat_map(|layer| tensor_shapes(layer, &layers)) {
@@ -203,17 +206,22 @@ impl FusedModel {
     /// [`ArtefactError`] that names the file, the field and what was expected.
     pub fn read(path: &Path) -> Result<Self, ArtefactError> {
         let (header, mut stored): (Header, _) = tensor_file::read(path, ArtefactKind::FusedModel)?;
+        let unsound =
+            |fault: String| ArtefactError::damaged(path, "content", "a fused model", fault);
+        // Before anything is computed from the layers' sizes.
+        check_layers(&header.network, &header.layers).map_err(unsound)?;
         let mut tensors = BTreeMap::new();
-        for (name, _) in header.layers.iter().flat_map(|layer| tensor_shapes(layer, &header.layers))
-        {
-            let shape = stored.get(&name).map(|tensor| tensor.shape.clone()).unwrap_or_default();
+        let shapes = header.layers.iter().flat_map(|layer| tensor_shapes(layer, &header.layers));
+        for (name, options) in shapes {
+            let found = stored.get(&name).map(|tensor| &tensor.shape);
+            let fitting = options.iter().find(|shape| found == Some(shape)).or(options.last());
+            let shape = fitting.cloned().unwrap_or_default();
             let tensor = tensor_file::take_f32(path, &mut stored, &name, &shape)?;
             tensors.insert(name, tensor);
         }
         tensor_file::expect_no_more(path, &stored)?;
         let Header { network, mask, layers, provenance } = header;
-        Self::new(network, mask, layers, tensors, provenance)
-            .map_err(|fault| ArtefactError::damaged(path, "content", "a fused model", fault))
+        Self::new(network, mask, layers, tensors, provenance).map_err(unsound)
     }
 
     fn stored(&self) -> StoredTensors {

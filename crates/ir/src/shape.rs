@@ -34,6 +34,15 @@ impl Shape {
         self.channels * self.height * self.width
     }
 
+    /// Whether it has at least one value and no more than 2^28 (a gigabyte in `f32`): what artefacts
+    /// may speak of, against hostile sizes.
+    #[must_use]
+    pub fn is_possible(&self) -> bool {
+        let area = self.height.checked_mul(self.width);
+        let elements = area.and_then(|area| area.checked_mul(self.channels));
+        elements.is_some_and(|elements| (1..=1 << 28).contains(&elements))
+    }
+
     /// Number of values in one channel.
     #[must_use]
     pub const fn area(&self) -> usize {

@@ -1,7 +1,7 @@
 //! Artefacts as JSON: `{ "kind", "version", "digest", "content" }`.
 
 use super::{
-    ArtefactError, ArtefactKind, FORMAT_VERSION, check_digest, check_envelope, read_file,
+    ArtefactError, ArtefactKind, FORMAT_VERSION, check_digest, check_envelope, foreign, read_file,
     write_file,
 };
 use crate::Digest;
@@ -38,18 +38,18 @@ pub(crate) fn write(
     let unwritable = |e: serde_json::Error| ArtefactError::io(path)(e.into());
     let content = serde_json::to_value(content).map_err(unwritable)?;
     let digest = digest_of_value(kind, &content);
-    let kind = kind.name().to_owned();
-    let envelope = Envelope { kind, version: FORMAT_VERSION, digest, content };
+    let envelope =
+        Envelope { kind: kind.name().to_owned(), version: FORMAT_VERSION, digest, content };
     let mut text = serde_json::to_string_pretty(&envelope).map_err(unwritable)?;
     text.push('\n');
-    write_file(path, text.as_bytes())
+    write_file(path, kind, text.as_bytes())
 }
 
 pub(crate) fn read<T: DeserializeOwned>(
     path: &Path,
     kind: ArtefactKind,
 ) -> Result<T, ArtefactError> {
-    let envelope = envelope(path)?;
+    let envelope = envelope(path).map_err(|error| foreign(path, kind, error))?;
     check_envelope(path, kind, &envelope.kind, envelope.version)?;
     check_digest(path, envelope.digest, digest_of_value(kind, &envelope.content))?;
     serde_json::from_value(envelope.content)

@@ -138,13 +138,24 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, ArtefactError> {
     std::fs::read(path).map_err(io)
 }
 
-/// Writes the file in one step: to a temporary file in the same folder, then renamed.
-pub(crate) fn write_file(path: &Path, content: &[u8]) -> Result<(), ArtefactError> {
+/// Writes the file in one step: to a temporary file in the same folder, then renamed. Secrets are for
+/// the owner's eyes alone, all else has the permissions of any new file.
+pub(crate) fn write_file(
+    path: &Path,
+    kind: ArtefactKind,
+    content: &[u8],
+) -> Result<(), ArtefactError> {
     let io = ArtefactError::io(path);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(&io)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(&io)?;
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    if kind != ArtefactKind::ServerWeights {
+        use std::os::unix::fs::PermissionsExt as _;
+        builder.permissions(std::fs::Permissions::from_mode(0o666)); // less the process's mask
+    }
+    let mut file = builder.tempfile_in(folder).map_err(&io)?;
     file.write_all(content).map_err(&io)?;
     file.as_file().sync_all().map_err(&io)?;
     file.persist(path).map_err(|error| io(error.error))?;
@@ -158,6 +169,17 @@ fn first_byte(path: &Path) -> Result<Option<u8>, ArtefactError> {
     let mut file = std::fs::File::open(path).map_err(&io)?;
     let read = file.read(&mut byte).map_err(&io)?;
     Ok((read == 1).then_some(byte[0]))
+}
+
+/// The error for a file that is no `expected` at all: it may be another artefact in the other container.
+pub(crate) fn foreign(path: &Path, expected: ArtefactKind, error: ArtefactError) -> ArtefactError {
+    match ArtefactKind::of_file(path) {
+        Ok(found) if found != expected => {
+            let found = found.name().to_owned();
+            ArtefactError::WrongKind { path: path.into(), expected, found }
+        }
+        _ => error,
+    }
 }
 
 /// Checks kind, version and digest as a file states them.
@@ -187,3 +209,6 @@ pub(crate) fn check_digest(
     }
     Err(ArtefactError::damaged(path, "digest of the content", stated, content))
 }
+
+#[cfg(test)]
+mod tests;

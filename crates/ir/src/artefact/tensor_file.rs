@@ -1,7 +1,7 @@
 //! Artefacts as safetensors: named tensors, and a JSON header in the metadata.
 
 use super::{
-    ArtefactError, ArtefactKind, FORMAT_VERSION, check_digest, check_envelope, read_file,
+    ArtefactError, ArtefactKind, FORMAT_VERSION, check_digest, check_envelope, foreign, read_file,
     write_file,
 };
 use crate::{Digest, Tensor};
@@ -148,7 +148,7 @@ pub(crate) fn write(
         .and_then(|views| safetensors::serialize(views, Some(unordered)))
         .map_err(|e| unwritable(e.to_string()))?;
     order_metadata(&mut bytes, &metadata).map_err(|e| unwritable(e.to_string()))?;
-    write_file(path, &bytes)
+    write_file(path, kind, &bytes)
 }
 
 /// Puts the metadata's entries in order: safetensors writes them in a hash map's, which changes from
@@ -170,7 +170,7 @@ pub(crate) fn read<H: DeserializeOwned>(
     kind: ArtefactKind,
 ) -> Result<(H, StoredTensors), ArtefactError> {
     let bytes = read_file(path)?;
-    let metadata = metadata(path, &bytes)?;
+    let metadata = metadata(path, &bytes).map_err(|error| foreign(path, kind, error))?;
     let field = |key: &str| field(path, &metadata, key);
     let version = field(VERSION)?;
     let version =

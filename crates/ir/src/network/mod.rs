@@ -88,6 +88,12 @@ impl InputSpec {
     pub const CIFAR100_STATISTICS: ([f32; 3], [f32; 3]) =
         ([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]);
 
+    /// Whether all are finite and the deviations positive.
+    pub(crate) fn has_usable_statistics(&self) -> bool {
+        let finite = |x: &f32| x.is_finite();
+        self.mean.iter().all(finite) && self.std.iter().all(|x| finite(x) && *x > 0.0)
+    }
+
     /// The normalised image, channel-major, from channel-major 8-bit pixels of the same shape.
     #[must_use]
     pub fn normalise(&self, pixels: &[u8]) -> Vec<f32> {
@@ -264,10 +270,7 @@ impl TryFrom<NetworkFields> for Network {
         if channels != 3 || height != width || !(16..=1024).contains(&height) {
             return Err(NetworkError::Input { found: input.shape });
         }
-        let usable = |x: f32| x.is_finite();
-        if !input.mean.into_iter().all(usable)
-            || !input.std.into_iter().all(|x| usable(x) && x > 0.0)
-        {
+        if !input.has_usable_statistics() {
             return Err(NetworkError::Statistics);
         }
         if !labels.is_empty() && labels.len() != *classes {

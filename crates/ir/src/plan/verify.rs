@@ -15,9 +15,6 @@ pub struct PlanError {
     pub fault: String,
 }
 
-/// Largest number of elements in a value, against hostile plans.
-const MAX_ELEMENTS: usize = 1 << 28;
-
 pub(super) fn verify(input: &InputSpec, values: &[Fact], steps: &[Step]) -> Result<(), PlanError> {
     for (position, step) in steps.iter().enumerate() {
         let wrong = |fault: String| PlanError { step: step.id, name: step.name.clone(), fault };
@@ -57,6 +54,9 @@ fn verify_fact(
 ) -> Result<(), String> {
     let expected = match (&step.op, inputs) {
         (StepOp::Input, []) => {
+            if !spec.has_usable_statistics() {
+                return Err("the mean or deviation of its pixels is not usable".into());
+            }
             Fact { shape: spec.shape, sign: Sign::Any, visibility: Visibility::Client, ..*output }
         }
         (StepOp::Linear(linear), [x]) => linear_output(linear, x)?,
@@ -96,9 +96,7 @@ fn verify_fact(
     if output.scale > 62 {
         return Err(format!("has {} fractional bits; at most 62 fit", output.scale));
     }
-    let elements = output.shape.height.checked_mul(output.shape.width);
-    let elements = elements.and_then(|area| area.checked_mul(output.shape.channels));
-    if !elements.is_some_and(|elements| (1..=MAX_ELEMENTS).contains(&elements)) {
+    if !output.shape.is_possible() {
         return Err(format!("has an impossible shape {}", output.shape));
     }
     Ok(())
