@@ -29,7 +29,8 @@ impl ComparisonLayout {
     pub fn new(bits: u32, comparison: &Comparison) -> Self {
         let width = comparison.leaf_bits.clamp(1, 4);
         let full = std::iter::repeat_n(width, (bits / width) as usize);
-        let digits: Vec<u32> = full.chain((bits % width > 0).then_some(bits % width)).collect();
+        let digits: Vec<u32> =
+            full.chain((!bits.is_multiple_of(width)).then_some(bits % width)).collect();
         let halve = |&items: &usize| Some(items.div_ceil(2)).filter(|&items| items > 1);
         let items = std::iter::successors(Some(digits.len()).filter(|&items| items > 1), halve);
         let levels = items.map(|items| items / 2).collect();
