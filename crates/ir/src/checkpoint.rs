@@ -248,3 +248,61 @@ impl fmt::Display for Checkpoint {
         write!(f, "made by     {provenance}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Architecture;
+
+    fn network() -> Network {
+        Network::new(Architecture::ResNet20, 0.1, 10, 16).expect("small")
+    }
+
+    #[test]
+    fn a_mask_counts_residual_blocks_or_all_gates() {
+        let gates = |mask| Gates::from_mask(&network(), mask);
+        assert_eq!(gates("010011101").expect("nine blocks").mask(), "1010011101");
+        assert_eq!(gates("0010011101").expect("ten gates").mask(), "0010011101");
+        for bad in ["", "0101", "01001110x", "01001110111"] {
+            assert!(gates(bad).is_err(), "{bad}");
+        }
+        let gates = gates("010011101").expect("nine blocks");
+        assert_eq!(gates.alphas()[..3], [1.0, 0.0, 1.0]);
+        assert!(gates.admit(Condition::Always));
+        assert!(
+            gates.admit(Condition::Kept(GateId(0))) && gates.admit(Condition::Removed(GateId(1)))
+        );
+        assert!(
+            !gates.admit(Condition::Removed(GateId(0))) && !gates.admit(Condition::Kept(GateId(1)))
+        );
+    }
+
+    #[test]
+    fn what_does_not_belong_together_is_refused() {
+        let made = Checkpoint::initialise(network(), 1, BatchNormInit::Identity);
+        let fault = |gates: usize, change: &dyn Fn(&mut BTreeMap<String, Tensor>)| {
+            let mut tensors = made.tensors().clone();
+            change(&mut tensors);
+            let provenance = made.provenance().clone();
+            Checkpoint::new(network(), Gates::all_kept(gates), tensors, provenance)
+                .expect_err("does not belong")
+        };
+        let set = |name: &'static str, value: f32| {
+            move |tensors: &mut BTreeMap<String, Tensor>| {
+                tensors.insert(name.into(), Tensor::filled(vec![10], value));
+            }
+        };
+        assert!(fault(9, &|_| {}).ends_with("has 10 gates, not 9"));
+        assert_eq!(fault(10, &|t| drop(t.remove("fc.bias"))), "fc.bias is missing");
+        assert_eq!(fault(10, &set("bn1.bias", 0.0)), "bn1.bias has shape [10], not [8]");
+        assert_eq!(
+            fault(10, &set("fc.bias", f32::NAN)),
+            "fc.bias holds values that are not finite"
+        );
+        assert!(fault(10, &set("more", 0.0)).starts_with("more is no parameter of resnet20"));
+        let negative = |tensors: &mut BTreeMap<String, Tensor>| {
+            tensors.insert("bn1.running_var".into(), Tensor::filled(vec![8], -1.0));
+        };
+        assert_eq!(fault(10, &negative), "bn1.running_var holds negative variances");
+    }
+}

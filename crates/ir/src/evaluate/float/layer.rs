@@ -155,3 +155,54 @@ impl BiasMap {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(shape: &[usize], data: &[f32]) -> Tensor {
+        Tensor::new(shape.to_vec(), data.to_vec()).expect("as many values")
+    }
+
+    fn output(op: FloatOp, input: Shape, x: &[f32]) -> Vec<f32> {
+        let layer = FloatLayer { op, inputs: vec![0], shape: input };
+        layer.output(&[], &[(input, x)])
+    }
+
+    #[test]
+    fn max_pool_ignores_its_padding() {
+        let op = FloatOp::MaxPool { kernel: 3, stride: 2, padding: 1 };
+        let x = [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0, -9.0];
+        assert_eq!(output(op, Shape::new(1, 3, 3), &x), [-1.0, -2.0, -4.0, -5.0]);
+    }
+
+    #[test]
+    fn pooling_and_batch_norm_go_by_channel() {
+        let (shape, x) = (Shape::new(2, 1, 2), [1.0, 3.0, 10.0, 30.0]);
+        assert_eq!(output(FloatOp::GlobalAveragePool, shape, &x), [2.0, 20.0]);
+        let [weight, bias, mean, var] =
+            [[2.0, -1.0], [0.5, 0.0], [1.0, 10.0], [3.0, 0.0]].map(|x| tensor(&[2], &x));
+        let norm = Affine::batch_norm([&weight, &bias, &mean, &var], 1.0);
+        assert_eq!(output(FloatOp::Affine(norm), shape, &x), [0.5, 2.5, 0.0, -20.0]);
+    }
+
+    #[test]
+    fn a_bias_map_goes_by_border_class() {
+        let geometry = ConvGeometry::same(1, 2, 3, 1);
+        let input = Shape::new(1, 3, 4);
+        let mut bias = Tensor::filled(vec![3, 3, 2], 0.0);
+        for (i, value) in bias.data_mut().iter_mut().enumerate() {
+            *value = i as f32;
+        }
+        let mut map = vec![0.0; 24];
+        BiasMap::new(&geometry, input, &bias).add_to(&mut map);
+        let even = [0.0, 2.0, 2.0, 4.0, 6.0, 8.0, 8.0, 10.0, 12.0, 14.0, 14.0, 16.0];
+        assert_eq!(map[..12], even);
+        assert_eq!(map[12..], even.map(|x| x + 1.0));
+
+        let uniform = BiasMap::new(&geometry, input, &tensor(&[1, 1, 2], &[5.0, 7.0]));
+        let mut map = vec![1.0; 24];
+        uniform.add_to(&mut map);
+        assert_eq!(map, [[6.0; 12], [8.0; 12]].concat());
+    }
+}

@@ -194,3 +194,58 @@ impl FloatNetwork {
         layer.output(image, &inputs)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Architecture, BatchNormInit, Gates, Network};
+
+    fn checkpoint(architecture: Architecture, mask: &str) -> Checkpoint {
+        let network = Network::new(architecture, 0.1, 10, 16).expect("small");
+        let made = Checkpoint::initialise(network.clone(), 5, BatchNormInit::Random);
+        let gates = Gates::from_mask(&network, mask).expect("its mask");
+        let (tensors, provenance) = (made.tensors().clone(), made.provenance().clone());
+        Checkpoint::new(network, gates, tensors, provenance).expect("whole")
+    }
+
+    fn image(checkpoint: &Checkpoint, first: f32) -> Vec<f32> {
+        let elements = checkpoint.network().input().shape.elements();
+        (0..elements).map(|i| first + (i % 7) as f32 - 3.0).collect()
+    }
+
+    #[test]
+    fn logits_are_the_last_layer_alone_or_in_a_batch() {
+        let checkpoint = checkpoint(Architecture::ResNet18, "10110111");
+        let evaluator = CheckpointEvaluator::new(&checkpoint);
+        let images = [image(&checkpoint, 0.0), image(&checkpoint, 0.5)];
+        let logits: Vec<Vec<f32>> = images.iter().map(|image| evaluator.logits(image)).collect();
+        assert_eq!(evaluator.batch_logits(&images), logits);
+        assert_ne!(logits[0], logits[1]);
+        for (image, logits) in images.iter().zip(&logits) {
+            let layers = evaluator.layers(image);
+            assert_eq!(layers.last(), Some(logits));
+            let graph = checkpoint.network().graph();
+            let sizes = graph.nodes().iter().map(|node| node.shape.elements());
+            assert!(layers.iter().map(Vec::len).eq(sizes));
+        }
+    }
+
+    #[test]
+    fn activations_follow_their_gates() {
+        let mask = "0110111111111111111";
+        let checkpoint = checkpoint(Architecture::MobileNetV2, mask);
+        let layers = CheckpointEvaluator::new(&checkpoint).layers(&image(&checkpoint, 0.0));
+        for (node, values) in checkpoint.network().graph().nodes().iter().zip(&layers) {
+            let Op::Activation(condition) = node.op else { continue };
+            let is_active = checkpoint.gates().admit(condition);
+            assert_eq!(values.iter().all(|x| *x >= 0.0), is_active, "{}", node.name);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "an image for 3x16x16 has 768 values")]
+    fn an_image_of_another_size_is_refused() {
+        let checkpoint = checkpoint(Architecture::ResNet20, "111111111");
+        let _ = CheckpointEvaluator::new(&checkpoint).logits(&[0.0; 5]);
+    }
+}
