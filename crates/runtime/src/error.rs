@@ -1,6 +1,6 @@
 //! What can go wrong between two parties, and whose fault it is.
 
-use copriv_ir::{Digest, Party};
+use copriv_ir::{Digest, Party, StepId};
 use std::io;
 
 /// A failure of a session. Never holds a secret.
@@ -55,7 +55,10 @@ pub enum RuntimeError {
         theirs: u32,
     },
     /// The parties hold different plans.
-    #[error("the parties hold different plans: ours is {ours}, theirs {theirs}")]
+    #[error(
+        "the parties hold different plans: ours is {ours}, theirs {theirs}; the client needs the \
+         plan.json that was compiled together with the server's weights"
+    )]
     PlanMismatch {
         /// Digest of ours.
         ours: Digest,
@@ -74,4 +77,40 @@ pub enum RuntimeError {
         /// Which party it was.
         peer: Party,
     },
+    /// The server's weights belong to another plan.
+    #[error("the weights belong to plan {weights}, not to plan {plan}; both come from one compilation")]
+    ForeignWeights {
+        /// Digest of the plan.
+        plan: Digest,
+        /// Digest of the plan that the weights name.
+        weights: Digest,
+    },
+    /// A factor of the server's matrices does not fit the width that the plan gives it.
+    #[error("step {} has weights wider than the plan's {bits} bits", step.0)]
+    WideWeights {
+        /// The step.
+        step: StepId,
+        /// Width in the plan, after the filter transform.
+        bits: u32,
+    },
+    /// The image has another size than the plan's input.
+    #[error("the plan takes an image of {expected} values, not {found}")]
+    ImageSize {
+        /// Values of the plan's input.
+        expected: usize,
+        /// Values given.
+        found: usize,
+    },
+    /// The correlations were made in another session.
+    #[error("the inference was prepared in another session")]
+    ForeignPreparation,
+    /// More inferences are prepared than a server keeps.
+    #[error("{limit} inferences are prepared already: run one of them first")]
+    TooManyPrepared {
+        /// As many as a server keeps.
+        limit: usize,
+    },
+    /// An earlier call failed; nothing more can be done in this session.
+    #[error("the session has failed before: begin another")]
+    SessionOver,
 }

@@ -7,6 +7,7 @@ pub mod channel;
 pub mod nonlinear;
 pub mod ot;
 pub mod packing;
+pub mod session;
 
 mod bits;
 mod error;
@@ -15,3 +16,4 @@ mod linear;
 pub use bits::Bits;
 pub use channel::{Channel, Control, Lane, MemoryTransport, TcpTransport, Transport};
 pub use error::RuntimeError;
+pub use session::{ClientSession, Inference, Prepared, ServerSession};

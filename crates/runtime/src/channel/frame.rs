@@ -19,8 +19,10 @@ pub(super) enum Kind {
 /// A word between sessions, outside all accounting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
-    /// Let us begin another inference.
-    Begin,
+    /// Let us make the correlations of another inference; they are numbered 0, 1, ...
+    Prepare,
+    /// Let us run an inference with the correlations of this number.
+    Infer(u32),
     /// Nothing more will come; all went well.
     Goodbye,
     /// Nothing more will come; something failed.
@@ -31,7 +33,7 @@ pub enum Control {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub payload: usize,
-    /// The sender's logical time; 0 in control frames.
+    /// The sender's logical time; in control frames 0, or the number of the inference.
     pub stamp: u32,
     pub kind: Kind,
 }
@@ -44,9 +46,10 @@ impl Header {
         bytes[4..8].copy_from_slice(&self.stamp.to_le_bytes());
         bytes[8] = match self.kind {
             Kind::Data => 0,
-            Kind::Control(Control::Begin) => 1,
-            Kind::Control(Control::Goodbye) => 2,
-            Kind::Control(Control::Abort) => 3,
+            Kind::Control(Control::Prepare) => 1,
+            Kind::Control(Control::Infer(_)) => 2,
+            Kind::Control(Control::Goodbye) => 3,
+            Kind::Control(Control::Abort) => 4,
         };
         bytes
     }
@@ -64,10 +67,11 @@ impl Header {
         };
         let kind = match kind {
             0 => Kind::Data,
-            1 => Kind::Control(Control::Begin),
-            2 => Kind::Control(Control::Goodbye),
-            3 => Kind::Control(Control::Abort),
-            other => return Err(wrong("a kind from 0 to 3".into(), format!("kind {other}"))),
+            1 => Kind::Control(Control::Prepare),
+            2 => Kind::Control(Control::Infer(stamp)),
+            3 => Kind::Control(Control::Goodbye),
+            4 => Kind::Control(Control::Abort),
+            other => return Err(wrong("a kind from 0 to 4".into(), format!("kind {other}"))),
         };
         let lengths = match kind {
             Kind::Data => 1..=MAX_PAYLOAD,
@@ -90,7 +94,8 @@ mod tests {
         for (payload, kind) in [
             (1, Kind::Data),
             (MAX_PAYLOAD, Kind::Data),
-            (0, Kind::Control(Control::Begin)),
+            (0, Kind::Control(Control::Prepare)),
+            (0, Kind::Control(Control::Infer(7))),
             (0, Kind::Control(Control::Goodbye)),
             (0, Kind::Control(Control::Abort)),
         ] {

@@ -11,6 +11,8 @@ use copriv_ir::{CommTable, Direction, Party, Phase, StepId, Traffic};
 pub(super) struct Meter {
     party: Party,
     booked: CommTable,
+    /// Bytes of both directions before the current step and phase.
+    earlier: u64,
     step: StepId,
     phase: Phase,
     sent: u64,
@@ -33,6 +35,7 @@ impl Meter {
         Self {
             party,
             booked: CommTable::new(),
+            earlier: 0,
             step: StepId(0),
             phase: Phase::Setup,
             sent: 0,
@@ -45,11 +48,25 @@ impl Meter {
 
     /// Books what was counted and begins to count for another step and phase.
     pub(super) fn enter(&mut self, step: StepId, phase: Phase) {
-        self.booked.book(self.step, self.phase, self.current());
-        *self = Self { booked: std::mem::take(&mut self.booked), step, phase, ..Self::new(self.party) };
+        let booked = self.take();
+        *self = Self { booked, earlier: self.earlier, step, phase, ..Self::new(self.party) };
     }
 
-    /// Everything so far.
+    /// Everything since the last time, forgotten here; the clock restarts.
+    pub(super) fn take(&mut self) -> CommTable {
+        let mut table = std::mem::take(&mut self.booked);
+        table.book(self.step, self.phase, self.current());
+        let (step, phase, earlier) = (self.step, self.phase, self.bytes());
+        *self = Self { earlier, step, phase, ..Self::new(self.party) };
+        table
+    }
+
+    /// Bytes of both directions, ever.
+    pub(super) fn bytes(&self) -> u64 {
+        self.earlier + self.sent + self.received
+    }
+
+    /// Everything since the last [`Self::take`].
     pub(super) fn table(&self) -> CommTable {
         let mut table = self.booked.clone();
         table.book(self.step, self.phase, self.current());

@@ -123,7 +123,7 @@ impl Channel {
             return Ok(());
         }
         self.flush()?;
-        self.meter.receive(message.len());
+        let len = message.len();
         while !message.is_empty() {
             if self.incoming == 0 {
                 self.incoming = self.next_data()?;
@@ -133,6 +133,7 @@ impl Channel {
             self.incoming -= now.len();
             message = later;
         }
+        self.meter.receive(len);
         Ok(())
     }
 
@@ -184,10 +185,27 @@ impl Channel {
         Lane { channel: self, outer }
     }
 
-    /// What was sent and received so far.
+    /// What was sent and received since the last [`Self::take_comm`].
     #[must_use]
     pub fn comm(&self) -> CommTable {
         self.meter.table()
+    }
+
+    /// What was sent and received since the last call, forgotten afterwards. Both parties call it between the
+    /// same two messages, everything sent having been received.
+    ///
+    /// # Errors
+    /// As [`Self::enter`].
+    pub fn take_comm(&mut self) -> Result<CommTable, RuntimeError> {
+        self.flush()?;
+        self.nothing_left("end of an inference")?;
+        Ok(self.meter.take())
+    }
+
+    /// Payload bytes of both directions, ever.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.meter.bytes()
     }
 
     /// Sends a control word at once. Not counted.
@@ -196,11 +214,12 @@ impl Channel {
     /// [`RuntimeError::ConnectionLost`].
     pub fn send_control(&mut self, control: Control) -> Result<(), RuntimeError> {
         self.flush()?;
-        let header = Header { payload: 0, stamp: 0, kind: Kind::Control(control) };
+        let stamp = if let Control::Infer(number) = control { number } else { 0 };
+        let header = Header { payload: 0, stamp, kind: Kind::Control(control) };
         self.push(header.encode().to_vec())
     }
 
-    /// Waits for the peer's `Begin` or `Goodbye`.
+    /// Waits for the peer's next control word.
     ///
     /// # Errors
     /// [`RuntimeError::PeerAborted`] on an `Abort`, [`RuntimeError::PeerMisbehaved`] on data,
@@ -272,7 +291,9 @@ impl Channel {
                 let found = format!("round {}", header.stamp);
                 Err(self.misbehaved("frame header", "the next round", found))
             }
-            Kind::Control(Control::Begin) => Err(self.misbehaved("message", "data", "Begin")),
+            Kind::Control(word @ (Control::Prepare | Control::Infer(_))) => {
+                Err(self.misbehaved("message", "data", format!("{word:?}")))
+            }
             Kind::Control(Control::Goodbye | Control::Abort) => {
                 Err(RuntimeError::PeerAborted { peer: self.peer() })
             }
@@ -335,3 +356,6 @@ impl Drop for Lane<'_> {
         self.channel.meter.close_lane(self.outer);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,5 +2,7 @@
 
 mod ot;
 mod pads;
+mod step;
 mod transfer;
 
+pub(crate) use step::{ClientLinear, LinearLayer, ServerLinear};

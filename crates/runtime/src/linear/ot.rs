@@ -22,6 +22,7 @@ const WINDOW: usize = 4;
 /// The chooser's share, `count x rows x len` modulo `2^64`, of `choices * vectors`.
 ///
 /// `choices` are `count x inner x rows` numbers of `choice_bits` bits; what lies above does not matter.
+/// `watch` is called after each chunk.
 ///
 /// # Errors
 /// As [`Channel::send`] and [`Channel::recv`].
@@ -30,6 +31,7 @@ pub(super) fn choose(
     receiver: &mut OtReceiver,
     product: OtProduct,
     choices: &[u64],
+    watch: &mut dyn FnMut(&Channel),
 ) -> Result<Zeroizing<Vec<u64>>, RuntimeError> {
     let mut chooser = Chooser {
         transfers: VectorTransfers::new(product),
@@ -45,6 +47,7 @@ pub(super) fn choose(
             && let Some((chunk, keys)) = in_flight.pop_front()
         {
             chooser.take_in(&mut lane, chunk, &keys)?;
+            watch(&lane);
         }
         let bits = chooser.bits(chunk.clone());
         let keys = receiver.extend(&mut lane, Code::OneOf2, &bits)?.keys();
@@ -52,13 +55,14 @@ pub(super) fn choose(
     }
     for (chunk, keys) in in_flight {
         chooser.take_in(&mut lane, chunk, &keys)?;
+        watch(&lane);
     }
     Ok(chooser.share)
 }
 
 /// The OT sender's share, `count x rows x len` modulo `2^64`, of `choices * vectors`.
 ///
-/// `vectors` are `count x inner x len` reduced ring elements.
+/// `vectors` are `count x inner x len` reduced ring elements. `watch` is called after each chunk.
 ///
 /// # Errors
 /// As [`Channel::send`] and [`Channel::recv`].
@@ -67,6 +71,7 @@ pub(super) fn offer(
     sender: &mut OtSender,
     product: OtProduct,
     vectors: &[u64],
+    watch: &mut dyn FnMut(&Channel),
 ) -> Result<Zeroizing<Vec<u64>>, RuntimeError> {
     let mut transfers = VectorTransfers::new(product);
     let mut share = empty_share(&product);
@@ -83,6 +88,7 @@ pub(super) fn offer(
             transfers.offer(keys, vector, row(&mut share, &product, value), &mut payload);
         }
         lane.send(&payload.finish())?;
+        watch(&lane);
         let Some(next) = chunks.next() else { return Ok(share) };
         keys = sender.extend(&mut lane, Code::OneOf2, transfers_of(&next))?.keys();
         chunk = next;
@@ -167,9 +173,9 @@ mod tests {
         let (server, client) = both_with_ots(seed, |channel, ots| {
             channel.enter(StepId(1), Phase::Offline).expect("nothing is left over");
             let share = if channel.party() == chooser {
-                choose(channel, &mut ots.receiver, product, &choices)
+                choose(channel, &mut ots.receiver, product, &choices, &mut |_| ())
             } else {
-                offer(channel, &mut ots.sender, product, &vectors)
+                offer(channel, &mut ots.sender, product, &vectors, &mut |_| ())
             };
             let share = share.expect("the parties are honest");
             channel.flush().expect("the peer is there");

@@ -1,0 +1,176 @@
+//! One linear step of a plan, as either party does it.
+
+use super::ot;
+use crate::ot::Ots;
+use crate::packing::{pack, packed_len, unpack};
+use crate::{Channel, RuntimeError};
+use copriv_ir::cost::OtProduct;
+use copriv_ir::lowering::{bias_map, direct_conv, filter_matrices, input_matrices, output_map};
+use copriv_ir::{
+    Correlation, Fact, LinearStep, LinearWeights, MatMulShape, Party, Ring, Shape, StepId,
+};
+use zeroize::Zeroizing;
+
+/// A linear step with all that is public of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LinearLayer {
+    id: StepId,
+    step: LinearStep,
+    input: Shape,
+    ring: Ring,
+    shape: MatMulShape,
+    product: OtProduct,
+}
+
+/// The server's part of the correlation: `S` and the bias, one element of the ring an output.
+pub(crate) struct ServerLinear {
+    share: Zeroizing<Vec<u64>>,
+}
+
+/// The client's part of the correlation.
+pub(crate) struct ClientLinear {
+    /// `R`, one element of the ring an input.
+    mask: Zeroizing<Vec<u64>>,
+    /// `T`, one element of the ring an output.
+    share: Zeroizing<Vec<u64>>,
+}
+
+impl ServerLinear {
+    /// Makes `S + T = f W (*) R`.
+    ///
+    /// | server: `U` from `W` | | client: `V` from random `R` |
+    /// |---|---|---|
+    /// | | `<->` [`ot`]: shares of all products | |
+    /// | `S`: its shares mapped to the output | | `T`: its shares mapped to the output |
+    pub(crate) fn prepare(
+        channel: &mut Channel,
+        ots: &mut Ots,
+        layer: &LinearLayer,
+        weights: &LinearWeights,
+        watch: &mut dyn FnMut(&Channel),
+    ) -> Result<Self, RuntimeError> {
+        let LinearLayer { step, input, ring, product, .. } = *layer;
+        let factors = layer.server_factors(weights)?;
+        let products = match product.chooser {
+            Party::Server => ot::choose(channel, &mut ots.receiver, product, &factors, watch)?,
+            Party::Client => ot::offer(channel, &mut ots.sender, product, &factors, watch)?,
+        };
+        let mut share = layer.output(products);
+        let bias = Zeroizing::new(bias_map(ring, &step.geometry, input, &weights.bias));
+        share.iter_mut().zip(&*bias).for_each(|(share, &bias)| *share = ring.add(*share, bias));
+        Ok(Self { share })
+    }
+
+    /// The server's share of the output, from its share `x0` of the input.
+    ///
+    /// | server: `x0` | | client: `x1` |
+    /// |---|---|---|
+    /// | | `<-` | `x1 - R` |
+    /// | `f W (*) (x0 + x1 - R) + S + bias` | | `T` |
+    pub(crate) fn apply(
+        mut self,
+        channel: &mut Channel,
+        layer: &LinearLayer,
+        weights: &LinearWeights,
+        mut input: Zeroizing<Vec<u64>>,
+    ) -> Result<Zeroizing<Vec<u64>>, RuntimeError> {
+        let LinearLayer { step, ring, .. } = layer;
+        let masked = channel.recv(packed_len(input.len(), ring.bits()))?;
+        let masked = unpack(&masked, ring.bits(), input.len());
+        input.iter_mut().zip(masked).for_each(|(x, masked)| *x = ring.add(*x, masked));
+        let outputs = direct_conv(*ring, &step.geometry, layer.input, &input, &weights.weight);
+        let extra = step.lowering.extra_scale();
+        for (share, output) in self.share.iter_mut().zip(outputs) {
+            *share = ring.add(*share, output << extra);
+        }
+        Ok(self.share)
+    }
+}
+
+impl ClientLinear {
+    /// See [`ServerLinear::prepare`].
+    pub(crate) fn prepare(
+        channel: &mut Channel,
+        ots: &mut Ots,
+        layer: &LinearLayer,
+        watch: &mut dyn FnMut(&Channel),
+    ) -> Result<Self, RuntimeError> {
+        let LinearLayer { step, input, ring, product, .. } = *layer;
+        let mut mask = Zeroizing::new(vec![0; input.elements()]);
+        mask.iter_mut().for_each(|r| *r = ring.reduce(ots.rng.next_u64()));
+        let factors = Zeroizing::new(input_matrices(&step, input, &mask, ring));
+        let products = match product.chooser {
+            Party::Server => ot::offer(channel, &mut ots.sender, product, &factors, watch)?,
+            Party::Client => ot::choose(channel, &mut ots.receiver, product, &factors, watch)?,
+        };
+        Ok(Self { mask, share: layer.output(products) })
+    }
+
+    /// The client's share of the output, from its share `x1` of the input. See [`ServerLinear::apply`].
+    pub(crate) fn apply(
+        self,
+        channel: &mut Channel,
+        layer: &LinearLayer,
+        input: Zeroizing<Vec<u64>>,
+    ) -> Result<Zeroizing<Vec<u64>>, RuntimeError> {
+        let ring = layer.ring;
+        let masked = input.iter().zip(&*self.mask).map(|(&x, &mask)| ring.sub(x, mask));
+        channel.send(&pack(masked, ring.bits()))?;
+        Ok(self.share)
+    }
+}
+
+impl LinearLayer {
+    /// Step `id` of a plan, a linear one, on an input of this fact.
+    pub(crate) fn new(id: StepId, step: LinearStep, input: &Fact) -> Self {
+        let Correlation::Ot { chooser, .. } = step.correlation;
+        let Fact { shape: input, ring, .. } = *input;
+        let products = || {
+            let shape = step.lowering.mat_mul(&step.geometry, input)?;
+            Some((shape, OtProduct::new(&step, chooser, input, ring)?))
+        };
+        let (shape, product) = products().expect("every plan's lowerings fit: it was verified");
+        Self { id, step, input, ring, shape, product }
+    }
+
+    /// The step.
+    pub(crate) fn id(&self) -> StepId {
+        self.id
+    }
+
+    /// The transposes of `U`, `count x k x m`: what the server chooses with or offers.
+    fn server_factors(&self, weights: &LinearWeights) -> Result<Zeroizing<Vec<u64>>, RuntimeError> {
+        let factors = Zeroizing::new(filter_matrices(&self.step, &weights.weight, self.ring));
+        let bits = self.step.weight_bits;
+        let fits = |&x: &u64| {
+            let signed = self.ring.to_signed(x);
+            signed << (64 - bits) >> (64 - bits) == signed
+        };
+        if self.product.chooser == Party::Server && !factors.iter().all(fits) {
+            return Err(RuntimeError::WideWeights { step: self.id, bits });
+        }
+        Ok(transposed(&factors, self.shape.m, self.shape.k))
+    }
+
+    /// A party's share of the output from its shares of the products as the transfers leave them.
+    fn output(&self, mut products: Zeroizing<Vec<u64>>) -> Zeroizing<Vec<u64>> {
+        products.iter_mut().for_each(|x| *x = self.ring.reduce(*x));
+        if self.product.chooser == Party::Client {
+            products = transposed(&products, self.shape.n, self.shape.m);
+        }
+        Zeroizing::new(output_map(&self.step, self.input, &products, self.ring))
+    }
+}
+
+/// The transposes of matrices `rows x columns`, one after the other.
+fn transposed(matrices: &[u64], rows: usize, columns: usize) -> Zeroizing<Vec<u64>> {
+    let mut transposed = Zeroizing::new(vec![0; matrices.len()]);
+    let size = (rows * columns).max(1);
+    for (to, from) in transposed.chunks_mut(size).zip(matrices.chunks(size)) {
+        for (column, to) in to.chunks_mut(rows).enumerate() {
+            let from = from.iter().skip(column).step_by(columns);
+            to.iter_mut().zip(from).for_each(|(to, &from)| *to = from);
+        }
+    }
+    transposed
+}

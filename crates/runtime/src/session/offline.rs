@@ -1,0 +1,81 @@
+//! The offline phase: every step's correlation, in the order of the plan.
+
+use super::Progress;
+use super::role::Role;
+use crate::linear::LinearLayer;
+use crate::nonlinear::{ActivationCorrelation, TruncationCorrelation};
+use crate::ot::Ots;
+use crate::{Channel, RuntimeError};
+use copriv_ir::{Phase, Plan, Step, StepOp, TruncateMethod};
+
+/// One inference of which all is ready but the input: one party's correlations, to be used once.
+pub(super) struct Correlations<L> {
+    /// In the order of the plan's steps.
+    pub steps: Vec<ReadyStep<L>>,
+}
+
+/// A step with what it uses up. `L` is a party's correlation of linear steps.
+pub(super) enum ReadyStep<L> {
+    Input,
+    Linear(Box<LinearLayer>, L),
+    Add,
+    SumPool,
+    Truncate(Box<TruncationCorrelation>),
+    Activation(Box<ActivationCorrelation>),
+    Reveal,
+}
+
+/// Makes all correlations of one inference.
+pub(super) fn prepare<R: Role>(
+    role: &R,
+    channel: &mut Channel,
+    ots: &mut Ots,
+    plan: &Plan,
+    progress: Progress<'_>,
+) -> Result<Correlations<R::Linear>, RuntimeError> {
+    let before = channel.bytes();
+    let mut steps = Vec::with_capacity(plan.steps().len());
+    for step in plan.steps() {
+        channel.enter(step.id, Phase::Offline)?;
+        let mut watch =
+            |channel: &Channel| progress(Phase::Offline, step.id, channel.bytes() - before);
+        watch(channel);
+        steps.push(prepare_step(role, channel, ots, (plan, step), &mut watch)?);
+        channel.flush()?;
+        watch(channel);
+    }
+    Ok(Correlations { steps })
+}
+
+fn prepare_step<R: Role>(
+    role: &R,
+    channel: &mut Channel,
+    ots: &mut Ots,
+    (plan, step): (&Plan, &Step),
+    watch: &mut dyn FnMut(&Channel),
+) -> Result<ReadyStep<R::Linear>, RuntimeError> {
+    // The first input; those steps that take none or two need no correlation.
+    let fact = plan.fact(step.inputs.first().copied().unwrap_or(step.output));
+    let (ring, count) = (fact.ring, fact.shape.elements());
+    Ok(match &step.op {
+        StepOp::Input => ReadyStep::Input,
+        StepOp::Linear(linear) => {
+            let layer = LinearLayer::new(step.id, *linear, fact);
+            let correlation = role.prepare(channel, ots, &layer, watch)?;
+            ReadyStep::Linear(Box::new(layer), correlation)
+        }
+        StepOp::Add => ReadyStep::Add,
+        StepOp::SumPool => ReadyStep::SumPool,
+        StepOp::Truncate { shift, method: TruncateMethod::Faithful, comparison } => {
+            let by = (ring, *shift);
+            let prepared = TruncationCorrelation::prepare(channel, ots, comparison, by, count)?;
+            ReadyStep::Truncate(Box::new(prepared))
+        }
+        StepOp::Activation { function, comparison } => {
+            let function = (*function, comparison);
+            let prepared = ActivationCorrelation::prepare(channel, ots, function, ring, count)?;
+            ReadyStep::Activation(Box::new(prepared))
+        }
+        StepOp::Reveal => ReadyStep::Reveal,
+    })
+}

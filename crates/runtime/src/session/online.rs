@@ -1,0 +1,94 @@
+//! The online phase: the steps of a plan on shares.
+
+use super::Progress;
+use super::offline::{Correlations, ReadyStep};
+use super::role::Role;
+use crate::nonlinear::reveal;
+use crate::{Channel, RuntimeError};
+use copriv_ir::{Fact, Phase, Plan, Ring, ValueId};
+use zeroize::Zeroizing;
+
+/// A party's shares of a value.
+type Shares = Zeroizing<Vec<u64>>;
+
+/// Runs one inference on this party's share of the input; what was revealed to this party, if anything.
+pub(super) fn run<R: Role>(
+    role: &R,
+    channel: &mut Channel,
+    plan: &Plan,
+    (input, correlations): (Shares, Correlations<R::Linear>),
+    progress: Progress<'_>,
+) -> Result<Option<Vec<u64>>, RuntimeError> {
+    let before = channel.bytes();
+    let mut values = Values::new(plan);
+    let (mut input, mut revealed) = (Some(input), None);
+    for (step, ready) in plan.steps().iter().zip(correlations.steps) {
+        channel.enter(step.id, Phase::Online)?;
+        progress(Phase::Online, step.id, channel.bytes() - before);
+        let fact = plan.fact(step.output);
+        let mut inputs = step.inputs.iter().map(|&value| values.take(value));
+        let mut next = || inputs.next().unwrap_or_default();
+        let output = match ready {
+            ReadyStep::Input => input.take().unwrap_or_default(),
+            ReadyStep::Linear(layer, correlation) => {
+                role.apply(channel, &layer, correlation, next())?
+            }
+            ReadyStep::Add => add(fact.ring, next(), &next()),
+            ReadyStep::SumPool => sum_pool(fact, &next()),
+            ReadyStep::Truncate(correlation) => correlation.truncate(channel, &next())?,
+            ReadyStep::Activation(correlation) => {
+                correlation.apply(channel, fact.scale, &next())?
+            }
+            ReadyStep::Reveal => {
+                revealed = reveal(channel, fact.ring, &next())?;
+                Shares::default()
+            }
+        };
+        values.set(step.output, output);
+        channel.flush()?;
+        progress(Phase::Online, step.id, channel.bytes() - before);
+    }
+    Ok(revealed)
+}
+
+/// Shares of the sums.
+fn add(ring: Ring, mut x: Shares, y: &[u64]) -> Shares {
+    x.iter_mut().zip(y).for_each(|(x, &y)| *x = ring.add(*x, y));
+    x
+}
+
+/// Shares of the sum over each channel; `output` is the result's fact.
+fn sum_pool(output: &Fact, x: &[u64]) -> Shares {
+    let area = (x.len() / output.shape.channels).max(1);
+    let sum = |channel: &[u64]| channel.iter().fold(0, |sum, &x| output.ring.add(sum, x));
+    Zeroizing::new(x.chunks(area).map(sum).collect())
+}
+
+/// Shares of the plan's values, each forgotten after its last use.
+struct Values {
+    shares: Vec<Shares>,
+    /// Inputs of later steps that are still to be taken.
+    uses: Vec<usize>,
+}
+
+impl Values {
+    fn new(plan: &Plan) -> Self {
+        let count = plan.values().len();
+        let mut uses = vec![0; count];
+        plan.steps().iter().flat_map(|step| &step.inputs).for_each(|value| uses[value.0] += 1);
+        Self { shares: vec![Shares::default(); count], uses }
+    }
+
+    fn set(&mut self, value: ValueId, shares: Shares) {
+        self.shares[value.0] = shares;
+    }
+
+    fn take(&mut self, value: ValueId) -> Shares {
+        self.uses[value.0] -= 1;
+        if self.uses[value.0] == 0 {
+            std::mem::take(&mut self.shares[value.0])
+        } else {
+            self.shares[value.0].clone()
+        }
+    }
+}
