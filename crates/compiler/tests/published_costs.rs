@@ -4,7 +4,10 @@ mod support;
 
 use copriv_compiler::{Calibration, CompileConfig, Preset, compile};
 use copriv_ir::cost::oracle::{Method, Oracle};
-use copriv_ir::{Architecture, Network, Phase, Plan, StepOp, cost};
+use copriv_ir::{
+    Activation, Architecture, Comparison, Correlation, Network, OtKind, Phase, Plan, Ring, StepOp,
+    cost,
+};
 
 fn plan(architecture: Architecture, fused: bool, preset: Preset) -> Plan {
     let network = Network::new(architecture, 1.0, 100, 32).expect("a usual size");
@@ -24,7 +27,7 @@ fn convolutions(plan: &Plan, method: Method) -> f64 {
         let StepOp::Linear(linear) = &step.op else { continue };
         let input = plan.fact(step.inputs[0]);
         let (offline, _) = cost::linear(linear, input.shape, input.ring);
-        let copriv_ir::Correlation::Ot { chooser, .. } = linear.correlation;
+        let Correlation::Ot { chooser, .. } = linear.correlation;
         let product = cost::OtProduct::new(linear, chooser, input.shape, input.ring);
         let product = product.expect("fits");
         let chunks = product.values().div_ceil(product.values_in_chunk());
@@ -55,4 +58,50 @@ fn mobilenet_v2_compiles_to_the_published_bytes() {
     let after = plan(Architecture::MobileNetV2, true, Preset::CoPriv);
     // 4.0 with the stem as CrypTFlow2 does it; Winograd takes 0.07 off that.
     assert_eq!(gigabytes(convolutions(&after, Method::WinogradStride2)), 3.9);
+}
+
+/// Where each bit of a non-linear element goes, in a ring of 41 bits with digits of 4, and that the sum is below
+/// the papers' bound. A digit costs 240 bits of extension (the simplex code; a Walsh-Hadamard code takes
+/// 256), two single triples share one of 240 + 32, a pair takes 224 + 16.
+#[test]
+fn non_linear_elements_cost_less_than_the_published_bounds() {
+    let (ring, elements) = (Ring::new(41).expect("in range"), 8192);
+    let comparison = Comparison { ot: OtKind::Iknp, leaf_bits: 4 };
+    let bits = |(offline, online): (copriv_ir::Traffic, copriv_ir::Traffic)| {
+        (offline.bytes() + online.bytes()) as f64 * 8.0 / elements as f64
+    };
+
+    // 40 bits: 10 digits; 4 levels, of whose 9 merges 4 are single.
+    let (leaves, tables) = (10 * 240 + 40, 16 + 9 * 32);
+    let (triples, openings) = (2 * 272 + 5 * 240, 2 * (4 * 2 + 5 * 3));
+    let multiplexer = 2 * (128 + 1 + 41);
+    let relu = bits(cost::activation(Activation::Relu, ring, elements, &comparison));
+    assert_eq!(relu, f64::from(leaves + tables + triples + openings + multiplexer));
+    assert_eq!(relu, 4874.0);
+    assert!(relu < Oracle::PAPER.relu(1) * 8.0);
+
+    // The wrap of 41 bits: 10 digits and one of a bit; 10 merges, 4 single. That of 12 bits: 3 digits.
+    let leaves = 10 * 240 + 128 + 41 + 3 * 240 + 12;
+    let tables = (16 + 9 * 32 + 2 * 2) + (16 + 2 * 32);
+    let triples = (2 * 272 + 6 * 240) + 272;
+    let openings = 2 * (4 * 2 + 6 * 3) + 2 * (2 * 2);
+    let to_additive = 2 * (128 + 1) + 40 + 11;
+    let truncation = bits(cost::truncate(ring, 12, elements, &comparison));
+    assert_eq!(truncation, f64::from(leaves + tables + triples + openings + to_additive));
+    assert_eq!(truncation, 6314.0);
+    assert!(truncation < Oracle::PAPER.truncation(1) * 8.0);
+}
+
+/// CoPriv's two halves on MobileNetV2 at 32x32: the protocol alone, the network alone, and both.
+#[test]
+fn protocol_and_network_cut_bytes_together() {
+    let total = |fused, preset| {
+        let comm = plan(Architecture::MobileNetV2, fused, preset).predicted_comm();
+        gigabytes((comm.total(Phase::Offline).bytes() + comm.total(Phase::Online).bytes()) as f64)
+    };
+    let neither = total(false, Preset::CrypTFlow2);
+    let protocol = total(false, Preset::CoPriv);
+    let network = total(true, Preset::CrypTFlow2);
+    let both = total(true, Preset::CoPriv);
+    assert_eq!((neither, protocol, network, both), (16.1, 11.9, 8.3, 4.2));
 }
