@@ -36,8 +36,7 @@ pub fn table<R: Into<comfy_table::Row>>(
     right: impl IntoIterator<Item = usize>,
 ) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_BORDERS_ONLY);
-    table.apply_modifier(comfy_table::modifiers::UTF8_ROUND_CORNERS);
+    table.load_style(presets::UTF8_BORDERS_ONLY.with_rounded_corners());
     table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header);
     table.add_rows(rows);

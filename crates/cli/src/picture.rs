@@ -71,7 +71,10 @@ mod tests {
         let pixels: Vec<u8> = (0..3 * 32 * 32).map(|i| (i % 251) as u8).collect();
         write(&path, &pixels, 32).expect("writes");
         let network = Network::new(Architecture::ResNet18, 1.0, 10, 32).expect("usual");
-        assert_eq!(read(&path, network.input()).expect("reads"), network.input().normalise(&pixels));
+        assert_eq!(
+            read(&path, network.input()).expect("reads"),
+            network.input().normalise(&pixels)
+        );
     }
 
     #[test]

@@ -68,7 +68,8 @@ impl Terminal {
 
     /// A bar over `length` units of work; drawn only on a terminal and unless quiet.
     pub fn bar(&self, label: &str, length: u64) -> ProgressBar {
-        const TEMPLATE: &str = "{prefix:>12} [{bar:32}] {percent:>3}% {elapsed_precise}<{eta} {msg}";
+        const TEMPLATE: &str =
+            "{prefix:>12} [{bar:32}] {percent:>3}% {elapsed_precise}<{eta} {msg}";
         self.styled(ProgressBar::new(length), TEMPLATE, label)
     }
 

@@ -22,7 +22,8 @@ fn list(terminal: &Terminal) -> Result<()> {
         let images: usize = manifest.files.iter().map(|file| file.records).sum();
         let side = manifest.resolution;
         let source = manifest.archive.map_or("comes with the repository".into(), |a| a.url);
-        let sizes = [manifest.classes.len().to_string(), images.to_string(), format!("{side}x{side}")];
+        let sizes =
+            [manifest.classes.len().to_string(), images.to_string(), format!("{side}x{side}")];
         [vec![manifest.name], sizes.to_vec(), vec![source]].concat()
     });
     let header = ["name", "classes", "images", "size", "source"].map(str::to_owned).to_vec();
@@ -49,7 +50,11 @@ fn fetch(args: &DataSet, terminal: &Terminal) -> Result<()> {
         bail!("{} comes with the repository; there is nothing to fetch", manifest.name);
     };
     let target = args.root.join(&manifest.name);
-    ensure!(!target.exists(), "{} is already there; check it with `copriv data check`", target.display());
+    ensure!(
+        !target.exists(),
+        "{} is already there; check it with `copriv data check`",
+        target.display()
+    );
     terminal.say(format_args!("{}: {}", manifest.title, manifest.terms.trim()));
 
     std::fs::create_dir_all(&args.root)

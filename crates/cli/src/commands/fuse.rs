@@ -15,7 +15,7 @@ pub fn run(args: &Fuse, terminal: &Terminal) -> Result<()> {
         ensure!(images > 0, "--verify needs at least one image");
         let verification = copriv_reparam::verify_random(&checkpoint, &fused, images, SEED);
         ensure!(verification.is_good(), "{verification}; nothing was written");
-        terminal.say(&verification);
+        terminal.say(verification);
     }
     fused.write(&args.out)?;
     terminal.say(format_args!("{fused}\nwritten to  {}", args.out.display()));

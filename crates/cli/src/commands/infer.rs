@@ -7,7 +7,7 @@ use crate::artefact::read_plan;
 use crate::terminal::Terminal;
 use crate::{format, picture};
 use anyhow::{Context as _, Result};
-use copriv_ir::{Party, Phase, Plan};
+use copriv_ir::{Party, Phase, Plan, StepId};
 use copriv_runtime::{Channel, ClientSession, Inference, TcpTransport};
 use serde_json::{Map, Value, json};
 use std::net::TcpStream;
@@ -49,9 +49,9 @@ fn infer(
     let predicted = plan.predicted_comm();
     let total = [Phase::Offline, Phase::Online].map(|phase| predicted.total(phase).bytes());
     let bar = terminal.byte_bar("infer", total.iter().sum());
-    let mut progress = |phase: Phase, step: usize, bytes: u64| {
+    let mut progress = |phase: Phase, step: StepId, bytes: u64| {
         bar.set_position(bytes);
-        bar.set_message(format!("{phase} {}", plan.steps()[step].name));
+        bar.set_message(format!("{phase} {}", plan.steps()[step.0].name));
     };
     let prepared = session.prepare(&mut progress)?;
     let inference = session.infer(prepared, image, &mut progress)?;

@@ -161,14 +161,21 @@ fn plan_table(plan: &Plan) -> comfy_table::Table {
                 _ => (String::new(), String::new()),
             };
             let ring = format!("{}.{}", fact.ring.bits(), fact.scale);
-            let middle =
-                [step.op.name().into(), fact.shape.to_string(), ring, lowering, chooser];
+            let middle = [step.op.name().into(), fact.shape.to_string(), ring, lowering, chooser];
             cells(step.name.clone(), middle, &|phase| comm.traffic(step.id, phase))
         })
         .collect();
     rows.push(cells("total".into(), Default::default(), &|phase| comm.total(phase)));
     let names = [
-        "step", "op", "output", "bits.scale", "lowering", "chooser", "offline", "online", "rounds",
+        "step",
+        "op",
+        "output",
+        "bits.scale",
+        "lowering",
+        "chooser",
+        "offline",
+        "online",
+        "rounds",
         "share",
     ];
     format::table(header(&names), rows, [3, 6, 7, 8, 9])

@@ -56,8 +56,7 @@ pub fn run_privately(
     ensure!(status.success(), "the server failed");
 
     let lines = String::from_utf8(client.stdout)?;
-    let answers: Vec<Answer> =
-        lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let answers: Vec<Answer> = lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     ensure!(answers.len() == pictures.len(), "the client answered {} images", answers.len());
     Ok(PrivateRun { answers })
 }

@@ -93,8 +93,15 @@ impl fmt::Display for Report {
 
         let plans = self.plans.iter().map(PlanRow::cells);
         let header = text(&[
-            "plan", "offline", "online", "rounds", "offline time", "online time", "private = clear",
-            "right", "plan top-1",
+            "plan",
+            "offline",
+            "online",
+            "rounds",
+            "offline time",
+            "online time",
+            "private = clear",
+            "right",
+            "plan top-1",
         ]);
         writeln!(f, "{}", table(header, plans, 1..9))?;
         writeln!(f, "rounds: offline + online; times: per image, both parties on this machine; ")?;

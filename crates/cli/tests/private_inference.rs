@@ -1,0 +1,85 @@
+//! From random weights to two processes: what is inferred privately is what the plan means.
+
+mod program;
+
+use copriv_ir::evaluate::PlanEvaluator;
+use copriv_ir::{Plan, ServerWeights};
+use program::{Workplace, json};
+use serde_json::{Value, json as value};
+
+/// Blocks of stride 1 and 2, with and without shortcut, kept and removed.
+const MASK: &str = "01001011000101010";
+
+#[test]
+fn private_logits_are_the_plans_and_traffic_is_what_was_predicted() {
+    let place = Workplace::new();
+    place.compile_small(MASK);
+    let pictures = [place.picture("a.png", 1), place.picture("b.png", 2)];
+    for preset in ["cryptflow2", "copriv"] {
+        let server = place.serve(preset, 1);
+        let plan_file = format!("{preset}/plan.json");
+        let infer = ["infer", "--plan", &plan_file, "--connect", &server.address, "--json"];
+        let answers = place.succeed(&[&infer[..], &["a.png", "b.png"]].concat());
+        assert_eq!(server.wait(), 0);
+
+        let plan = Plan::read(&place.path(&plan_file)).expect("reads");
+        let weights = place.path(&format!("{preset}/server.safetensors"));
+        let weights = ServerWeights::read(&weights, &plan).expect("reads");
+        let evaluator = PlanEvaluator::new(&plan, &weights).expect("they belong together");
+        let predicted = json(&place.succeed(&["inspect", preset, "--json"]))["total"].clone();
+
+        let answers: Vec<Value> = answers.lines().map(json).collect();
+        assert_eq!(answers.len(), 2);
+        for (number, (answer, pixels)) in answers.iter().zip(&pictures).enumerate() {
+            let clear = evaluator.logits_f64(&plan.input().normalise(pixels));
+            assert_eq!(answer["logits"], value!(clear), "{preset}");
+            let best = (0..10).max_by(|&a, &b| clear[a].total_cmp(&clear[b]));
+            assert_eq!(answer["top"][0]["class"], value!(best));
+            for phase in ["offline", "online"] {
+                assert_eq!(answer["comm"][phase], predicted[phase], "{preset} {phase}");
+            }
+            let setup = &answer["comm"]["setup"];
+            if number == 0 {
+                assert_eq!(setup, &predicted["setup"]);
+            } else {
+                assert_eq!(setup["client_to_server"], 0, "a session is set up once");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_inspect_says_of_steps_adds_up_to_its_totals() {
+    let place = Workplace::new();
+    place.compile_small(MASK);
+    let mut totals = Vec::new();
+    for preset in ["cryptflow2", "copriv"] {
+        let plan = json(&place.succeed(&["inspect", preset, "--json"]));
+        assert_eq!(plan["preset"], preset);
+        assert_eq!(plan["ring"], 41);
+        for phase in ["setup", "offline", "online"] {
+            for key in ["server_to_client", "client_to_server", "rounds"] {
+                let steps = plan["steps"].as_array().expect("steps").iter();
+                let sum: u64 =
+                    steps.map(|step| step["comm"][phase][key].as_u64().expect("a count")).sum();
+                assert_eq!(plan["total"][phase][key], sum, "{preset} {phase} {key}");
+            }
+        }
+        let offline = &plan["total"]["offline"];
+        let bytes = |key: &str| offline[key].as_u64().expect("a count");
+        totals.push(bytes("server_to_client") + bytes("client_to_server"));
+    }
+    assert!(totals[1] < totals[0], "copriv is cheaper than cryptflow2: {totals:?}");
+}
+
+#[test]
+fn equal_commands_write_equal_plans() {
+    let place = Workplace::new();
+    place.compile_small(MASK);
+    for file in ["plan.json", "server.safetensors"] {
+        let read = |folder: &str| std::fs::read(place.path(folder).join(file)).expect("reads");
+        let before = read("copriv");
+        place.succeed(&["compile", "fused", "--out", "again", "--preset", "copriv"]);
+        assert!(before == read("again"), "{file} differs");
+    }
+}
