@@ -146,17 +146,6 @@ impl Layers {
         })
     }
 
-    fn of_block(&self, block: &BlockInfo) -> Vec<usize> {
-        let belongs = |id: &usize| self.layers[*id].block == Some(block.gate.0);
-        (0..self.layers.len()).filter(belongs).collect()
-    }
-
-    fn users(&self, id: usize) -> usize {
-        self.layers.iter().flat_map(|layer| &layer.inputs).filter(|&&input| input == id).count()
-    }
-}
-
-impl Layers {
     fn ancestors_of_the_last(&self) -> Vec<bool> {
         let mut is_used = vec![false; self.layers.len()];
         if let Some(last) = is_used.last_mut() {
@@ -168,6 +157,15 @@ impl Layers {
             }
         }
         is_used
+    }
+
+    fn of_block(&self, block: &BlockInfo) -> Vec<usize> {
+        let belongs = |id: &usize| self.layers[*id].block == Some(block.gate.0);
+        (0..self.layers.len()).filter(belongs).collect()
+    }
+
+    fn users(&self, id: usize) -> usize {
+        self.layers.iter().flat_map(|layer| &layer.inputs).filter(|&&input| input == id).count()
     }
 }
 

@@ -35,7 +35,8 @@ use layers::Layers;
 /// Layers keep the names of the parameters they come from; a fused block has the name of the block.
 ///
 /// # Errors
-/// [`FuseError::NotFinite`] where the parameters of a fused layer exceed single precision.
+/// [`FuseError::NotFinite`] where the parameters of a fused layer exceed single precision;
+/// [`FuseError::Graph`] for a graph that this pass does not know, which no [`copriv_ir::Network`] has.
 pub fn fuse(checkpoint: &Checkpoint) -> Result<FusedModel, FuseError> {
     let mut layers = Layers::with_folded_batch_norms(checkpoint)?;
     for block in layers.removed_inverted_residuals(checkpoint) {
