@@ -33,6 +33,23 @@ enum LayerOp {
     Other(FusedOp),
 }
 
+/// The removed blocks that are worth fusing: those around a depthwise convolution, whose products have
+/// no factor in common and therefore cost the most.
+///
+/// A ResNet's blocks have dense kernels. Two 3x3 kernels with padding are not one convolution (see
+/// `merge_convs.rs`), and a bottleneck as one 3x3 convolution would multiply many times more.
+pub(crate) fn removed_inverted_residuals(checkpoint: &Checkpoint) -> Vec<BlockInfo> {
+    let is_depthwise =
+        |node: &Node| matches!(&node.op, Op::Conv(geometry) if geometry.is_depthwise());
+    let graph = checkpoint.network().graph();
+    let blocks = graph.blocks().iter().filter(|block| {
+        block.is_residual
+            && !checkpoint.gates().is_kept(block.gate)
+            && graph.nodes()[block.nodes.clone()].iter().any(is_depthwise)
+    });
+    blocks.cloned().collect()
+}
+
 impl Layers {
     /// The checkpoint's graph: batch norms folded, absent activations left out.
     pub(crate) fn with_folded_batch_norms(checkpoint: &Checkpoint) -> Result<Self, FuseError> {
@@ -60,23 +77,6 @@ impl Layers {
             }
         }
         Ok(Self { layers })
-    }
-
-    /// The removed blocks that are worth fusing: those around a depthwise convolution, whose products have
-    /// no factor in common and therefore cost the most.
-    ///
-    /// A ResNet's blocks have dense kernels. Two 3x3 kernels with padding are not one convolution (see
-    /// `merge_convs.rs`), and a bottleneck as one 3x3 convolution would multiply many times more.
-    pub(crate) fn removed_inverted_residuals(&self, checkpoint: &Checkpoint) -> Vec<BlockInfo> {
-        let is_depthwise =
-            |node: &Node| matches!(&node.op, Op::Conv(geometry) if geometry.is_depthwise());
-        let graph = checkpoint.network().graph();
-        let blocks = graph.blocks().iter().filter(|block| {
-            block.is_residual
-                && !checkpoint.gates().is_kept(block.gate)
-                && graph.nodes()[block.nodes.clone()].iter().any(is_depthwise)
-        });
-        blocks.cloned().collect()
     }
 
     /// Merges each convolution of the block into the next one, where nothing else uses it.

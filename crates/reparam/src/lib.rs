@@ -22,7 +22,7 @@ mod verify;
 pub use verify::{Verification, verify, verify_random};
 
 use copriv_ir::{Checkpoint, FusedModel};
-use layers::Layers;
+use layers::{Layers, removed_inverted_residuals};
 
 /// Fuses `checkpoint`. The result depends on nothing else.
 ///
@@ -39,7 +39,7 @@ use layers::Layers;
 /// [`FuseError::Graph`] for a graph that this pass does not know, which no [`copriv_ir::Network`] has.
 pub fn fuse(checkpoint: &Checkpoint) -> Result<FusedModel, FuseError> {
     let mut layers = Layers::with_folded_batch_norms(checkpoint)?;
-    for block in layers.removed_inverted_residuals(checkpoint) {
+    for block in removed_inverted_residuals(checkpoint) {
         layers.merge_convs(&block);
         layers.merge_shortcut(&block);
     }
