@@ -1,0 +1,198 @@
+//! Small plans with their weights, made by hand, and sessions over them.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use copriv_ir::{
+    Activation, Comparison, ConvGeometry, Correlation, Fact, InputSpec, LinearStep, LinearWeights,
+    Lowering, OtKind, Party, Plan, Provenance, Ring, ServerWeights, Shape, Sign, Step, StepId,
+    StepOp, TruncateMethod, ValueId, Visibility, WinogradTile,
+};
+use copriv_runtime::ot::Prg;
+use copriv_runtime::{Channel, ClientSession, RuntimeError, ServerSession};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread;
+
+pub const WINOGRAD: Lowering = Lowering::Winograd(WinogradTile::F2X2_3X3);
+
+/// A plan with the weights of its linear steps.
+pub struct Model {
+    pub plan: Arc<Plan>,
+    pub weights: ServerWeights,
+}
+
+/// Builds a plan step by step. Each step's fact follows from its inputs.
+pub struct Builder {
+    facts: Vec<Fact>,
+    steps: Vec<Step>,
+    layers: BTreeMap<StepId, LinearWeights>,
+    random: Prg,
+}
+
+impl Builder {
+    /// A plan that begins with an image of this shape.
+    pub fn new(shape: Shape, bits: u32, scale: u32, seed: u64) -> Self {
+        let ring = Ring::new(bits).expect("in range");
+        let fact = Fact { shape, ring, scale, sign: Sign::Any, visibility: Visibility::Client };
+        let random = Prg::from_seed(&(u128::from(seed)).to_le_bytes());
+        let mut builder = Self { facts: vec![], steps: vec![], layers: BTreeMap::new(), random };
+        builder.push(StepOp::Input, vec![], fact);
+        builder
+    }
+
+    fn push(&mut self, op: StepOp, inputs: Vec<ValueId>, fact: Fact) -> ValueId {
+        let id = self.steps.len();
+        let output = ValueId(id);
+        self.steps.push(Step { id: StepId(id), name: format!("step {id}"), op, inputs, output });
+        self.facts.push(fact);
+        output
+    }
+
+    pub fn last(&self) -> ValueId {
+        ValueId(self.steps.len() - 1)
+    }
+
+    pub fn fact(&self, value: ValueId) -> Fact {
+        self.facts[value.0]
+    }
+
+    /// A linear step on the last value with random weights of `taps` bits, which become factors of
+    /// `weight_bits` bits, and a random bias map.
+    pub fn linear(
+        &mut self,
+        geometry: ConvGeometry,
+        lowering: Lowering,
+        chooser: Party,
+        (taps, weight_bits): (u32, u32),
+    ) -> ValueId {
+        let input = self.fact(self.last());
+        let correlation = Correlation::Ot { kind: OtKind::Iknp, chooser };
+        let step = LinearStep { geometry, lowering, correlation, weight_scale: 2, weight_bits };
+        let classes = |extent| geometry.border_classes(extent).count();
+        let mut biases = geometry.out_channels;
+        if self.random.next_u64() % 4 != 0 {
+            biases *= classes(input.shape.height) * classes(input.shape.width);
+        }
+        let mut signed = |bits: u32| {
+            let unused = 64 - bits;
+            self.random.next_u64().cast_signed() << unused >> unused
+        };
+        let layer = LinearWeights {
+            weight: (0..geometry.weight_elements()).map(|_| signed(taps)).collect(),
+            bias: (0..biases).map(|_| signed(input.ring.bits().min(12))).collect(),
+        };
+        self.layers.insert(StepId(self.steps.len()), layer);
+        let fact = Fact {
+            shape: geometry.output_shape(input.shape),
+            scale: input.scale + 2 + lowering.extra_scale(),
+            sign: Sign::Any,
+            visibility: Visibility::Shared,
+            ..input
+        };
+        self.push(StepOp::Linear(step), vec![self.last()], fact)
+    }
+
+    pub fn truncate(&mut self, shift: u32, leaf_bits: u32) -> ValueId {
+        let input = self.fact(self.last());
+        let comparison = Comparison { ot: OtKind::Iknp, leaf_bits };
+        let op = StepOp::Truncate { shift, method: TruncateMethod::Faithful, comparison };
+        let fact = Fact { scale: input.scale - shift, visibility: Visibility::Shared, ..input };
+        self.push(op, vec![self.last()], fact)
+    }
+
+    pub fn activation(&mut self, function: Activation, leaf_bits: u32) -> ValueId {
+        let comparison = Comparison { ot: OtKind::Iknp, leaf_bits };
+        let op = StepOp::Activation { function, comparison };
+        let input = self.fact(self.last());
+        let fact = Fact { sign: Sign::NonNegative, visibility: Visibility::Shared, ..input };
+        self.push(op, vec![self.last()], fact)
+    }
+
+    /// The sum of the last value and another.
+    pub fn add(&mut self, other: ValueId) -> ValueId {
+        let [x, y] = [self.last(), other].map(|value| self.fact(value));
+        let both = x.sign == Sign::NonNegative && y.sign == Sign::NonNegative;
+        let sign = if both { Sign::NonNegative } else { Sign::Any };
+        let fact = Fact { sign, visibility: Visibility::Shared, ..x };
+        self.push(StepOp::Add, vec![self.last(), other], fact)
+    }
+
+    pub fn sum_pool(&mut self) -> ValueId {
+        let input = self.fact(self.last());
+        let fact = Fact {
+            shape: Shape::vector(input.shape.channels),
+            scale: input.scale + input.shape.area().next_power_of_two().trailing_zeros(),
+            ..input
+        };
+        self.push(StepOp::SumPool, vec![self.last()], fact)
+    }
+
+    pub fn reveal(mut self) -> Model {
+        let input = self.fact(self.last());
+        let fact = Fact { visibility: Visibility::Client, ..input };
+        self.push(StepOp::Reveal, vec![self.last()], fact);
+        let input = InputSpec { shape: self.facts[0].shape, mean: [0.5; 3], std: [0.25; 3] };
+        let (values, steps) = (self.facts, self.steps);
+        let words = ("test".into(), "test".into());
+        let plan = Plan::new(words.0, words.1, (input, vec![]), (values, steps), provenance());
+        let plan = plan.expect("a sound plan");
+        let weights = ServerWeights::new(&plan, self.layers, provenance()).expect("they fit");
+        Model { plan: Arc::new(plan), weights }
+    }
+}
+
+fn provenance() -> Provenance {
+    Provenance::new("test", None, serde_json::Value::Null, None)
+}
+
+/// Every kind of step once: a convolution, a residual Winograd block, a strided depthwise convolution with ReLU6, a
+/// strided Winograd convolution, pooling, a classifier. `choosers` take turns.
+pub fn every_step(choosers: [Party; 2], leaf_bits: u32, seed: u64) -> Model {
+    let [odd, even] = choosers;
+    let mut plan = Builder::new(Shape::new(3, 9, 7), 30, 8, seed);
+    plan.linear(ConvGeometry::same(3, 4, 3, 1), Lowering::Direct, odd, (5, 5));
+    plan.truncate(2, leaf_bits);
+    let shortcut = plan.activation(Activation::Relu, leaf_bits);
+    plan.linear(ConvGeometry::same(4, 4, 3, 1), WINOGRAD, even, (5, 9));
+    plan.truncate(4, leaf_bits);
+    plan.add(shortcut);
+    plan.linear(ConvGeometry::depthwise(4, 3, 2), Lowering::Direct, odd, (4, 30));
+    plan.truncate(6, leaf_bits);
+    plan.activation(Activation::Relu6, leaf_bits);
+    plan.linear(ConvGeometry::same(4, 5, 3, 2), Lowering::WinogradStride2, even, (4, 6));
+    plan.sum_pool();
+    plan.linear(ConvGeometry::fully_connected(5, 6), Lowering::Direct, odd, (6, 6));
+    plan.reveal()
+}
+
+/// Nothing but an image and its opening: no correlations at all.
+pub fn nothing(seed: u64) -> Model {
+    Builder::new(Shape::new(3, 2, 2), 16, 8 + (seed % 4) as u32, seed).reveal()
+}
+
+/// A normalised image, mostly between -2 and 2.
+pub fn image(plan: &Plan, seed: u64) -> Vec<f32> {
+    let mut random = Prg::from_seed(&u128::from(seed | 1 << 40).to_le_bytes());
+    let pixel = || (random.next_u64() % 4096) as f32 / 1024.0 - 2.0;
+    std::iter::repeat_with(pixel).take(plan.input().shape.elements()).collect()
+}
+
+/// Runs a server on `server`'s end and `act` as the client of a session on the other. What either gave.
+pub fn session<T: Send>(
+    model: &Model,
+    (server, client): (Channel, Channel),
+    act: impl FnOnce(ClientSession) -> Result<T, RuntimeError> + Send,
+) -> (Result<usize, RuntimeError>, Result<T, RuntimeError>) {
+    thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            let rng = Prg::from_seed(b"server's secrets");
+            ServerSession::accept_with(server, Arc::clone(&model.plan), &model.weights, rng)?
+                .serve()
+        });
+        let client = scope.spawn(|| {
+            let rng = Prg::from_seed(b"client's secrets");
+            act(ClientSession::connect_with(client, Arc::clone(&model.plan), rng)?)
+        });
+        (server.join().expect("the server does not panic"), client.join().expect("nor the client"))
+    })
+}
