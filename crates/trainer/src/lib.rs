@@ -7,4 +7,5 @@
 pub mod data;
 pub mod device;
 pub mod model;
+mod ops;
 pub mod train;

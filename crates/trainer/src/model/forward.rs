@@ -2,11 +2,11 @@
 
 use super::Model;
 use super::layer::{Layer, Norm};
+use crate::ops::{self, Gate, GateWeight};
 use burn::tensor::Tensor;
-use burn::tensor::activation::relu;
-use burn::tensor::module::{batch_norm, batch_norm_train, conv2d, max_pool2d};
-use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
-use copriv_ir::{Activation, Condition, ConvGeometry, Graph, Node, NodeId, Op};
+use burn::tensor::module::max_pool2d;
+use burn::tensor::ops::MaxPoolOptions;
+use copriv_ir::{Condition, Graph, NodeId, Op};
 
 /// Share of the newest batch in the running statistics, as in PyTorch.
 const STATISTICS_MOMENTUM: f64 = 0.1;
@@ -58,43 +58,60 @@ impl Model {
     #[must_use]
     pub fn forward(&self, images: Tensor<4>, gates: &[GateValue], mode: Mode) -> Tensor<2> {
         let nodes = self.graph.nodes();
-        let last_use = last_uses(&self.graph);
+        let readers = readers(&self.graph);
         let mut maps: Vec<Option<Tensor<4>>> = Vec::with_capacity(nodes.len());
-        for (id, node) in nodes.iter().enumerate() {
-            let mut take = |input: &NodeId| take(&mut maps, input.0, last_use[input.0] == id);
-            let mut inputs = node.inputs.iter().filter_map(&mut take);
+        while maps.len() < nodes.len() {
+            let id = maps.len();
+            let mut take = |input: &NodeId| take(&mut maps, input.0, readers[input.0].last == id);
+            let mut inputs = nodes[id].inputs.iter().filter_map(&mut take);
+            let fused = self.fused_activation(id, &readers);
+            let gate = self.gate(fused, gates);
             let output = match (inputs.next(), inputs.next()) {
-                (Some(x), Some(other)) => x + other,
-                (Some(x), None) => self.apply(id, node, x, gates, mode),
+                (Some(x), Some(other)) => ops::add(x, other, &gate),
+                (Some(x), None) => self.apply(id, x, &gate, gates, mode),
                 (None, _) => images.clone(),
             };
+            // Where the activation is already done, nobody reads what was before it.
+            maps.extend(fused.map(|_| None));
             maps.push(Some(output));
         }
         let logits = maps.pop().flatten().unwrap_or(images);
         logits.flatten(1, 3)
     }
 
+    /// The condition of the activation that is computed along with node `id`: the next node, if it
+    /// alone reads this one.
+    fn fused_activation(&self, id: usize, readers: &[Readers]) -> Option<Condition> {
+        let nodes = self.graph.nodes();
+        let next = nodes.get(id + 1)?;
+        let fits = matches!(nodes[id].op, Op::BatchNorm | Op::Add)
+            && next.inputs == [NodeId(id)]
+            && readers[id].count == 1;
+        match next.op {
+            Op::Activation(condition) if fits => Some(condition),
+            _ => None,
+        }
+    }
+
     /// The output of a node of one input; vectors are maps of one pixel.
     fn apply(
         &self,
         id: usize,
-        node: &Node,
         x: Tensor<4>,
+        gate: &Gate,
         gates: &[GateValue],
         mode: Mode,
     ) -> Tensor<4> {
-        match (&node.op, &self.layers[id]) {
+        match (&self.graph.nodes()[id].op, &self.layers[id]) {
             (Op::Conv(geometry), Some(Layer::Conv(conv))) => {
-                conv2d(x, conv.weight.val(), None, options(geometry))
+                ops::convolution(x, conv.weight.val(), geometry)
             }
-            (Op::BatchNorm, Some(Layer::Norm(norm))) => norm.forward(x, mode),
+            (Op::BatchNorm, Some(Layer::Norm(norm))) => norm.forward(x, gate, mode),
             (Op::Linear { .. }, Some(Layer::Linear(linear))) => {
                 let product = x.flatten::<2>(1, 3).matmul(linear.weight.val().transpose());
                 (product + linear.bias.val().unsqueeze()).unsqueeze_dims(&[2, 3])
             }
-            (Op::Activation(condition), _) => {
-                activate(x, *condition, gates, self.network.activation())
-            }
+            (Op::Activation(condition), _) => ops::activate(x, &self.gate(Some(*condition), gates)),
             (Op::MaxPool { kernel, stride, padding }, _) => {
                 let options = MaxPoolOptions::new([*kernel; 2])
                     .with_stride([*stride; 2])
@@ -105,64 +122,54 @@ impl Model {
             _ => x,
         }
     }
+
+    /// What an activation of this condition does; without one nothing.
+    fn gate(&self, condition: Option<Condition>, gates: &[GateValue]) -> Gate {
+        let value = |gate: usize| gates.get(gate).unwrap_or(&GateValue::Kept);
+        let when = |present| if present { GateWeight::Full } else { GateWeight::None };
+        let weight = match condition {
+            None => GateWeight::None,
+            Some(Condition::Always) => GateWeight::Full,
+            Some(Condition::Kept(gate)) => match value(gate.0) {
+                GateValue::Weighted(weight) => GateWeight::Tensor(weight.clone()),
+                value => when(matches!(value, GateValue::Kept)),
+            },
+            Some(Condition::Removed(gate)) => match value(gate.0) {
+                GateValue::Weighted(weight) => {
+                    GateWeight::Tensor(weight.clone().neg().add_scalar(1.0))
+                }
+                value => when(matches!(value, GateValue::Removed)),
+            },
+        };
+        Gate { activation: self.network.activation(), weight }
+    }
 }
 
 impl Norm {
-    fn forward(&self, x: Tensor<4>, mode: Mode) -> Tensor<4> {
+    fn forward(&self, x: Tensor<4>, gate: &Gate, mode: Mode) -> Tensor<4> {
         let epsilon = f64::from(Graph::BATCH_NORM_EPSILON);
         let (weight, bias) = (self.weight.val(), self.bias.val());
         let (mean, var) = (self.running_mean.value_sync(), self.running_var.value_sync());
         if mode == Mode::Evaluate {
-            return batch_norm(x, weight, bias, mean, var, epsilon);
+            return ops::normalise(x, [weight, bias, mean, var], epsilon, gate);
         }
         let [batch, _, height, width] = x.dims();
         let count = (batch * height * width) as f64;
-        let result = batch_norm_train(x, weight, bias, epsilon);
+        let (output, batch_mean, batch_var) =
+            ops::normalise_batch(x, [weight, bias], epsilon, gate);
         // PyTorch keeps the unbiased variance and normalises by the biased one.
-        let unbiased = result.variance.mul_scalar(count / (count - 1.0).max(1.0));
+        let unbiased = batch_var.mul_scalar(count / (count - 1.0).max(1.0));
         let blend = |old: Tensor<1>, new: Tensor<1>| {
-            old.mul_scalar(1.0 - STATISTICS_MOMENTUM) + new.mul_scalar(STATISTICS_MOMENTUM)
+            let is_autodiff = old.is_autodiff();
+            let old = if is_autodiff { old.inner() } else { old };
+            let mixed =
+                old.mul_scalar(1.0 - STATISTICS_MOMENTUM) + new.mul_scalar(STATISTICS_MOMENTUM);
+            if is_autodiff { Tensor::from_inner(mixed) } else { mixed }
         };
-        self.running_mean.update(blend(mean, result.mean).detach());
-        self.running_var.update(blend(var, unbiased).detach());
-        result.output
+        self.running_mean.update(blend(mean, batch_mean));
+        self.running_var.update(blend(var, unbiased));
+        output
     }
-}
-
-fn activate(
-    x: Tensor<4>,
-    condition: Condition,
-    gates: &[GateValue],
-    activation: Activation,
-) -> Tensor<4> {
-    let (gate, kept_when) = match condition {
-        Condition::Always => return activated(x, activation),
-        Condition::Kept(gate) => (gate, true),
-        Condition::Removed(gate) => (gate, false),
-    };
-    match gates.get(gate.0).unwrap_or(&GateValue::Kept) {
-        GateValue::Kept if kept_when => activated(x, activation),
-        GateValue::Removed if !kept_when => activated(x, activation),
-        GateValue::Kept | GateValue::Removed => x,
-        GateValue::Weighted(weight) => {
-            let weight =
-                if kept_when { weight.clone() } else { weight.clone().neg().add_scalar(1.0) };
-            let difference = activated(x.clone(), activation) - x.clone();
-            x + difference * weight.unsqueeze::<4>()
-        }
-    }
-}
-
-fn activated(x: Tensor<4>, activation: Activation) -> Tensor<4> {
-    match activation {
-        Activation::Relu => relu(x),
-        Activation::Relu6 => x.clamp(0.0, 6.0),
-    }
-}
-
-fn options(geometry: &ConvGeometry) -> ConvOptions<2> {
-    let ConvGeometry { stride, padding, groups, .. } = *geometry;
-    ConvOptions::new([stride; 2], [padding; 2], [1; 2], groups)
 }
 
 /// A node's output, moved out where nobody needs it afterwards.
@@ -171,11 +178,19 @@ fn take(maps: &mut [Option<Tensor<4>>], node: usize, is_last: bool) -> Option<Te
     if is_last { map.take() } else { map.clone() }
 }
 
-/// The last node that reads each node's output.
-fn last_uses(graph: &Graph) -> Vec<usize> {
-    let mut last = vec![0; graph.nodes().len()];
+/// Who reads a node's output.
+#[derive(Clone, Copy, Default)]
+struct Readers {
+    count: usize,
+    last: usize,
+}
+
+fn readers(graph: &Graph) -> Vec<Readers> {
+    let mut readers = vec![Readers::default(); graph.nodes().len()];
     for (id, node) in graph.nodes().iter().enumerate() {
-        node.inputs.iter().for_each(|input| last[input.0] = id);
+        for input in &node.inputs {
+            readers[input.0] = Readers { count: readers[input.0].count + 1, last: id };
+        }
     }
-    last
+    readers
 }

@@ -1,0 +1,151 @@
+//! The bridge between burn's tensors on the `cpu` device and operations on plain slices.
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::FlexTensor;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Flex};
+use burn::tensor::{DType, Tensor, TensorData};
+use std::fmt::Debug;
+
+type Tracked = FloatTensor<Autodiff<Flex>>;
+
+/// A contiguous tensor of 32-bit floats on the host.
+#[derive(Clone, Debug)]
+pub(super) struct HostTensor {
+    tensor: FlexTensor,
+    shape: Vec<usize>,
+}
+
+impl HostTensor {
+    pub(super) fn new(values: Vec<f32>, shape: Vec<usize>) -> Self {
+        let tensor = FlexTensor::from_data(TensorData::new(values, shape.clone()));
+        Self { tensor, shape }
+    }
+
+    fn of(tensor: &FlexTensor) -> Self {
+        let shape = tensor.layout().shape().iter().copied().collect();
+        Self { tensor: tensor.to_contiguous(), shape }
+    }
+
+    pub(super) fn values(&self) -> &[f32] {
+        self.tensor.as_slice().unwrap_or_default()
+    }
+
+    pub(super) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Batch, channels and pixels a channel, of a tensor `[batch, channels, height, width]`.
+    pub(super) fn planes(&self) -> (usize, usize, usize) {
+        let side = |axis: usize| self.shape.get(axis).copied().unwrap_or(1);
+        (side(0), side(1), side(2) * side(3))
+    }
+}
+
+/// An operation on `N` tensors with its derivative.
+pub(super) trait HostOp<const N: usize>: Clone + Debug + Send + 'static {
+    /// What the forward pass finds on the way and the backward pass needs again.
+    type Found: Clone + Debug + Send + 'static;
+
+    fn forward(&self, inputs: &[HostTensor; N]) -> (HostTensor, Self::Found);
+
+    /// Gradients of those inputs that are wanted, from that of the output.
+    fn backward(
+        &self,
+        inputs: &[HostTensor; N],
+        found: &Self::Found,
+        gradient: &HostTensor,
+        wanted: [bool; N],
+    ) -> [Option<HostTensor>; N];
+}
+
+/// A burn tensor that may turn out to be on the host.
+pub(super) enum Operand {
+    Plain(FlexTensor),
+    Tracked(Tracked),
+    Elsewhere,
+}
+
+impl<const D: usize> From<&Tensor<D>> for Operand {
+    fn from(tensor: &Tensor<D>) -> Self {
+        if tensor.dtype() != DType::F32 {
+            return Self::Elsewhere;
+        }
+        if tensor.is_autodiff() {
+            let tracked = tensor.clone().try_into_primitive::<Autodiff<Flex>>();
+            tracked.map_or(Self::Elsewhere, Self::Tracked)
+        } else {
+            let plain = tensor.clone().try_into_primitive::<Flex>();
+            plain.map_or(Self::Elsewhere, Self::Plain)
+        }
+    }
+}
+
+/// A constant with the device and autodiff context of another tensor.
+pub(super) fn constant<const D: usize>(values: [f32; 1], beside: &Tensor<D>) -> Tensor<1> {
+    Tensor::from_data(values, &beside.device())
+}
+
+/// Applies `op` if all operands are on the host, and all with autodiff or all without.
+pub(super) fn apply<const N: usize, O: HostOp<N>>(
+    op: O,
+    operands: [Operand; N],
+) -> Option<(Tensor<4>, O::Found)> {
+    if operands.iter().all(|operand| matches!(operand, Operand::Plain(_))) {
+        let inputs = operands.map(|operand| match operand {
+            Operand::Plain(tensor) => Some(HostTensor::of(&tensor)),
+            Operand::Tracked(_) | Operand::Elsewhere => None,
+        });
+        let inputs = all(inputs)?;
+        let (output, found) = op.forward(&inputs);
+        return Some((Tensor::from_primitive::<Flex>(output.tensor), found));
+    }
+    let tracked = operands.map(|operand| match operand {
+        Operand::Tracked(tensor) => Some(tensor),
+        Operand::Plain(_) | Operand::Elsewhere => None,
+    });
+    let tracked = all(tracked)?;
+    let inputs = tracked.each_ref().map(|tensor| HostTensor::of(tensor.primitive()));
+    let guards = tracked.each_ref().map(|tensor| tensor.node());
+    let (output, found) = op.forward(&inputs);
+    let recorded = Recorded(op);
+    let output = match recorded.prepare::<NoCheckpointing>(guards).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish((inputs, found.clone()), output.tensor),
+        OpsKind::UnTracked(prep) => prep.finish(output.tensor),
+    };
+    Some((Tensor::from_primitive::<Autodiff<Flex>>(output), found))
+}
+
+/// All values, if none is missing.
+fn all<T, const N: usize>(values: [Option<T>; N]) -> Option<[T; N]> {
+    let values: Vec<T> = values.into_iter().collect::<Option<_>>()?;
+    values.try_into().ok()
+}
+
+/// The operation on burn's tape.
+#[derive(Debug)]
+struct Recorded<O>(O);
+
+impl<const N: usize, O: HostOp<N>> Backward<Flex, N> for Recorded<O> {
+    type State = ([HostTensor; N], O::Found);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, N>,
+        gradients: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let gradient = HostTensor::of(&gradients.consume::<Flex>(&ops.node));
+        let (inputs, found) = ops.state;
+        let wanted = ops.parents.each_ref().map(Option::is_some);
+        let results = self.0.backward(&inputs, &found, &gradient, wanted);
+        for (parent, result) in ops.parents.into_iter().zip(results) {
+            if let (Some(parent), Some(result)) = (parent, result) {
+                gradients.register::<Flex>(parent.id, result.tensor);
+            }
+        }
+    }
+}
