@@ -78,7 +78,9 @@ pub enum RuntimeError {
         peer: Party,
     },
     /// The server's weights belong to another plan.
-    #[error("the weights belong to plan {weights}, not to plan {plan}; both come from one compilation")]
+    #[error(
+        "the weights belong to plan {weights}, not to plan {plan}; both come from one compilation"
+    )]
     ForeignWeights {
         /// Digest of the plan.
         plan: Digest,
