@@ -62,6 +62,8 @@ impl Packer {
     pub fn push_all(&mut self, values: &[u64], bits: u32) {
         // Filling a word first makes joining values to the stream rarer.
         let mask = u64::MAX >> (64 - bits);
+        // A local packer's counters stay in registers.
+        let mut packer = std::mem::take(self);
         for values in values.chunks((64 / bits) as usize) {
             let mut shift = 0;
             let mut word = 0;
@@ -69,8 +71,9 @@ impl Packer {
                 word |= (value & mask) << shift;
                 shift += bits;
             }
-            self.push(word, shift);
+            packer.push(word, shift);
         }
+        *self = packer;
     }
 
     /// All bytes, the last one filled up with zeros.
@@ -121,14 +124,16 @@ impl<'a> Unpacker<'a> {
     /// The next values of `bits` bits, 1 to 64; zeros past the end. Faster than one by one.
     pub fn fill(&mut self, values: &mut [u64], bits: u32) {
         let mask = u64::MAX >> (64 - bits);
+        let mut unpacker = self.clone();
         for values in values.chunks_mut((64 / bits) as usize) {
-            let word = self.next(bits * values.len() as u32);
+            let word = unpacker.next(bits * values.len() as u32);
             let mut shift = 0;
             for value in values {
                 *value = word >> shift & mask;
                 shift += bits;
             }
         }
+        *self = unpacker;
     }
 
     fn word(&mut self) -> u64 {

@@ -70,7 +70,7 @@ impl Builder {
         let step = LinearStep { geometry, lowering, correlation, weight_scale: 2, weight_bits };
         let classes = |extent| geometry.border_classes(extent).count();
         let mut biases = geometry.out_channels;
-        if self.random.next_u64() % 4 != 0 {
+        if !self.random.next_u64().is_multiple_of(4) {
             biases *= classes(input.shape.height) * classes(input.shape.width);
         }
         let mut signed = |bits: u32| {
