@@ -30,7 +30,11 @@ impl Shared {
         let mut number = |position: usize| {
             let random = rng.next_u64();
             let edge = edges[position % edges.len()];
-            if position < 2 * edges.len() || random % 4 == 0 { edge } else { ring.reduce(random) }
+            if position < 2 * edges.len() || random.is_multiple_of(4) {
+                edge
+            } else {
+                ring.reduce(random)
+            }
         };
         let values: Vec<u64> = (0..count).map(&mut number).collect();
         // Shares meet the edges in another order than values do.
@@ -93,7 +97,7 @@ fn run_comparisons(batches: &[(u32, usize)], leaf_bits: u32, seed: u8) {
             for (index, (a, b)) in server.iter().zip(&mut client).enumerate().skip(12) {
                 match index % 4 {
                     0 => *b = *a,
-                    1 => *b = a ^ 1 << (seed as usize + index) % bits.max(1) as usize,
+                    1 => *b = a ^ (1 << ((seed as usize + index) % bits.max(1) as usize)),
                     _ => {}
                 }
             }
@@ -314,5 +318,40 @@ fn assert_truncation(bits: u32, shift: u32, count: usize, leaf_bits: u32, seed: 
 fn truncation_at_the_edges_of_width_and_shift() {
     for (bits, shift) in [(2, 1), (3, 1), (3, 2), (41, 12), (41, 40), (64, 1), (64, 12), (64, 63)] {
         assert_truncation(bits, shift, 100, 4, bits as u8);
+    }
+}
+
+/// Everything that a party of the non-linear protocols does, one after the other.
+fn run_all(channel: &mut Channel, ots: &mut Ots) -> Result<(), RuntimeError> {
+    let (ring, radix, shares) = (Ring::new(17).expect("in range"), comparison(4), vec![5; 50]);
+    let relu6 = (Activation::Relu6, &radix);
+    let relu6 = ActivationCorrelation::prepare(channel, ots, relu6, ring, shares.len())?;
+    let half = TruncationCorrelation::prepare(channel, ots, &radix, (ring, 8), shares.len())?;
+    let shares = relu6.apply(channel, 4, &shares)?;
+    let shares = half.truncate(channel, &shares)?;
+    assert!(shares.iter().all(|&share| share == ring.reduce(share)), "still elements of the ring");
+    reveal(channel, ring, &shares).map(drop)
+}
+
+#[test]
+fn whatever_a_peer_sends_nothing_panics() {
+    for (honest, seed) in [(Party::Server, 1), (Party::Client, 2)] {
+        for len in [0, 1, 1000, 1 << 20] {
+            let (server, client) = both_with_ots(seed, |channel, ots| {
+                if channel.party() == honest {
+                    return Some(run_all(channel, ots));
+                }
+                let mut garbage = vec![0; len];
+                ots.rng.fill(&mut garbage);
+                channel.send(&garbage).and_then(|()| channel.flush()).expect("sends");
+                None
+            });
+            match server.or(client).expect("one is honest") {
+                Ok(()) => assert!(len > 1000, "too few bytes for a run"),
+                Err(error) => {
+                    assert!(matches!(error, RuntimeError::ConnectionLost { .. }), "{error}");
+                }
+            }
+        }
     }
 }

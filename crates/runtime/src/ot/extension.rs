@@ -128,8 +128,7 @@ impl OtReceiver {
                 let [zero, one] = &self.columns[column];
                 xor(&mut correction, self.block.stream(one));
                 xor(&mut correction, self.block.stream(zero));
-                let packed = correction.iter().flat_map(|word| word.to_le_bytes());
-                message.extend(packed.take(bytes));
+                append(&mut message, &correction, bytes);
                 self.block.mix(code, group, column);
             }
         }
@@ -156,17 +155,19 @@ impl SenderBlock<'_> {
     #[inline]
     pub fn for_each(self, mut f: impl FnMut(usize, &[u128])) {
         let options = self.offsets.len();
+        let mut blocks = [Block::default(); hash::BATCH];
         let mut pads = Zeroizing::new([0; hash::BATCH]);
-        let at_once = hash::BATCH / options;
         let mut position = 0;
-        for rows in self.rows.chunks(at_once) {
-            let pads = &mut pads[..rows.len() * options];
-            for (pads, row) in pads.chunks_exact_mut(options).zip(rows) {
-                pads.iter_mut().zip(self.offsets).for_each(|(pad, offset)| *pad = row ^ offset);
+        for rows in self.rows.chunks(hash::BATCH / options) {
+            let blocks = &mut blocks[..rows.len() * options];
+            for (blocks, row) in blocks.chunks_exact_mut(options).zip(rows) {
+                for (block, offset) in blocks.iter_mut().zip(self.offsets) {
+                    *block = (row ^ offset).to_le_bytes().into();
+                }
             }
-            let first = self.first + position as u128;
-            let shift = options.trailing_zeros();
-            self.hash.hash(pads, |index| first + (index >> shift) as u128);
+            let pads = &mut pads[..blocks.len()];
+            let (first, shift) = (self.first + position as u128, options.trailing_zeros());
+            self.hash.hash_batch(blocks, |index| first + (index >> shift) as u128, pads);
             for pads in pads.chunks_exact(options) {
                 f(position, pads);
                 position += 1;
@@ -332,6 +333,15 @@ fn group_symbols(planes: &[[u128; WORDS]], group: usize) -> [u128; WORDS] {
     symbols
 }
 
+/// Appends the first `bytes` bytes of a column.
+fn append(message: &mut Vec<u8>, column: &[u128; WORDS], bytes: usize) {
+    let mut packed = [0; 16 * WORDS];
+    for (packed, word) in packed.as_chunks_mut().0.iter_mut().zip(column) {
+        *packed = word.to_le_bytes();
+    }
+    message.extend_from_slice(&packed[..bytes]);
+}
+
 fn xor(sum: &mut [u128], words: &[u128]) {
     sum.iter_mut().zip(words).for_each(|(sum, word)| *sum ^= word);
 }
@@ -405,51 +415,61 @@ mod tests {
         }
     }
 
-    /// Computes the pads of both parties bit by bit from the definition and compares.
-    #[test]
-    fn pads_follow_the_definition() {
+    fn random_base() -> BaseOts {
         let mut rng = Prg::from_seed(&[5; 16]);
         let both: Vec<[[u8; 16]; 2]> = (0..240).map(|_| [rng.array(), rng.array()]).collect();
         let choices: Vec<u8> = rng.array::<240>().iter().map(|byte| byte & 1).collect();
         let chosen =
             both.iter().zip(&choices).map(|(keys, &choice)| keys[usize::from(choice)]).collect();
-        let base = BaseOts { choices, chosen, both };
+        BaseOts { choices, chosen, both }
+    }
+
+    /// The pad of `w` in an early transfer of the first block in which the receiver chose `choice`, bit
+    /// by bit: the hash of the mixed row `t ^ s & (code(choice) ^ code(w))`.
+    fn pad_by_definition(
+        base: &BaseOts,
+        code: Code,
+        transfer: u128,
+        choice: usize,
+        w: usize,
+    ) -> u128 {
+        let row = |group: usize, lane: usize| {
+            let column = (group - 1) * code.group_size() + lane;
+            let first_byte = Prg::from_seed(&base.both[column][0]).array::<1>()[0];
+            let differs = Code::symbol(choice, group) != Code::symbol(w, group);
+            u128::from((first_byte >> transfer & 1) ^ (base.choices[column] & u8::from(differs)))
+        };
+        let mut mixed = 0;
+        for (part, mix) in code.mixes().iter().enumerate() {
+            for lane in 0..code.group_size() {
+                let groups = code.groups().filter(|group| mix >> group & 1 == 1);
+                let bit = groups.fold(0, |sum, group| sum ^ row(group, lane));
+                mixed |= bit << (part * code.group_size() + lane);
+            }
+        }
+        let mut pad = [mixed];
+        TweakedHash::new().hash(&mut pad, |_| transfer);
+        pad[0]
+    }
+
+    #[test]
+    fn pads_follow_the_definition() {
+        let base = random_base();
         for code in Code::ALL {
             let (mut server, mut client) = Channel::pair().expect("threads start");
             let mut sender = OtSender::new(Party::Server, &base);
             let mut receiver = OtReceiver::new(Party::Client, &base);
-            let block = receiver.extend(&mut client, code, &[1; 3]).expect("extends");
-            let received = block.keys();
+            let chosen = receiver.extend(&mut client, code, &[1; 3]).expect("extends").keys();
             client.flush().expect("sends");
             let mut offered = Vec::new();
             let block = sender.extend(&mut server, code, 3).expect("extends");
             block.for_each(|_, pads| offered.push(pads.to_vec()));
-
-            let zeros: Vec<u8> =
-                base.both.iter().map(|keys| Prg::from_seed(&keys[0]).array::<1>()[0]).collect();
-            for transfer in 0..3 {
-                // Row of the receiver, and of the sender for each choice w: t ^ s & (code(1) ^ code(w)).
-                for w in 0..code.options() {
-                    let row = |column: usize, group| {
-                        let secret = base.choices[column]
-                            & u8::from(Code::symbol(1, group) ^ Code::symbol(w, group));
-                        u128::from((zeros[column] >> transfer & 1) ^ secret)
-                    };
-                    let mut mixed = 0;
-                    for (part, mix) in code.mixes().iter().enumerate() {
-                        for lane in 0..code.group_size() {
-                            let groups = code.groups().filter(|group| mix >> group & 1 == 1);
-                            let bit = groups.fold(0, |sum, group| {
-                                sum ^ row((group - 1) * code.group_size() + lane, group)
-                            });
-                            mixed |= bit << (part * code.group_size() + lane);
-                        }
-                    }
-                    let mut pad = [mixed];
-                    TweakedHash::new().hash(&mut pad, |_| transfer);
-                    assert_eq!(offered[transfer as usize][w], pad[0], "{code:?} {transfer} {w}");
+            for (transfer, (pads, chosen)) in offered.iter().zip(chosen.iter()).enumerate() {
+                assert_eq!((pads.len(), pads[1]), (code.options(), *chosen));
+                for (w, pad) in pads.iter().enumerate() {
+                    let expected = pad_by_definition(&base, code, transfer as u128, 1, w);
+                    assert_eq!(*pad, expected, "{code:?} {transfer} {w}");
                 }
-                assert_eq!(received[transfer as usize], offered[transfer as usize][1]);
             }
         }
     }

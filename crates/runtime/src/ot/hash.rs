@@ -14,8 +14,8 @@ pub struct TweakedHash {
     pi: Aes128Enc,
 }
 
-/// Blocks that are hashed together.
-pub(super) const BATCH: usize = 64;
+/// Blocks that are hashed together: many, because each call of the cipher has to spread its keys.
+pub(super) const BATCH: usize = 256;
 
 impl TweakedHash {
     /// The hash. The key is the first digits of pi: nothing up its sleeve.
@@ -31,21 +31,33 @@ impl TweakedHash {
     /// Replaces each `x` by `H(x, tweak)`; `tweak` maps a position to its tweak.
     #[inline]
     pub fn hash(&self, values: &mut [u128], tweak: impl Fn(usize) -> u128) {
-        let mut inner = [Block::default(); BATCH];
-        let mut outer = [Block::default(); BATCH];
+        let mut blocks = [Block::default(); BATCH];
         for (batch, values) in values.chunks_mut(BATCH).enumerate() {
-            let (inner, outer) = (&mut inner[..values.len()], &mut outer[..values.len()]);
-            for (block, value) in inner.iter_mut().zip(&*values) {
+            let blocks = &mut blocks[..values.len()];
+            for (block, value) in blocks.iter_mut().zip(&*values) {
                 *block = value.to_le_bytes().into();
             }
-            self.pi.encrypt_blocks(inner);
-            for (index, (outer, inner)) in outer.iter_mut().zip(&*inner).enumerate() {
-                *outer = (number(inner) ^ tweak(batch * BATCH + index)).to_le_bytes().into();
-            }
-            self.pi.encrypt_blocks(outer);
-            for (value, (outer, inner)) in values.iter_mut().zip(outer.iter().zip(&*inner)) {
-                *value = number(outer) ^ number(inner);
-            }
+            self.hash_batch(blocks, |position| tweak(batch * BATCH + position), values);
+        }
+    }
+
+    /// The hashes of at most [`BATCH`] blocks, which are overwritten.
+    #[inline]
+    pub(super) fn hash_batch(
+        &self,
+        blocks: &mut [Block],
+        tweak: impl Fn(usize) -> u128,
+        out: &mut [u128],
+    ) {
+        let mut inner = [Block::default(); BATCH];
+        let inner = &mut inner[..blocks.len()];
+        self.pi.encrypt_blocks_b2b(blocks, inner).expect("both have the same length");
+        for (position, (block, inner)) in blocks.iter_mut().zip(&*inner).enumerate() {
+            *block = (number(inner) ^ tweak(position)).to_le_bytes().into();
+        }
+        self.pi.encrypt_blocks(blocks);
+        for (out, (block, inner)) in out.iter_mut().zip(blocks.iter().zip(&*inner)) {
+            *out = number(block) ^ number(inner);
         }
     }
 
@@ -109,7 +121,7 @@ mod tests {
 
     #[test]
     fn batches_follow_the_definition() {
-        let mut values: Vec<u128> = (0..150).map(|i| i * i << 60).collect();
+        let mut values: Vec<u128> = (0..150).map(|i| (i * i) << 60).collect();
         let expected: Vec<u128> =
             values.iter().zip(1000..).map(|(&x, tweak)| reference(x, tweak)).collect();
         TweakedHash::new().hash(&mut values, |position| 1000 + position as u128);

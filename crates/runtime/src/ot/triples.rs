@@ -125,7 +125,7 @@ fn product_tables(factors: &Factors) -> [u64; 16] {
 
 /// Both bits in each of 16 entries.
 fn mask(first: u64, second: u64) -> u64 {
-    first * 0x5555_5555 ^ second * 0xaaaa_aaaa
+    (first * 0x5555_5555) ^ (second * 0xaaaa_aaaa)
 }
 
 /// The server's part: for each transfer sends `table(transfer)`, N entries of 2 bits, masked by the pads.
