@@ -15,6 +15,9 @@ pub struct PlanError {
     pub fault: String,
 }
 
+/// Most multiplications of a linear step, against hostile plans: predictions of its traffic must fit 64 bits.
+const MAX_MULTIPLICATIONS: u128 = 1 << 44;
+
 pub(super) fn verify(input: &InputSpec, values: &[Fact], steps: &[Step]) -> Result<(), PlanError> {
     for (position, step) in steps.iter().enumerate() {
         let wrong = |fault: String| PlanError { step: step.id, name: step.name.clone(), fault };
@@ -110,6 +113,11 @@ fn linear_output(linear: &LinearStep, x: &Fact) -> Result<Fact, String> {
     if geometry.in_channels != x.shape.channels {
         return Err(format!("{geometry} does not take {}", x.shape));
     }
+    let output = geometry.output_shape(x.shape);
+    let products = [output.channels, output.height, output.width, geometry.fan_in()];
+    if products.into_iter().map(|side| side as u128).product::<u128>() > MAX_MULTIPLICATIONS {
+        return Err(format!("{geometry} on {} is absurdly large", x.shape));
+    }
     if lowering.mat_mul(geometry, x.shape).is_none() {
         return Err(format!("{geometry} has no lowering {lowering}"));
     }
@@ -120,7 +128,7 @@ fn linear_output(linear: &LinearStep, x: &Fact) -> Result<Fact, String> {
         Correlation::Ot { .. } => {}
     }
     Ok(Fact {
-        shape: geometry.output_shape(x.shape),
+        shape: output,
         ring: x.ring,
         scale: x.scale.saturating_add(*weight_scale).saturating_add(lowering.extra_scale()),
         sign: Sign::Any,
@@ -133,5 +141,33 @@ fn check_leaf_bits(leaf_bits: u32) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!("comparison digits have 1 to 4 bits, not {leaf_bits}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ConvGeometry, Lowering, OtKind, Party, Ring};
+
+    #[test]
+    fn steps_whose_traffic_overflows_are_refused() {
+        let channels = 1 << 20;
+        let input = Fact {
+            shape: Shape::new(channels, 16, 16),
+            ring: Ring::new(41).expect("in range"),
+            scale: 12,
+            sign: Sign::Any,
+            visibility: Visibility::Shared,
+        };
+        let step = |outputs| LinearStep {
+            geometry: ConvGeometry::same(channels, outputs, 1, 1),
+            lowering: Lowering::Direct,
+            correlation: Correlation::Ot { kind: OtKind::Iknp, chooser: Party::Client },
+            weight_scale: 0,
+            weight_bits: 41,
+        };
+        assert!(linear_output(&step(16), &input).is_ok());
+        let fault = linear_output(&step(channels), &input).expect_err("absurd");
+        assert!(fault.contains("absurdly large"), "{fault}");
     }
 }
