@@ -69,7 +69,7 @@ impl ActivationCorrelation {
             Activation::Relu6 => {
                 let ring = self.ring;
                 let cap = match channel.party() {
-                    Party::Server => ring.reduce(6_u64.checked_shl(scale).unwrap_or(0)),
+                    Party::Server => ring.reduce(6_u64.wrapping_shl(scale)),
                     Party::Client => 0,
                 };
                 let mut both = Zeroizing::new(Vec::with_capacity(2 * shares.len()));

@@ -102,6 +102,7 @@ mod tests {
         let lengths = Code::ALL.map(Code::columns);
         assert_eq!(lengths, [128, 192, 224, 240]);
         for code in Code::ALL {
+            assert_eq!(code.columns() as u64, copriv_ir::cost::ot::columns(code.bits()));
             for (a, b) in (0..code.options()).flat_map(|a| (0..a).map(move |b| (a, b))) {
                 let differs = |&p: &usize| Code::symbol(a, p) != Code::symbol(b, p);
                 assert_eq!(code.groups().filter(differs).count() * code.group_size(), 128);

@@ -1,21 +1,15 @@
 //! Stretching 240 base transfers into any number of random 1-of-N transfers.
 
 use super::base::BaseOts;
+use super::block::{BlockState, WORDS, xor};
 use super::code::Code;
 use super::hash::{self, TweakedHash};
-use super::transpose::{SIDE, transpose};
 use crate::{Channel, RuntimeError};
-use aes::cipher::{BlockCipherEncrypt, KeyInit};
+use aes::cipher::KeyInit;
 use aes::{Aes128Enc, Block};
 use copriv_ir::Party;
 use std::fmt;
-use zeroize::{Zeroize, Zeroizing};
-
-/// Most transfers of one message.
-pub const BLOCK: usize = 8192;
-
-/// Words of 128 transfers in a block.
-const WORDS: usize = BLOCK / SIDE;
+use zeroize::Zeroizing;
 
 /// The party that learns all N pads of each transfer.
 ///
@@ -59,14 +53,14 @@ impl OtSender {
         }
     }
 
-    /// Makes `count` transfers, at most [`BLOCK`]: receives one message of
+    /// Makes `count` transfers, at most [`BLOCK`](super::BLOCK): receives one message of
     /// `code.columns() * count.div_ceil(8)` bytes.
     ///
     /// # Errors
     /// As [`Channel::recv_into`].
     ///
     /// # Panics
-    /// If `count` is greater than [`BLOCK`].
+    /// If `count` is greater than [`BLOCK`](super::BLOCK).
     pub fn extend(
         &mut self,
         channel: &mut Channel,
@@ -102,7 +96,7 @@ impl OtReceiver {
         Self { columns, block: BlockState::new(party.peer()) }
     }
 
-    /// Makes one transfer for each of `choices`, at most [`BLOCK`] of them and each less than
+    /// Makes one transfer for each of `choices`, at most [`BLOCK`](super::BLOCK) of them and each less than
     /// `code.options()`: sends one message of `code.columns() * choices.len().div_ceil(8)` bytes. The choices
     /// stay hidden from the sender.
     ///
@@ -110,7 +104,7 @@ impl OtReceiver {
     /// As [`Channel::send`].
     ///
     /// # Panics
-    /// If there are more than [`BLOCK`] choices.
+    /// If there are more than [`BLOCK`](super::BLOCK) choices.
     pub fn extend(
         &mut self,
         channel: &mut Channel,
@@ -207,87 +201,6 @@ impl ReceiverBlock<'_> {
     }
 }
 
-/// Working memory and counters of one direction.
-struct BlockState {
-    hash: TweakedHash,
-    /// Tweak of the next transfer: the direction in the highest bit, then a counter. Never repeats.
-    tweak: u128,
-    /// AES counter of the next block's column streams.
-    counter: u128,
-    /// Words in use in the current block.
-    words: usize,
-    counters: [Block; WORDS],
-    stream: [u128; WORDS],
-    /// 128 columns of `WORDS` words: sums of the code's columns.
-    mixed: Vec<u128>,
-    rows: Vec<u128>,
-}
-
-impl BlockState {
-    /// For the direction in which `sender` is the OT sender.
-    fn new(sender: Party) -> Self {
-        Self {
-            hash: TweakedHash::new(),
-            tweak: u128::from(sender == Party::Client) << 127,
-            counter: 0,
-            words: 0,
-            counters: [Block::default(); WORDS],
-            stream: [0; WORDS],
-            mixed: vec![0; SIDE * WORDS],
-            rows: vec![0; BLOCK],
-        }
-    }
-
-    /// Prepares for a block of `count` transfers; the tweak of the first.
-    fn begin(&mut self, count: usize) -> u128 {
-        assert!(count <= BLOCK, "a block has at most {BLOCK} transfers, not {count}");
-        self.words = count.div_ceil(SIDE);
-        for counter in &mut self.counters[..self.words] {
-            *counter = self.counter.to_le_bytes().into();
-            self.counter += 1;
-        }
-        self.mixed.fill(0);
-        let first = self.tweak;
-        self.tweak += count as u128;
-        first
-    }
-
-    /// The stream of one column.
-    #[inline]
-    fn stream(&mut self, cipher: &Aes128Enc) -> &mut [u128] {
-        let mut blocks = self.counters;
-        let blocks = &mut blocks[..self.words];
-        cipher.encrypt_blocks(blocks);
-        for (word, block) in self.stream.iter_mut().zip(&*blocks) {
-            *word = u128::from_le_bytes((*block).into());
-        }
-        &mut self.stream[..self.words]
-    }
-
-    /// Adds the stream, which is column `column` of `group`, into the mixed columns that take it.
-    #[inline]
-    fn mix(&mut self, code: Code, group: usize, column: usize) {
-        let size = code.group_size();
-        for (part, _) in code.mixes().iter().enumerate().filter(|(_, mix)| *mix >> group & 1 == 1) {
-            let target = (part * size + column % size) * WORDS;
-            xor(&mut self.mixed[target..target + self.words], &self.stream);
-        }
-    }
-
-    /// Turns the mixed columns into rows.
-    fn finish(&mut self) {
-        transpose(&self.mixed, WORDS, &mut self.rows[..self.words * SIDE]);
-    }
-}
-
-impl Drop for BlockState {
-    fn drop(&mut self) {
-        self.stream.zeroize();
-        self.mixed.zeroize();
-        self.rows.zeroize();
-    }
-}
-
 fn cipher(key: &[u8; 16]) -> Aes128Enc {
     Aes128Enc::new(key.into())
 }
@@ -342,10 +255,6 @@ fn append(message: &mut Vec<u8>, column: &[u128; WORDS], bytes: usize) {
     message.extend_from_slice(&packed[..bytes]);
 }
 
-fn xor(sum: &mut [u128], words: &[u128]) {
-    sum.iter_mut().zip(words).for_each(|(sum, word)| *sum ^= word);
-}
-
 impl fmt::Debug for OtSender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OtSender").finish_non_exhaustive()
@@ -361,8 +270,8 @@ impl fmt::Debug for OtReceiver {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ot::Prg;
     use crate::ot::test_pair::both_with_ots;
+    use crate::ot::{BLOCK, Prg};
     use std::collections::HashSet;
 
     /// What a party saw of a run of blocks, client choosing.
@@ -471,30 +380,6 @@ mod tests {
                     assert_eq!(*pad, expected, "{code:?} {transfer} {w}");
                 }
             }
-        }
-    }
-
-    #[test]
-    fn the_two_directions_never_share_a_tweak() {
-        let (mut server, mut client) =
-            (BlockState::new(Party::Server), BlockState::new(Party::Client));
-        let mut used = HashSet::new();
-        for count in [1, 8, 0, BLOCK, 5, BLOCK] {
-            for state in [&mut server, &mut client] {
-                let first = state.begin(count);
-                assert!((0..count).all(|position| used.insert(first + position as u128)));
-            }
-        }
-    }
-
-    #[test]
-    fn column_streams_never_repeat() {
-        let mut state = BlockState::new(Party::Server);
-        let key = cipher(&[9; 16]);
-        let mut used = HashSet::new();
-        for count in [1, 128, 129, BLOCK, 3] {
-            state.begin(count);
-            assert!(state.stream(&key).iter().all(|word| used.insert(*word)));
         }
     }
 

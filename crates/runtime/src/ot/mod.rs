@@ -4,6 +4,7 @@
 //! neither `Clone` nor `Copy`, and the online protocols take them by value.
 
 mod base;
+mod block;
 mod code;
 mod extension;
 mod hash;
@@ -11,8 +12,9 @@ mod prg;
 mod transpose;
 mod triples;
 
+pub use block::BLOCK;
 pub use code::Code;
-pub use extension::{BLOCK, OtReceiver, OtSender, ReceiverBlock, SenderBlock};
+pub use extension::{OtReceiver, OtSender, ReceiverBlock, SenderBlock};
 pub use hash::TweakedHash;
 pub use prg::Prg;
 pub use triples::{Pairs, Singles};
