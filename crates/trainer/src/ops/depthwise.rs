@@ -1,6 +1,7 @@
 //! Depthwise 3x3 convolutions with padding 1, at any stride.
 
 use super::host::{HostOp, HostTensor};
+use super::vector::vectorised;
 use copriv_ir::ConvGeometry;
 use rayon::prelude::*;
 
@@ -33,15 +34,17 @@ impl HostOp<2> for Depthwise {
     fn forward(&self, [x, weight]: &[HostTensor; 2]) -> (HostTensor, ()) {
         let ((height, width), (out_height, out_width)) = self.sizes(x);
         let (batch, channels, area) = x.planes();
-        let out_area = out_height * out_width;
+        let (out_area, stride) = (out_height * out_width, self.geometry.stride);
         let mut output = vec![0.0; batch * channels * out_area];
         let images = x.values().par_chunks(channels * area);
         output.par_chunks_mut(channels * out_area).zip(images).for_each(|(output, x)| {
             let planes = output.chunks_exact_mut(out_area).zip(x.chunks_exact(area));
             for ((output, x), kernel) in planes.zip(weight.values().as_chunks::<9>().0) {
-                for_row_pairs(self.geometry.stride, height, out_height, |row, out_row, tap| {
-                    let (x, output) = (line(x, row, width), line_mut(output, out_row, out_width));
-                    correlate(output, x, taps(kernel, tap), self.geometry.stride);
+                vectorised(|| {
+                    for_row_pairs(stride, height, out_height, |row, out_row, tap| {
+                        let output = line_mut(output, out_row, out_width);
+                        correlate(output, line(x, row, width), taps(kernel, tap), stride);
+                    });
                 });
             }
         });
@@ -67,15 +70,17 @@ impl Depthwise {
     fn input_gradient(&self, x: &HostTensor, weight: &HostTensor, dy: &HostTensor) -> HostTensor {
         let ((height, width), (out_height, out_width)) = self.sizes(x);
         let (_, channels, area) = x.planes();
-        let out_area = out_height * out_width;
+        let (out_area, stride) = (out_height * out_width, self.geometry.stride);
         let mut dx = vec![0.0; x.values().len()];
         let images = dy.values().par_chunks(channels * out_area);
         dx.par_chunks_mut(channels * area).zip(images).for_each(|(dx, dy)| {
             let planes = dx.chunks_exact_mut(area).zip(dy.chunks_exact(out_area));
             for ((dx, dy), kernel) in planes.zip(weight.values().as_chunks::<9>().0) {
-                for_row_pairs(self.geometry.stride, height, out_height, |row, out_row, tap| {
-                    let (dx, dy) = (line_mut(dx, row, width), line(dy, out_row, out_width));
-                    spread(dx, dy, taps(kernel, tap), self.geometry.stride);
+                vectorised(|| {
+                    for_row_pairs(stride, height, out_height, |row, out_row, tap| {
+                        let dy = line(dy, out_row, out_width);
+                        spread(line_mut(dx, row, width), dy, taps(kernel, tap), stride);
+                    });
                 });
             }
         });
@@ -86,19 +91,21 @@ impl Depthwise {
     fn weight_gradient(&self, x: &HostTensor, weight: &HostTensor, dy: &HostTensor) -> HostTensor {
         let ((height, width), (out_height, out_width)) = self.sizes(x);
         let (batch, channels, area) = x.planes();
-        let out_area = out_height * out_width;
+        let (out_area, stride) = (out_height * out_width, self.geometry.stride);
+        let (x, dy) = (x.values(), dy.values());
         let channel = |c: usize| {
             let mut sums = [0.0f64; 9];
             for image in 0..batch {
                 let plane = image * channels + c;
-                let x = &x.values()[plane * area..][..area];
-                let dy = &dy.values()[plane * out_area..][..out_area];
-                for_row_pairs(self.geometry.stride, height, out_height, |row, out_row, tap| {
-                    let (x, dy) = (line(x, row, width), line(dy, out_row, out_width));
-                    let found = products(x, dy, self.geometry.stride);
-                    for (sum, found) in sums[3 * tap..3 * tap + 3].iter_mut().zip(found) {
-                        *sum += f64::from(found);
-                    }
+                let (x, dy) = (&x[plane * area..][..area], &dy[plane * out_area..][..out_area]);
+                vectorised(|| {
+                    for_row_pairs(stride, height, out_height, |row, out_row, tap| {
+                        let found =
+                            products(line(x, row, width), line(dy, out_row, out_width), stride);
+                        for (sum, found) in sums[3 * tap..3 * tap + 3].iter_mut().zip(found) {
+                            *sum += f64::from(found);
+                        }
+                    });
                 });
             }
             sums.map(|sum| sum as f32)
@@ -109,6 +116,7 @@ impl Depthwise {
 }
 
 /// Calls `f(row, output row, kernel row)` wherever a kernel's row falls on a row of the map.
+#[inline(always)]
 fn for_row_pairs(
     stride: usize,
     height: usize,
@@ -124,19 +132,23 @@ fn for_row_pairs(
     }
 }
 
+#[inline(always)]
 fn line(plane: &[f32], row: usize, width: usize) -> &[f32] {
     &plane[row * width..(row + 1) * width]
 }
 
+#[inline(always)]
 fn line_mut(plane: &mut [f32], row: usize, width: usize) -> &mut [f32] {
     &mut plane[row * width..(row + 1) * width]
 }
 
+#[inline(always)]
 fn taps(kernel: &[f32; 9], row: usize) -> [f32; 3] {
     [kernel[3 * row], kernel[3 * row + 1], kernel[3 * row + 2]]
 }
 
 /// `y[i] += sum_t taps[t] x[i stride + t - 1]`, zero outside.
+#[inline(always)]
 fn correlate(y: &mut [f32], x: &[f32], taps: [f32; 3], stride: usize) {
     let [left, middle, right] = taps;
     if stride != 1 || x.len() < 2 {
@@ -150,12 +162,14 @@ fn correlate(y: &mut [f32], x: &[f32], taps: [f32; 3], stride: usize) {
     let last = y.len() - 1;
     y[0] += middle * x[0] + right * x[1];
     y[last] += left * x[last - 1] + middle * x[last];
-    for (y, x) in y[1..last].iter_mut().zip(x.windows(3)) {
-        *y += left * x[0] + middle * x[1] + right * x[2];
+    let (before, after) = (&x[..last - 1], &x[2..]);
+    for (((y, a), b), c) in y[1..last].iter_mut().zip(before).zip(&x[1..last]).zip(after) {
+        *y += left * a + middle * b + right * c;
     }
 }
 
 /// `dx[i stride + t - 1] += taps[t] dy[i]`: the transpose of [`correlate`].
+#[inline(always)]
 fn spread(dx: &mut [f32], dy: &[f32], taps: [f32; 3], stride: usize) {
     let [left, middle, right] = taps;
     if stride == 1 {
@@ -172,6 +186,7 @@ fn spread(dx: &mut [f32], dy: &[f32], taps: [f32; 3], stride: usize) {
 }
 
 /// `sum_i x[i stride + t - 1] dy[i]` for the three taps t.
+#[inline(always)]
 fn products(x: &[f32], dy: &[f32], stride: usize) -> [f32; 3] {
     if stride == 1 && x.len() > 1 {
         let last = x.len() - 1;
@@ -186,6 +201,7 @@ fn products(x: &[f32], dy: &[f32], stride: usize) -> [f32; 3] {
     sums
 }
 
+#[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 8];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());

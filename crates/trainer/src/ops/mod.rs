@@ -10,6 +10,7 @@ mod host;
 mod norm;
 mod pointwise;
 mod sum;
+mod vector;
 
 use burn::tensor::activation::relu;
 use burn::tensor::module::{batch_norm, batch_norm_train, conv2d};

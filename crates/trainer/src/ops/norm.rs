@@ -7,6 +7,7 @@
 //! statistics are given.
 
 use super::host::{HostOp, HostTensor};
+use super::vector::vectorised;
 use copriv_ir::Activation;
 use rayon::prelude::*;
 
@@ -55,13 +56,14 @@ impl HostOp<6> for Normalise {
         let affine = self.affine(inputs, &moments);
         let gate = gate.values().first().copied().unwrap_or(1.0);
         let (_, channels, area) = x.planes();
+        let upper = upper(self.activation);
         let mut output = vec![0.0; x.values().len()];
         let images =
             output.par_chunks_mut(channels * area).zip(x.values().par_chunks(channels * area));
         images.for_each(|(output, x)| {
             let planes = output.chunks_exact_mut(area).zip(x.chunks_exact(area));
             for ((output, x), affine) in planes.zip(&affine) {
-                self.transform(output, x, *affine, gate);
+                vectorised(|| transform(output, x, *affine, upper, gate));
             }
         });
         (HostTensor::new(output, x.shape().to_vec()), moments)
@@ -84,8 +86,9 @@ impl HostOp<6> for Normalise {
                 ((sums.product - f64::from(*mean) * sums.z) * f64::from(*rate)) as f32
             })
             .collect();
+        let weights = weight.values();
         let channel = |c: usize| {
-            let scale = weight.values()[c] * rates[c];
+            let scale = weights[c] * rates[c];
             match self.statistics {
                 Statistics::Given => [scale, 0.0, 0.0],
                 Statistics::Batch => {
@@ -142,62 +145,20 @@ impl Normalise {
             .collect()
     }
 
-    fn transform(&self, output: &mut [f32], x: &[f32], affine: Affine, gate: f32) {
-        let Affine { scale, shift } = affine;
-        match self.activation {
-            _ if gate == 0.0 => map(output, x, |x| scale * x + shift),
-            Activation::Relu if gate == 1.0 => map(output, x, |x| (scale * x + shift).max(0.0)),
-            Activation::Relu6 if gate == 1.0 => {
-                map(output, x, |x| (scale * x + shift).clamp(0.0, 6.0));
-            }
-            activation => map(output, x, |x| {
-                let z = scale * x + shift;
-                gate * activation.apply(z) + (1.0 - gate) * z
-            }),
-        }
-    }
-
     /// The sums of every channel, each by one task so that they do not depend on the threads.
     fn sums(&self, x: &HostTensor, dy: &HostTensor, affine: &[Affine], gate: f32) -> Vec<Sums> {
         let (batch, channels, area) = x.planes();
+        let (x, dy, upper) = (x.values(), dy.values(), upper(self.activation));
         let channel = |c: usize| {
             let mut sums = Sums::default();
             for image in 0..batch {
-                let plane = (image * channels + c) * area..(image * channels + c + 1) * area;
-                self.add_plane(
-                    &mut sums,
-                    &x.values()[plane.clone()],
-                    &dy.values()[plane],
-                    affine[c],
-                    gate,
-                );
+                let plane = (image * channels + c) * area;
+                let (x, dy) = (&x[plane..plane + area], &dy[plane..plane + area]);
+                vectorised(|| add_plane(&mut sums, x, dy, affine[c], upper, gate));
             }
             sums
         };
         (0..channels).into_par_iter().map(channel).collect()
-    }
-
-    fn add_plane(&self, sums: &mut Sums, x: &[f32], dy: &[f32], affine: Affine, gate: f32) {
-        let upper = self.upper();
-        let [mut z_sum, mut product, mut gates] = [[0.0f32; LANES]; 3];
-        let mut add = |lane: usize, x: f32, dy: f32| {
-            let z = affine.scale * x + affine.shift;
-            let inside = if z > 0.0 && z < upper { 1.0 } else { 0.0 };
-            let dz = dy * (gate * inside + (1.0 - gate));
-            z_sum[lane] += dz;
-            product[lane] += dz * x;
-            gates[lane] += dy * (z.max(0.0).min(upper) - z);
-        };
-        let (blocks, rest) = x.as_chunks::<LANES>();
-        let (dy_blocks, dy_rest) = dy.as_chunks::<LANES>();
-        for (x, dy) in blocks.iter().zip(dy_blocks) {
-            (0..LANES).for_each(|lane| add(lane, x[lane], dy[lane]));
-        }
-        rest.iter().zip(dy_rest).for_each(|(&x, &dy)| add(0, x, dy));
-        let total = |lanes: [f32; LANES]| f64::from(lanes.iter().sum::<f32>());
-        sums.z += total(z_sum);
-        sums.product += total(product);
-        sums.gate += total(gates);
     }
 
     /// `dx = c0 dz + c1 x + c2`.
@@ -210,7 +171,7 @@ impl Normalise {
         gate: f32,
     ) -> HostTensor {
         let (_, channels, area) = x.planes();
-        let upper = self.upper();
+        let upper = upper(self.activation);
         let mut dx = vec![0.0; x.values().len()];
         let inputs =
             x.values().par_chunks(channels * area).zip(dy.values().par_chunks(channels * area));
@@ -218,43 +179,105 @@ impl Normalise {
             let inputs = x.chunks_exact(area).zip(dy.chunks_exact(area));
             let planes = dx.chunks_exact_mut(area).zip(inputs);
             for (c, (dx, (x, dy))) in planes.enumerate() {
-                let (Affine { scale, shift }, [c0, c1, c2]) = (affine[c], coefficients[c]);
-                for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
-                    let z = scale * x + shift;
-                    let inside = if z > 0.0 && z < upper { 1.0 } else { 0.0 };
-                    *dx = c0 * dy * (gate * inside + (1.0 - gate)) + c1 * x + c2;
-                }
+                let (affine, coefficients) = (affine[c], coefficients[c]);
+                vectorised(|| gradient_plane(dx, x, dy, affine, coefficients, upper, gate));
             }
         });
         HostTensor::new(dx, x.shape().to_vec())
     }
+}
 
-    /// Above this the activation is flat.
-    fn upper(&self) -> f32 {
-        match self.activation {
-            Activation::Relu => f32::INFINITY,
-            Activation::Relu6 => 6.0,
-        }
+/// Above this the activation is flat.
+pub(super) fn upper(activation: Activation) -> f32 {
+    match activation {
+        Activation::Relu => f32::INFINITY,
+        Activation::Relu6 => 6.0,
     }
 }
 
 /// Partial sums kept side by side, so that the compiler can add them in one instruction.
 const LANES: usize = 16;
 
-fn map(output: &mut [f32], x: &[f32], f: impl Fn(f32) -> f32) {
-    output.iter_mut().zip(x).for_each(|(output, &x)| *output = f(x));
+#[inline(always)]
+fn add_plane(
+    sums: &mut Sums,
+    x: &[f32],
+    dy: &[f32],
+    Affine { scale, shift }: Affine,
+    upper: f32,
+    gate: f32,
+) {
+    let [mut z_sum, mut product, mut gates] = [[0.0f32; LANES]; 3];
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    let (dy_blocks, dy_rest) = dy.as_chunks::<LANES>();
+    for (x, dy) in blocks.iter().zip(dy_blocks) {
+        for lane in 0..LANES {
+            let z = scale * x[lane] + shift;
+            let dz = dy[lane] * slope(z, upper, gate);
+            z_sum[lane] += dz;
+            product[lane] += dz * x[lane];
+            gates[lane] += dy[lane] * (z.max(0.0).min(upper) - z);
+        }
+    }
+    for (x, dy) in rest.iter().zip(dy_rest) {
+        let z = scale * x + shift;
+        let dz = dy * slope(z, upper, gate);
+        z_sum[0] += dz;
+        product[0] += dz * x;
+        gates[0] += dy * (z.max(0.0).min(upper) - z);
+    }
+    let total = |lanes: [f32; LANES]| f64::from(lanes.iter().sum::<f32>());
+    sums.z += total(z_sum);
+    sums.product += total(product);
+    sums.gate += total(gates);
+}
+
+#[inline(always)]
+fn gradient_plane(
+    dx: &mut [f32],
+    x: &[f32],
+    dy: &[f32],
+    Affine { scale, shift }: Affine,
+    [c0, c1, c2]: [f32; 3],
+    upper: f32,
+    gate: f32,
+) {
+    for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+        let dz = dy * slope(scale * x + shift, upper, gate);
+        *dx = c0 * dz + c1 * x + c2;
+    }
+}
+
+/// Derivative of a gate; a choice without a branch.
+#[inline(always)]
+pub(super) fn slope(z: f32, upper: f32, gate: f32) -> f32 {
+    if (z > 0.0) & (z < upper) { 1.0 } else { 1.0 - gate }
+}
+
+#[inline(always)]
+fn transform(
+    output: &mut [f32],
+    x: &[f32],
+    Affine { scale, shift }: Affine,
+    upper: f32,
+    gate: f32,
+) {
+    for (output, &x) in output.iter_mut().zip(x) {
+        let z = scale * x + shift;
+        *output = gate * z.max(0.0).min(upper) + (1.0 - gate) * z;
+    }
 }
 
 /// Mean and variance of each channel, about the channel's first value against cancellation.
 fn moments(x: &HostTensor) -> Moments {
     let (batch, channels, area) = x.planes();
-    let count = (batch * area) as f64;
+    let (count, values) = ((batch * area) as f64, x.values());
     let channel = |c: usize| {
-        let origin = x.values().get(c * area).copied().unwrap_or_default();
+        let origin = values.get(c * area).copied().unwrap_or_default();
         let (mut sum, mut squares) = (0.0f64, 0.0f64);
         for image in 0..batch {
-            let plane = &x.values()[(image * channels + c) * area..][..area];
-            let (plane_sum, plane_squares) = plane_sums(plane, origin);
+            let plane = &values[(image * channels + c) * area..][..area];
+            let (plane_sum, plane_squares) = vectorised(|| plane_sums(plane, origin));
             sum += plane_sum;
             squares += plane_squares;
         }
@@ -266,6 +289,7 @@ fn moments(x: &HostTensor) -> Moments {
     Moments { mean, variance }
 }
 
+#[inline(always)]
 fn plane_sums(plane: &[f32], origin: f32) -> (f64, f64) {
     let [mut sums, mut squares] = [[0.0f32; LANES]; 2];
     let (blocks, rest) = plane.as_chunks::<LANES>();

@@ -1,6 +1,8 @@
 //! The sum at the end of a residual block, and the gate after it.
 
 use super::host::{HostOp, HostTensor};
+use super::norm::{slope, upper};
+use super::vector::vectorised;
 use copriv_ir::Activation;
 use rayon::prelude::*;
 
@@ -18,13 +20,11 @@ impl HostOp<3> for GatedSum {
 
     fn forward(&self, [a, b, gate]: &[HostTensor; 3]) -> (HostTensor, ()) {
         let gate = gate.values().first().copied().unwrap_or(1.0);
+        let upper = upper(self.activation);
         let mut output = vec![0.0; a.values().len()];
         let inputs = a.values().par_chunks(CHUNK).zip(b.values().par_chunks(CHUNK));
         output.par_chunks_mut(CHUNK).zip(inputs).for_each(|(output, (a, b))| {
-            for ((output, a), b) in output.iter_mut().zip(a).zip(b) {
-                let z = a + b;
-                *output = gate * self.activation.apply(z) + (1.0 - gate) * z;
-            }
+            vectorised(|| values(output, a, b, upper, gate));
         });
         (HostTensor::new(output, a.shape().to_vec()), ())
     }
@@ -37,22 +37,12 @@ impl HostOp<3> for GatedSum {
         wanted: [bool; 3],
     ) -> [Option<HostTensor>; 3] {
         let gate = gate.values().first().copied().unwrap_or(1.0);
-        let upper = match self.activation {
-            Activation::Relu => f32::INFINITY,
-            Activation::Relu6 => 6.0,
-        };
+        let upper = upper(self.activation);
         let mut dz = vec![0.0; a.values().len()];
         let maps = a.values().par_chunks(CHUNK).zip(b.values().par_chunks(CHUNK));
         let inputs = maps.zip(gradient.values().par_chunks(CHUNK));
         let chunk = |(dz, ((a, b), dy)): (&mut [f32], ((&[f32], &[f32]), &[f32]))| {
-            let mut difference = 0.0f32;
-            for (dz, ((a, b), dy)) in dz.iter_mut().zip(a.iter().zip(b).zip(dy)) {
-                let z = a + b;
-                let inside = if z > 0.0 && z < upper { 1.0 } else { 0.0 };
-                *dz = dy * (gate * inside + (1.0 - gate));
-                difference += dy * (z.max(0.0).min(upper) - z);
-            }
-            f64::from(difference)
+            vectorised(|| gradients(dz, a, b, dy, upper, gate))
         };
         // Collected before they are added, so that the sum does not depend on the threads.
         let differences: Vec<f64> = dz.par_chunks_mut(CHUNK).zip(inputs).map(chunk).collect();
@@ -64,4 +54,29 @@ impl HostOp<3> for GatedSum {
             wanted[2].then(|| HostTensor::new(vec![gate_gradient], vec![1])),
         ]
     }
+}
+
+#[inline(always)]
+fn values(output: &mut [f32], a: &[f32], b: &[f32], upper: f32, gate: f32) {
+    for ((output, a), b) in output.iter_mut().zip(a).zip(b) {
+        let z = a + b;
+        *output = gate * z.max(0.0).min(upper) + (1.0 - gate) * z;
+    }
+}
+
+/// Fills `dz` and returns the gradient of the gate's weight.
+#[inline(always)]
+fn gradients(dz: &mut [f32], a: &[f32], b: &[f32], dy: &[f32], upper: f32, gate: f32) -> f64 {
+    const LANES: usize = 16;
+    let mut sums = [0.0f32; LANES];
+    let pixels =
+        dz.chunks_mut(LANES).zip(a.chunks(LANES).zip(b.chunks(LANES)).zip(dy.chunks(LANES)));
+    for (dz, ((a, b), dy)) in pixels {
+        for ((dz, sum), ((a, b), dy)) in dz.iter_mut().zip(&mut sums).zip(a.iter().zip(b).zip(dy)) {
+            let z = a + b;
+            *dz = dy * slope(z, upper, gate);
+            *sum += dy * (z.max(0.0).min(upper) - z);
+        }
+    }
+    f64::from(sums.iter().sum::<f32>())
 }

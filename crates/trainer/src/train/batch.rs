@@ -36,7 +36,12 @@ fn assemble(
     device: &Device,
     image: impl Fn(usize) -> Vec<f32> + Sync,
 ) -> Tensor<4> {
-    let values: Vec<f32> = indices.par_iter().flat_map_iter(|&index| image(index)).collect();
+    let size = input.shape.elements();
+    let mut values = vec![0.0; indices.len() * size];
+    values
+        .par_chunks_mut(size)
+        .zip(indices)
+        .for_each(|(values, &index)| values.copy_from_slice(&image(index)));
     let shape = [indices.len(), input.shape.channels, input.shape.height, input.shape.width];
     Tensor::from_data(TensorData::new(values, shape), device)
 }
