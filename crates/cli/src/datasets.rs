@@ -56,3 +56,17 @@ pub fn remedy(manifest: &Manifest) -> String {
     };
     format!("no usable data set {name}; give its folder with --data{fetch}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn manifests_are_sound_and_found_by_name() {
+        for manifest in all().expect("all parse") {
+            assert_eq!(find(&manifest.name).expect("known"), manifest);
+        }
+        let error = find("mnist").expect_err("unknown").to_string();
+        assert!(error.contains("cifar100_sample"), "{error}");
+    }
+}
