@@ -43,7 +43,7 @@ fn damaged_and_foreign_artefacts_are_named() {
     }
 
     let error = place.fail(&["fuse", "fused", "--out", "old"]);
-    assert!(error.contains("fused model") && error.contains("checkpoint"), "{error}");
+    assert!(error.contains("fused-model") && error.contains("checkpoint"), "{error}");
     let error = place.fail(&["inspect", "nowhere"]);
     assert!(error.contains("nowhere"), "{error}");
     let error = place.fail(&["serve", "fused", "--listen", "127.0.0.1:0"]);
