@@ -98,7 +98,7 @@ fn alphas_receive_the_gradient_of_the_gates_weights() {
 
     // All alphas are 0 or 1 here, so move them to where they differ from the mask.
     let alphas = Tensor::<1>::full([kept.len()], 0.3, &device).require_grad();
-    let logits = forward(&GateValue::straight_through(&alphas, kept));
+    let logits = forward(&GateValue::straight_through(&alphas, kept, &vec![true; kept.len()]));
     let fixed = values(forward(&GateValue::fixed(kept)));
     let largest = fixed.iter().fold(0.0f32, |max, x| max.max(x.abs()));
     let close = |(a, b): (f32, &f32)| (a - b).abs() <= 1e-5 * largest;

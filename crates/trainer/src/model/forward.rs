@@ -38,16 +38,20 @@ impl GateValue {
         kept.iter().map(|&kept| if kept { Self::Kept } else { Self::Removed }).collect()
     }
 
-    /// The gates as a mask says in the forward pass; in the backward pass as if each were its
-    /// alpha (straight-through).
+    /// The gates as a mask says in the forward pass; in the backward pass those that are `searched`
+    /// as if each were its alpha (straight-through).
     #[must_use]
-    pub fn straight_through(alphas: &Tensor<1>, kept: &[bool]) -> Vec<Self> {
-        let value = |(gate, &kept): (usize, &bool)| {
-            let alpha = alphas.clone().narrow(0, gate, 1);
-            let hard = alpha.clone().detach().mul_scalar(0.0).add_scalar(f32::from(u8::from(kept)));
-            Self::Weighted(alpha.clone() - alpha.detach() + hard)
-        };
-        kept.iter().enumerate().map(value).collect()
+    pub fn straight_through(alphas: &Tensor<1>, kept: &[bool], searched: &[bool]) -> Vec<Self> {
+        let mut values = Self::fixed(kept);
+        for (gate, value) in values.iter_mut().enumerate() {
+            if searched.get(gate) == Some(&true) {
+                let hard = f32::from(u8::from(matches!(value, Self::Kept)));
+                let alpha = alphas.clone().narrow(0, gate, 1);
+                let difference = alpha.clone().detach().neg().add_scalar(hard);
+                *value = Self::Weighted(alpha + difference);
+            }
+        }
+        values
     }
 }
 

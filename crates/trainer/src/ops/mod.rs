@@ -84,7 +84,7 @@ fn options(geometry: &ConvGeometry) -> ConvOptions<2> {
     ConvOptions::new([stride; 2], [padding; 2], [1; 2], groups)
 }
 
-/// Batch norm by the given running statistics, then a gate.
+/// Batch norm by the given running statistics, which are constants, then a gate.
 pub(crate) fn normalise(
     x: Tensor<4>,
     [weight, bias, mean, variance]: [Tensor<1>; 4],
@@ -140,4 +140,171 @@ pub(crate) fn add(x: Tensor<4>, other: Tensor<4>, gate: &Gate) -> Tensor<4> {
 /// A gate by itself.
 pub(crate) fn activate(x: Tensor<4>, gate: &Gate) -> Tensor<4> {
     gate.compose(x)
+}
+
+/// On burn-ndarray the same functions are burn's own operations.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::values;
+    use burn::tensor::Device;
+    use rand::{Rng as _, SeedableRng as _};
+    use rand_chacha::ChaCha8Rng;
+
+    #[allow(deprecated)] // It is the reference here.
+    fn devices() -> [Device; 2] {
+        [Device::flex().autodiff(), Device::ndarray().autodiff()]
+    }
+
+    /// Values off zero, so that rounding does not decide on which side of the kink they are.
+    fn random(seed: u64, count: usize) -> Vec<f32> {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        (0..count).map(|_| random.random_range(-1.0..1.0)).collect()
+    }
+
+    fn leaf<const D: usize>(seed: u64, shape: [usize; D], device: &Device) -> Tensor<D> {
+        let data = TensorData::new(random(seed, shape.iter().product()), shape);
+        Tensor::from_data(data, device).require_grad()
+    }
+
+    /// A loss that weighs every output differently.
+    fn backward(output: Tensor<4>) -> burn::tensor::Gradients {
+        let weights = random(99, output.shape().num_elements());
+        let weights = Tensor::from_data(TensorData::new(weights, output.dims()), &output.device());
+        (output * weights).sum().backward()
+    }
+
+    fn gradient<const D: usize>(
+        tensor: &Tensor<D>,
+        gradients: &burn::tensor::Gradients,
+    ) -> Vec<f32> {
+        values(tensor.grad(gradients).expect("a leaf that was used"))
+    }
+
+    /// Runs on both devices and compares every list of values.
+    fn assert_same(name: &str, run: impl Fn(&Device) -> Vec<Vec<f32>>) {
+        let [fast, reference] = devices().map(|device| run(&device));
+        assert_eq!(fast.len(), reference.len());
+        for (list, (fast, reference)) in fast.iter().zip(&reference).enumerate() {
+            assert_eq!(fast.len(), reference.len(), "{name}, list {list}");
+            let scale = reference.iter().fold(1e-3f32, |max, x| max.max(x.abs()));
+            for (fast, reference) in fast.iter().zip(reference) {
+                let difference = (fast - reference).abs();
+                assert!(difference < 2e-5 * scale, "{name}, list {list}: {fast}, {reference}");
+            }
+        }
+    }
+
+    #[test]
+    fn convolutions_are_burns() {
+        let depthwise = |channels, stride| ConvGeometry::depthwise(channels, 3, stride);
+        let cases = [
+            (depthwise(5, 1), [3, 5, 7, 18]),
+            (depthwise(4, 2), [2, 4, 9, 8]),
+            (depthwise(2, 1), [2, 2, 1, 1]),
+            (depthwise(3, 2), [2, 3, 2, 2]),
+            (ConvGeometry::same(6, 11, 1, 1), [11, 6, 5, 4]),
+            (ConvGeometry::same(3, 4, 1, 2), [2, 3, 6, 6]),
+            (ConvGeometry::same(3, 4, 3, 1), [2, 3, 6, 6]),
+        ];
+        for (geometry, shape) in cases {
+            assert_same(&geometry.to_string(), |device| {
+                let (x, weight) =
+                    (leaf(1, shape, device), leaf(2, geometry.weight_shape(), device));
+                let output = convolution(x.clone(), weight.clone(), &geometry);
+                let list = values(output.clone());
+                let gradients = backward(output);
+                vec![list, gradient(&x, &gradients), gradient(&weight, &gradients)]
+            });
+        }
+    }
+
+    fn gates(device: &Device) -> Vec<(Gate, Option<Tensor<1>>)> {
+        let weight = Tensor::<1>::from_data([0.3], device).require_grad();
+        let weights = [
+            (GateWeight::None, None),
+            (GateWeight::Full, None),
+            (GateWeight::Tensor(weight.clone()), Some(weight)),
+        ];
+        let each = |(weight, leaf): (GateWeight, Option<Tensor<1>>)| {
+            [Activation::Relu, Activation::Relu6]
+                .map(|activation| (Gate { activation, weight: weight.clone() }, leaf.clone()))
+        };
+        weights.into_iter().flat_map(each).collect()
+    }
+
+    #[test]
+    fn batch_norms_with_gates_are_burns() {
+        for case in 0..6 {
+            assert_same(&format!("statistics of the batch, gate {case}"), |device| {
+                let (gate, gate_leaf) = gates(device).swap_remove(case);
+                let x = leaf(3, [4, 6, 5, 7], device);
+                // Scaled up, so that ReLU6 is cut off above too.
+                let parameters = [leaf(4, [6], device), leaf(5, [6], device)];
+                let [w, b] = parameters.clone();
+                let scaled = [w.mul_scalar(6.0), b.mul_scalar(6.0)];
+                let (output, mean, variance) = normalise_batch(x.clone(), scaled, 1e-5, &gate);
+                let mut lists = vec![values(output.clone()), values(mean), values(variance)];
+                let gradients = backward(output);
+                lists.push(gradient(&x, &gradients));
+                lists.extend(parameters.iter().map(|leaf| gradient(leaf, &gradients)));
+                lists.extend(gate_leaf.iter().map(|leaf| gradient(leaf, &gradients)));
+                lists
+            });
+            assert_same(&format!("given statistics, gate {case}"), |device| {
+                let (gate, gate_leaf) = gates(device).swap_remove(case);
+                let x = leaf(6, [3, 4, 6, 3], device);
+                let [w, b] = [7, 8].map(|seed| leaf(seed, [4], device));
+                let mean = Tensor::from_data([0.1, -0.2, 0.3, 0.0], device);
+                let variance = Tensor::from_data([0.5, 0.01, 2.0, 1e-8], device);
+                let statistics = [w.clone(), b.clone(), mean, variance];
+                let output = normalise(x.clone(), statistics, 1e-5, &gate);
+                let mut lists = vec![values(output.clone())];
+                let gradients = backward(output);
+                lists.extend([gradient(&x, &gradients), gradient(&w, &gradients)]);
+                lists.push(gradient(&b, &gradients));
+                lists.extend(gate_leaf.iter().map(|leaf| gradient(leaf, &gradients)));
+                lists
+            });
+        }
+    }
+
+    #[test]
+    fn gated_sums_are_burns() {
+        for case in 0..6 {
+            assert_same(&format!("gate {case}"), |device| {
+                let (gate, gate_leaf) = gates(device).swap_remove(case);
+                let [a, b] = [11, 12].map(|seed| leaf(seed, [3, 5, 30, 21], device));
+                let output = add(a.clone(), b.clone().mul_scalar(9.0), &gate);
+                let mut lists = vec![values(output.clone())];
+                let gradients = backward(output);
+                lists.extend([gradient(&a, &gradients), gradient(&b, &gradients)]);
+                lists.extend(gate_leaf.iter().map(|leaf| gradient(leaf, &gradients)));
+                lists
+            });
+        }
+    }
+
+    #[test]
+    fn without_autodiff_they_are_the_same() {
+        let geometry = ConvGeometry::depthwise(3, 3, 1);
+        let [tracked, plain] = [Device::flex().autodiff(), Device::flex()].map(|device| {
+            let x = Tensor::from_data(TensorData::new(random(1, 96), [2, 3, 4, 4]), &device);
+            let weight = Tensor::from_data(TensorData::new(random(2, 27), [3, 1, 3, 3]), &device);
+            values(convolution(x, weight, &geometry))
+        });
+        assert_eq!(tracked, plain);
+    }
+
+    /// A constant gradient is broadcast, so it is no contiguous tensor.
+    #[test]
+    fn gradients_and_inputs_need_not_be_contiguous() {
+        let geometry = ConvGeometry::same(3, 2, 1, 1);
+        assert_same("transposed input, summed output", |device| {
+            let (x, weight) = (leaf(1, [2, 3, 4, 5], device), leaf(2, [2, 3, 1, 1], device));
+            let output = convolution(x.clone().swap_dims(2, 3), weight.clone(), &geometry);
+            let gradients = output.sum().backward();
+            vec![gradient(&x, &gradients), gradient(&weight, &gradients)]
+        });
+    }
 }

@@ -134,12 +134,13 @@ pub struct SearchConfig {
     pub warmup_epochs: f64,
     /// Fraction of the searched gates that stays.
     pub budget: f64,
-    /// Weight of the communication loss, which is 1 while every alpha is.
+    /// Weight of the communication loss: the alphas' share of all bytes in question, 0 to 1 (a gate
+    /// whose removal adds bytes counts negatively).
     pub mu: f64,
     /// Learning rate of the alphas, constant.
     #[serde(default = "tenth")]
     pub alpha_learning_rate: f64,
-    /// Value of every alpha when the search begins.
+    /// Value of every searched alpha when the search begins.
     #[serde(default = "half")]
     pub alpha_start: f64,
     /// Which gates may go.

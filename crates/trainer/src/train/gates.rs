@@ -32,6 +32,16 @@ impl GateCosts {
         }
     }
 
+    /// Whether each gate may go.
+    pub(super) fn searched(&self) -> &[bool] {
+        &self.searched
+    }
+
+    /// The alphas that a search begins with; gates that may not go have 1.
+    pub(super) fn first_alphas(&self, start: f64) -> Vec<f32> {
+        self.searched.iter().map(|&searched| if searched { start as f32 } else { 1.0 }).collect()
+    }
+
     /// Bytes of the network with these gates kept.
     pub(super) fn bytes(&self, kept: &[bool]) -> EstimatedBytes {
         let states = kept.iter().zip(self.before.iter().zip(&self.after));

@@ -142,7 +142,7 @@ impl<'a> Session<'a> {
             && !self.progress.begun
         {
             self.checkpoint()?.write(&unpruned)?;
-            let alphas = vec![search.alpha_start as f32; self.kept.len()];
+            let alphas = self.costs.first_alphas(search.alpha_start);
             self.model.set_alphas(&alphas);
             self.kept = self.costs.select(&alphas, search.budget);
         }
@@ -235,7 +235,8 @@ impl<'a> Session<'a> {
         match self.config.search.as_ref().filter(|_| stage == Stage::Search) {
             Some(search) => {
                 self.kept = self.costs.select(&self.model.alphas(), search.budget);
-                GateValue::straight_through(&self.model.alpha_tensor(), &self.kept)
+                let alphas = self.model.alpha_tensor();
+                GateValue::straight_through(&alphas, &self.kept, self.costs.searched())
             }
             None => GateValue::fixed(&self.kept),
         }
