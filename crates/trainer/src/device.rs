@@ -24,17 +24,35 @@ pub fn parse(name: &str) -> Result<Device, DeviceError> {
         None if name == "ndarray" => Ok(Device::ndarray()),
         Some((kind @ ("wgpu" | "cuda"), index)) => {
             let index = index.parse().map_err(|_| unknown())?;
-            accelerator(kind, index).ok_or_else(|| DeviceError::NotBuilt {
-                name: name.to_owned(),
-                feature: if kind == "wgpu" { "wgpu" } else { "cuda" },
-            })
+            let (device, feature) =
+                if kind == "wgpu" { (wgpu(index), "wgpu") } else { (cuda(index), "cuda") };
+            let name = name.to_owned();
+            device.ok_or(DeviceError::NotBuilt { name, feature })
         }
         _ => Err(unknown()),
     }
 }
 
-/// No accelerator is part of this build yet.
-fn accelerator(_kind: &str, _index: usize) -> Option<Device> {
+#[cfg(feature = "wgpu")]
+fn wgpu(index: usize) -> Option<Device> {
+    use burn::tensor::DeviceKind;
+    // Number 0 is the card that the graphics system prefers, whatever its kind.
+    let kind = if index == 0 { DeviceKind::DefaultDevice } else { DeviceKind::DiscreteGpu(index) };
+    Some(Device::wgpu(kind))
+}
+
+#[cfg(not(feature = "wgpu"))]
+const fn wgpu(_index: usize) -> Option<Device> {
+    None
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(index: usize) -> Option<Device> {
+    Some(Device::cuda(index))
+}
+
+#[cfg(not(feature = "cuda"))]
+const fn cuda(_index: usize) -> Option<Device> {
     None
 }
 
@@ -52,7 +70,8 @@ mod tests {
 
     #[test]
     fn missing_accelerators_name_the_feature() {
-        for feature in ["wgpu", "cuda"] {
+        let built = [("wgpu", cfg!(feature = "wgpu")), ("cuda", cfg!(feature = "cuda"))];
+        for (feature, _) in built.into_iter().filter(|(_, built)| !built) {
             let error = parse(&format!("{feature}:0")).expect_err("not built in").to_string();
             assert!(error.contains(&format!("--features {feature}")), "{error}");
         }

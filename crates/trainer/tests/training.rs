@@ -320,3 +320,17 @@ fn both_cpu_devices_agree() {
     assert!((flex.loss - ndarray.loss).abs() < 1e-3 * flex.loss.abs().max(1.0));
     assert_eq!(flex.count, ndarray.count);
 }
+
+#[test]
+fn the_configurations_that_come_along_are_good() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).expect("the folder") {
+        let path = entry.expect("an entry").path();
+        let text = std::fs::read_to_string(&path).expect("text");
+        let name = path.display().to_string();
+        TrainConfig::parse(&text, &name, &[]).unwrap_or_else(|error| panic!("{error}"));
+        count += 1;
+    }
+    assert!(count >= 3);
+}

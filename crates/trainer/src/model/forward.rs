@@ -22,6 +22,7 @@ pub enum Mode {
 
 /// The state of one gate in a forward pass.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are a few dozen at a time")]
 pub enum GateValue {
     /// Its activations are part of the network.
     Kept,

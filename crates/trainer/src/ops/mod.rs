@@ -32,6 +32,7 @@ pub(crate) struct Gate {
 
 /// How much of the activation there is.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are a few dozen at a time")]
 pub(crate) enum GateWeight {
     /// None: the identity.
     None,

@@ -41,11 +41,12 @@ impl HostOp<3> for GatedSum {
         let mut dz = vec![0.0; a.values().len()];
         let maps = a.values().par_chunks(CHUNK).zip(b.values().par_chunks(CHUNK));
         let inputs = maps.zip(gradient.values().par_chunks(CHUNK));
-        let chunk = |(dz, ((a, b), dy)): (&mut [f32], ((&[f32], &[f32]), &[f32]))| {
-            vectorised(|| gradients(dz, a, b, dy, upper, gate))
-        };
         // Collected before they are added, so that the sum does not depend on the threads.
-        let differences: Vec<f64> = dz.par_chunks_mut(CHUNK).zip(inputs).map(chunk).collect();
+        let differences: Vec<f64> = dz
+            .par_chunks_mut(CHUNK)
+            .zip(inputs)
+            .map(|(dz, ((a, b), dy))| vectorised(|| gradients(dz, a, b, dy, upper, gate)))
+            .collect();
         let dz = HostTensor::new(dz, a.shape().to_vec());
         let gate_gradient = differences.iter().sum::<f64>() as f32;
         [
