@@ -25,7 +25,7 @@ pub fn unpack(bytes: &[u8], bits: u32, count: usize) -> Vec<u64> {
 }
 
 /// Packs values of different widths one after the other.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Packer {
     bytes: Vec<u8>,
     /// Bits not yet in `bytes`, fewer than 64.
@@ -86,7 +86,7 @@ impl Packer {
 }
 
 /// Reads back what a [`Packer`] wrote.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Unpacker<'a> {
     bytes: &'a [u8],
     pending: u64,

@@ -7,6 +7,7 @@ use crate::packing::{Packer, Unpacker, pack, packed_len};
 use crate::{Channel, RuntimeError};
 use copriv_ir::Party;
 use copriv_ir::cost::ComparisonLayout;
+use std::fmt;
 use zeroize::Zeroizing;
 
 /// One party's part of the random transfers and triples for one batch of comparisons.
@@ -19,7 +20,6 @@ pub struct ComparisonCorrelation {
     pairs: Pairs,
 }
 
-#[derive(Debug)]
 enum Leaves {
     /// For each run of digits of equal width the pads of all leaves, comparison by comparison: entry `j` of a leaf
     /// stands `entry_bits * j` bits up. And the server's shares of all leaves.
@@ -94,6 +94,12 @@ impl ComparisonCorrelation {
             trees.push(Tree::new(&layout, count, items, singles, pairs));
         }
         tree::climb(channel, trees)
+    }
+}
+
+impl fmt::Debug for Leaves {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leaves").finish_non_exhaustive()
     }
 }
 

@@ -6,6 +6,7 @@ use crate::ot::{BLOCK, Code, Ots, random_choices};
 use crate::packing::{Packer, Unpacker, packed_len};
 use crate::{Channel, RuntimeError};
 use copriv_ir::{Party, Ring};
+use std::fmt;
 use zeroize::Zeroizing;
 
 /// One party's part of random 1-of-2 transfers in which the client chose, for one batch of bits.
@@ -15,10 +16,15 @@ pub struct ConversionCorrelation {
     part: Part,
 }
 
-#[derive(Debug)]
 enum Part {
     Server { offered: Zeroizing<Vec<[u64; 2]>> },
     Client { choices: Bits, chosen: Zeroizing<Vec<u64>> },
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Part").finish_non_exhaustive()
+    }
 }
 
 impl ConversionCorrelation {

@@ -5,10 +5,10 @@ use crate::ot::{BLOCK, Code, Ots, random_choices};
 use crate::packing::{Packer, Unpacker, packed_len};
 use crate::{Channel, RuntimeError};
 use copriv_ir::Ring;
+use std::fmt;
 use zeroize::Zeroizing;
 
 /// One party's part of random 1-of-2 transfers in both directions, for one batch of products.
-#[derive(Debug)]
 pub struct MultiplexerCorrelation {
     ring: Ring,
     /// Its random choices.
@@ -17,6 +17,12 @@ pub struct MultiplexerCorrelation {
     chosen: Zeroizing<Vec<u64>>,
     /// Both pads of the transfers in which the peer chose.
     offered: Zeroizing<Vec<[u64; 2]>>,
+}
+
+impl fmt::Debug for MultiplexerCorrelation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MultiplexerCorrelation").finish_non_exhaustive()
+    }
 }
 
 impl MultiplexerCorrelation {

@@ -355,3 +355,20 @@ fn whatever_a_peer_sends_nothing_panics() {
         }
     }
 }
+
+#[test]
+fn nothing_secret_is_printed() {
+    let ring = Ring::new(41).expect("in range");
+    let (server, client) = both_with_ots(1, |channel, ots| {
+        let relu = (Activation::Relu, &comparison(4));
+        let relu = ActivationCorrelation::prepare(channel, ots, relu, ring, 50).expect("prepares");
+        let half = TruncationCorrelation::prepare(channel, ots, &comparison(4), (ring, 12), 50);
+        format!("{relu:?} {:?}", half.expect("prepares"))
+    });
+    for text in [server, client] {
+        assert!(text.contains("MultiplexerCorrelation") && text.contains("Leaves"), "{text}");
+        let digits = |word: &str| word.parse::<u64>().is_ok_and(|number| number > 1000);
+        let words = text.split(|c: char| !c.is_ascii_digit());
+        assert_eq!(words.filter(|word| digits(word)).count(), 0, "{text}");
+    }
+}
