@@ -11,7 +11,7 @@ use copriv_trainer::data::{Dataset, Split};
 use std::path::Path;
 
 /// Training images whose ranges count as those of all.
-const CALIBRATION_IMAGES: usize = 128;
+pub const CALIBRATION_IMAGES: usize = 128;
 /// Images of noise where there is no calibration set, and their seed.
 const NOISE: (u64, usize) = (0, 4);
 

@@ -23,8 +23,6 @@ use std::time::Instant;
 const CONFIG: &str = include_str!("../../../../../configs/demo.toml");
 /// Tells a folder made by the demo from any other.
 const MARKER: &str = ".copriv-demo";
-/// Training images that the compiler takes ranges from.
-const CALIBRATION_IMAGES: usize = 64;
 /// Test images on which plans are evaluated in the clear.
 const PLAN_IMAGES: usize = 100;
 
@@ -34,10 +32,11 @@ pub fn run(args: &Demo, terminal: &Terminal) -> Result<()> {
     let manifest = datasets::find("cifar100_sample")?;
     let images = datasets::load(&manifest, Some(&args.data), Split::Train)?;
     let test = datasets::load(&manifest, Some(&args.data), Split::Test)?;
-    let mut demo = DemoRun { folder, images, test, terminal, report: Report::default() };
+    let (data, report) = (args.data.clone(), Report::default());
+    let mut demo = DemoRun { folder, data, images, test, terminal, report };
 
     let config = demo.write_config(args.brief)?;
-    let (unpruned, pruned) = demo.train(&config, &args.data)?;
+    let (unpruned, pruned) = demo.train(&config)?;
     let forms = [demo.fuse("unpruned", &unpruned)?, demo.fuse("pruned", &pruned)?];
     for (name, fused) in ["unpruned", "pruned"].into_iter().zip(&forms) {
         for preset in Preset::ALL {
@@ -75,8 +74,22 @@ fn prepare_folder(folder: &Path) -> Result<PathBuf> {
     Ok(folder.to_owned())
 }
 
+/// What serves a plan and classifies these pictures with it.
+fn infer_commands(folder: &Path, pictures: &[PathBuf]) -> Vec<String> {
+    let folder = folder.display();
+    let pictures: Vec<_> = pictures.iter().map(|path| path.display().to_string()).collect();
+    vec![
+        format!("copriv serve {folder} --listen 127.0.0.1:7766 --sessions 1"),
+        format!(
+            "copriv infer --plan {folder}/plan.json --connect 127.0.0.1:7766 {}",
+            pictures.join(" ")
+        ),
+    ]
+}
+
 struct DemoRun<'a> {
     folder: PathBuf,
+    data: PathBuf,
     images: Dataset,
     test: Dataset,
     terminal: &'a Terminal,
@@ -98,11 +111,11 @@ impl DemoRun<'_> {
     }
 
     /// Pre-training, search, fine-tuning: the network before and after.
-    fn train(&mut self, config: &TrainConfig, data: &Path) -> Result<(Checkpoint, Checkpoint)> {
+    fn train(&mut self, config: &TrainConfig) -> Result<(Checkpoint, Checkpoint)> {
         self.say("train, search which blocks to keep, prune, fine-tune");
         let (started, out) = (Instant::now(), self.path("train"));
         let never = AtomicBool::new(false);
-        train::train(config, Some(data), &out, false, &never, self.terminal)?;
+        train::train(config, Some(&self.data), &out, false, &never, self.terminal)?;
         let unpruned = Checkpoint::read(&out.join("unpruned.safetensors"))?;
         let pruned = Checkpoint::read(&out.join("last.safetensors"))?;
         self.report.stages.push(StageRow {
@@ -117,7 +130,7 @@ impl DemoRun<'_> {
             command: format!(
                 "copriv train {} --data {} --out {}",
                 self.path("train.toml").display(),
-                data.display(),
+                self.data.display(),
                 out.display()
             ),
         });
@@ -166,7 +179,7 @@ impl DemoRun<'_> {
     ) -> Result<()> {
         let name = format!("{form}-{}", preset.name());
         self.say(&format!("compile {name}, then classify {count} images privately"));
-        let images = self.images.clone().limit(CALIBRATION_IMAGES);
+        let images = self.images.clone().limit(compile::CALIBRATION_IMAGES);
         let calibration = compile::calibrate(fused, &images, self.terminal)?;
         let config = CompileConfig::new(preset);
         let compilation = copriv_compiler::compile(fused, &calibration, &config)?;
@@ -182,7 +195,17 @@ impl DemoRun<'_> {
         let private: PrivateRun = run_privately(&folder, &pictures, self.terminal)?;
         private.check(&compilation.plan, &evaluator, &pictures)?;
         let comm = compilation.plan.predicted_comm();
-        self.report.plans.push(PlanRow::new(&name, &comm, &private, accuracy, &folder, &pictures));
+        let compile = format!(
+            "copriv compile {} --out {} --preset {} --calibrate {} --data {}",
+            self.path(&format!("{form}.fused.safetensors")).display(),
+            folder.display(),
+            preset.name(),
+            self.images.name(),
+            self.data.display()
+        );
+        let mut row = PlanRow::new(&name, &comm, &private, accuracy, &pictures);
+        row.commands = [vec![compile], infer_commands(&folder, &pictures)].concat();
+        self.report.plans.push(row);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use crate::format::{bytes, percent, seconds, table};
 use copriv_ir::{CommTable, Phase, Traffic};
 use serde::Serialize;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Everything that the demo found out.
 #[derive(Default, Serialize)]
@@ -47,7 +47,8 @@ pub struct PlanRow {
     pub right: usize,
     /// Accuracy of the plan in the clear.
     pub clear: Accuracy,
-    pub commands: [String; 2],
+    /// What compiles it, serves it and classifies with it.
+    pub commands: Vec<String>,
 }
 
 impl PlanRow {
@@ -56,11 +57,8 @@ impl PlanRow {
         comm: &CommTable,
         run: &PrivateRun,
         clear: Accuracy,
-        folder: &Path,
         pictures: &[PathBuf],
     ) -> Self {
-        let folder = folder.display();
-        let pictures_text: Vec<_> = pictures.iter().map(|p| p.display().to_string()).collect();
         Self {
             name: name.into(),
             setup: comm.total(Phase::Setup),
@@ -71,13 +69,7 @@ impl PlanRow {
             private: run.answers.len(),
             right: run.right(pictures),
             clear,
-            commands: [
-                format!("copriv serve {folder} --listen 127.0.0.1:7766 --sessions 1"),
-                format!(
-                    "copriv infer --plan {folder}/plan.json --connect 127.0.0.1:7766 {}",
-                    pictures_text.join(" ")
-                ),
-            ],
+            commands: vec![],
         }
     }
 }
@@ -104,14 +96,17 @@ impl fmt::Display for Report {
             "plan top-1",
         ]);
         writeln!(f, "{}", table(header, plans, 1..9))?;
-        writeln!(f, "rounds: offline + online; times: per image, both parties on this machine; ")?;
+        writeln!(f, "rounds: offline + online; times: per image, both parties on this machine")?;
         writeln!(f, "plan top-1: in the clear, on {} test images\n", self.evaluated())?;
 
         writeln!(f, "to repeat a step:")?;
         for command in self.stages.iter().map(|row| &row.command) {
             writeln!(f, "  {command}")?;
         }
-        for command in self.plans.last().iter().flat_map(|row| &row.commands) {
+        for command in self.plans.iter().filter_map(|row| row.commands.first()) {
+            writeln!(f, "  {command}")?;
+        }
+        for command in self.plans.last().iter().flat_map(|row| row.commands.iter().skip(1)) {
             writeln!(f, "  {command}")?;
         }
         write!(f, "the whole demo took {}", seconds(self.seconds))
