@@ -35,9 +35,10 @@ impl HostOp<2> for Depthwise {
         let ((height, width), (out_height, out_width)) = self.sizes(x);
         let (batch, channels, area) = x.planes();
         let (out_area, stride) = (out_height * out_width, self.geometry.stride);
-        let mut output = vec![0.0; batch * channels * out_area];
-        let images = x.values().par_chunks(channels * area);
-        output.par_chunks_mut(channels * out_area).zip(images).for_each(|(output, x)| {
+        let (size, values) = (channels * area, x.values());
+        let shape = vec![batch, channels, out_height, out_width];
+        let output = HostTensor::build(shape, channels * out_area, |image, output| {
+            let x = &values[image * size..][..size];
             let planes = output.chunks_exact_mut(out_area).zip(x.chunks_exact(area));
             for ((output, x), kernel) in planes.zip(weight.values().as_chunks::<9>().0) {
                 vectorised(|| {
@@ -48,8 +49,7 @@ impl HostOp<2> for Depthwise {
                 });
             }
         });
-        let shape = vec![batch, channels, out_height, out_width];
-        (HostTensor::new(output, shape), ())
+        (output, ())
     }
 
     fn backward(
@@ -71,9 +71,9 @@ impl Depthwise {
         let ((height, width), (out_height, out_width)) = self.sizes(x);
         let (_, channels, area) = x.planes();
         let (out_area, stride) = (out_height * out_width, self.geometry.stride);
-        let mut dx = vec![0.0; x.values().len()];
-        let images = dy.values().par_chunks(channels * out_area);
-        dx.par_chunks_mut(channels * area).zip(images).for_each(|(dx, dy)| {
+        let (size, values) = (channels * out_area, dy.values());
+        HostTensor::build(x.shape().to_vec(), channels * area, |image, dx| {
+            let dy = &values[image * size..][..size];
             let planes = dx.chunks_exact_mut(area).zip(dy.chunks_exact(out_area));
             for ((dx, dy), kernel) in planes.zip(weight.values().as_chunks::<9>().0) {
                 vectorised(|| {
@@ -83,8 +83,7 @@ impl Depthwise {
                     });
                 });
             }
-        });
-        HostTensor::new(dx, x.shape().to_vec())
+        })
     }
 
     /// Each channel by one task, so that the order of additions does not depend on the threads.

@@ -8,7 +8,9 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::{DType, Tensor, TensorData};
+use rayon::prelude::*;
 use std::fmt::Debug;
+use std::mem::MaybeUninit;
 
 type Tracked = FloatTensor<Autodiff<Flex>>;
 
@@ -23,6 +25,28 @@ impl HostTensor {
     pub(super) fn new(values: Vec<f32>, shape: Vec<usize>) -> Self {
         let tensor = FlexTensor::from_data(TensorData::new(values, shape.clone()));
         Self { tensor, shape }
+    }
+
+    /// A tensor whose chunks of `chunk` values are written by several threads. `write` is given the
+    /// number of a chunk and its values, all 0.
+    pub(super) fn build(
+        shape: Vec<usize>,
+        chunk: usize,
+        write: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Self {
+        let len = shape.iter().product();
+        let mut values = Vec::with_capacity(len);
+        let unwritten: &mut [MaybeUninit<f32>] = &mut values.spare_capacity_mut()[..len];
+        unwritten.par_chunks_mut(chunk.max(1)).enumerate().for_each(|(number, chunk)| {
+            // By the thread that works on the chunk next: zeros for a whole tensor at once would be a
+            // pass over memory on one thread.
+            chunk.fill(MaybeUninit::new(0.0));
+            // SAFETY: every value of the chunk was just written.
+            write(number, unsafe { chunk.assume_init_mut() });
+        });
+        // SAFETY: the chunks cover the first `len` values, and each was filled.
+        unsafe { values.set_len(len) };
+        Self::new(values, shape)
     }
 
     fn of(tensor: &FlexTensor) -> Self {

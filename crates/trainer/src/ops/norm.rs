@@ -56,17 +56,15 @@ impl HostOp<6> for Normalise {
         let affine = self.affine(inputs, &moments);
         let gate = gate.values().first().copied().unwrap_or(1.0);
         let (_, channels, area) = x.planes();
-        let upper = upper(self.activation);
-        let mut output = vec![0.0; x.values().len()];
-        let images =
-            output.par_chunks_mut(channels * area).zip(x.values().par_chunks(channels * area));
-        images.for_each(|(output, x)| {
+        let (size, upper, values) = (channels * area, upper(self.activation), x.values());
+        let output = HostTensor::build(x.shape().to_vec(), size, |image, output| {
+            let x = &values[image * size..][..size];
             let planes = output.chunks_exact_mut(area).zip(x.chunks_exact(area));
             for ((output, x), affine) in planes.zip(&affine) {
                 vectorised(|| transform(output, x, *affine, upper, gate));
             }
         });
-        (HostTensor::new(output, x.shape().to_vec()), moments)
+        (output, moments)
     }
 
     fn backward(
@@ -171,19 +169,17 @@ impl Normalise {
         gate: f32,
     ) -> HostTensor {
         let (_, channels, area) = x.planes();
-        let upper = upper(self.activation);
-        let mut dx = vec![0.0; x.values().len()];
-        let inputs =
-            x.values().par_chunks(channels * area).zip(dy.values().par_chunks(channels * area));
-        dx.par_chunks_mut(channels * area).zip(inputs).for_each(|(dx, (x, dy))| {
+        let (size, upper) = (channels * area, upper(self.activation));
+        let (x_values, dy_values) = (x.values(), dy.values());
+        HostTensor::build(x.shape().to_vec(), size, |image, dx| {
+            let (x, dy) = (&x_values[image * size..][..size], &dy_values[image * size..][..size]);
             let inputs = x.chunks_exact(area).zip(dy.chunks_exact(area));
             let planes = dx.chunks_exact_mut(area).zip(inputs);
             for (c, (dx, (x, dy))) in planes.enumerate() {
                 let (affine, coefficients) = (affine[c], coefficients[c]);
                 vectorised(|| gradient_plane(dx, x, dy, affine, coefficients, upper, gate));
             }
-        });
-        HostTensor::new(dx, x.shape().to_vec())
+        })
     }
 }
 

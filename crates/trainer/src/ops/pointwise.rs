@@ -29,14 +29,14 @@ impl HostOp<2> for Pointwise {
     fn forward(&self, [x, weight]: &[HostTensor; 2]) -> (HostTensor, ()) {
         let (batch, _, area) = x.planes();
         let weight = Matrix::row_major(weight.values(), self.outputs, self.inputs);
-        let mut output = vec![0.0; batch * self.outputs * area];
-        let images = x.values().par_chunks(self.inputs * area);
-        output.par_chunks_mut(self.outputs * area).zip(images).for_each(|(output, x)| {
-            multiply(output, area, weight, Matrix::row_major(x, self.inputs, area), false);
-        });
+        let (size, values) = (self.inputs * area, x.values());
         let mut shape = x.shape().to_vec();
-        shape[1] = self.outputs;
-        (HostTensor::new(output, shape), ())
+        (shape[0], shape[1]) = (batch, self.outputs);
+        let output = HostTensor::build(shape, self.outputs * area, |image, output| {
+            let x = Matrix::row_major(&values[image * size..][..size], self.inputs, area);
+            multiply(output, area, weight, x, false);
+        });
+        (output, ())
     }
 
     fn backward(
@@ -57,12 +57,11 @@ impl Pointwise {
     fn input_gradient(&self, x: &HostTensor, weight: &HostTensor, dy: &HostTensor) -> HostTensor {
         let (_, _, area) = x.planes();
         let weight = Matrix::row_major(weight.values(), self.outputs, self.inputs).transposed();
-        let mut dx = vec![0.0; x.values().len()];
-        let images = dy.values().par_chunks(self.outputs * area);
-        dx.par_chunks_mut(self.inputs * area).zip(images).for_each(|(dx, dy)| {
-            multiply(dx, area, weight, Matrix::row_major(dy, self.outputs, area), false);
-        });
-        HostTensor::new(dx, x.shape().to_vec())
+        let (size, values) = (self.outputs * area, dy.values());
+        HostTensor::build(x.shape().to_vec(), self.inputs * area, |image, dx| {
+            let dy = Matrix::row_major(&values[image * size..][..size], self.outputs, area);
+            multiply(dx, area, weight, dy, false);
+        })
     }
 
     fn weight_gradient(&self, x: &HostTensor, weight: &HostTensor, dy: &HostTensor) -> HostTensor {

@@ -21,12 +21,13 @@ impl HostOp<3> for GatedSum {
     fn forward(&self, [a, b, gate]: &[HostTensor; 3]) -> (HostTensor, ()) {
         let gate = gate.values().first().copied().unwrap_or(1.0);
         let upper = upper(self.activation);
-        let mut output = vec![0.0; a.values().len()];
-        let inputs = a.values().par_chunks(CHUNK).zip(b.values().par_chunks(CHUNK));
-        output.par_chunks_mut(CHUNK).zip(inputs).for_each(|(output, (a, b))| {
+        let (a_values, b_values) = (a.values(), b.values());
+        let output = HostTensor::build(a.shape().to_vec(), CHUNK, |number, output| {
+            let chunk = number * CHUNK..number * CHUNK + output.len();
+            let (a, b) = (&a_values[chunk.clone()], &b_values[chunk]);
             vectorised(|| values(output, a, b, upper, gate));
         });
-        (HostTensor::new(output, a.shape().to_vec()), ())
+        (output, ())
     }
 
     fn backward(
