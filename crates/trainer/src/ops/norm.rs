@@ -74,7 +74,7 @@ impl HostOp<6> for Normalise {
         gradient: &HostTensor,
         wanted: [bool; 6],
     ) -> [Option<HostTensor>; 6] {
-        let [x, weight, _, gate, _, _] = inputs;
+        let [x, _, _, gate, _, _] = inputs;
         let affine = self.affine(inputs, moments);
         let gate = gate.values().first().copied().unwrap_or(1.0);
         let sums = self.sums(x, gradient, &affine, gate);
@@ -84,21 +84,7 @@ impl HostOp<6> for Normalise {
                 ((sums.product - f64::from(*mean) * sums.z) * f64::from(*rate)) as f32
             })
             .collect();
-        let weights = weight.values();
-        let channel = |c: usize| {
-            let scale = weights[c] * rates[c];
-            match self.statistics {
-                Statistics::Given => [scale, 0.0, 0.0],
-                Statistics::Batch => {
-                    let (batch, _, area) = x.planes();
-                    let count = (batch * area) as f32;
-                    let slope = -scale * rates[c] * weight_gradient[c] / count;
-                    let offset = -scale * sums[c].z as f32 / count - slope * moments.mean[c];
-                    [scale, slope, offset]
-                }
-            }
-        };
-        let coefficients: Vec<[f32; 3]> = (0..rates.len()).map(channel).collect();
+        let coefficients = self.coefficients(inputs, moments, &sums, &weight_gradient);
         let dx = wanted[0].then(|| self.input_gradient(x, gradient, &affine, &coefficients, gate));
         let vector = |values: Vec<f32>| HostTensor::new(values.clone(), vec![values.len()]);
         let bias_gradient = sums.iter().map(|sums| sums.z as f32).collect();
@@ -157,6 +143,30 @@ impl Normalise {
             sums
         };
         (0..channels).into_par_iter().map(channel).collect()
+    }
+
+    /// Of each channel, those by which `dx = c0 dz + c1 x + c2`.
+    fn coefficients(
+        &self,
+        [x, weight, ..]: &[HostTensor; 6],
+        moments: &Moments,
+        sums: &[Sums],
+        weight_gradient: &[f32],
+    ) -> Vec<[f32; 3]> {
+        let (batch, _, area) = x.planes();
+        let (count, rates, weights) = ((batch * area) as f32, self.rates(moments), weight.values());
+        let channel = |c: usize| {
+            let scale = weights[c] * rates[c];
+            match self.statistics {
+                Statistics::Given => [scale, 0.0, 0.0],
+                Statistics::Batch => {
+                    let slope = -scale * rates[c] * weight_gradient[c] / count;
+                    let offset = -scale * sums[c].z as f32 / count - slope * moments.mean[c];
+                    [scale, slope, offset]
+                }
+            }
+        };
+        (0..rates.len()).map(channel).collect()
     }
 
     /// `dx = c0 dz + c1 x + c2`.

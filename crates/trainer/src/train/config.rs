@@ -1,5 +1,7 @@
 //! The settings of a run: a TOML file, changed by `key=value` overrides, checked as a whole.
 
+use super::overrides::apply;
+use super::stage::Stage;
 use crate::data::Augmentation;
 use copriv_ir::{Activation, Architecture};
 use serde::{Deserialize, Serialize};
@@ -180,39 +182,6 @@ impl DistillationConfig {
     pub const UNPRUNED: &'static str = "unpruned";
 }
 
-/// A part of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    /// Plain training.
-    Pretrain,
-    /// Weights and alphas together.
-    Search,
-    /// The gates fixed.
-    Finetune,
-}
-
-impl Stage {
-    /// All stages in the order in which they run.
-    pub const ALL: [Self; 3] = [Self::Pretrain, Self::Search, Self::Finetune];
-
-    /// The name in configurations, metrics and file names.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Pretrain => "pretrain",
-            Self::Search => "search",
-            Self::Finetune => "finetune",
-        }
-    }
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 /// What is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
@@ -347,30 +316,6 @@ fn within(key: &str, found: f64, range: RangeInclusive<f64>) -> Result<(), Confi
     }
     let expected = format!("{} to {}", range.start(), range.end());
     Err(ConfigError::value(key, expected, found))
-}
-
-/// Sets `a.b.c=value` in the document; tables on the way are made where they are missing.
-fn apply(table: &mut toml::Table, setting: &str) -> Result<(), String> {
-    let (path, text) = setting.split_once('=').ok_or("expected KEY=VALUE")?;
-    let mut keys: Vec<&str> = path.trim().split('.').collect();
-    let last = keys.pop().unwrap_or_default();
-    if last.is_empty() || keys.iter().any(|key| key.is_empty()) {
-        return Err(format!("{path:?} is no key"));
-    }
-    let mut table = table;
-    for key in keys {
-        let entry = table.entry(key).or_insert_with(|| toml::Table::new().into());
-        table = entry.as_table_mut().ok_or_else(|| format!("{key} is no table"))?;
-    }
-    table.insert(last.into(), parse_value(text.trim()));
-    Ok(())
-}
-
-/// A TOML value, or else the text itself.
-fn parse_value(text: &str) -> toml::Value {
-    let parsed = format!("value = {text}").parse::<toml::Table>();
-    let value = parsed.ok().and_then(|mut table| table.remove("value"));
-    value.unwrap_or_else(|| text.into())
 }
 
 const fn one() -> u64 {

@@ -1,6 +1,7 @@
 //! Why a run could not begin or go on.
 
-use super::config::{ConfigError, Stage};
+use super::config::ConfigError;
+use super::stage::Stage;
 use crate::data::DataError;
 use crate::device::DeviceError;
 use copriv_ir::{ArtefactError, NetworkError, Shape};

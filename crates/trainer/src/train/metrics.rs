@@ -1,8 +1,8 @@
 //! What a run reports: one record a step or epoch, to an observer and to a file of JSON lines.
 
-use super::config::Stage;
 use super::error::TrainError;
 use super::gates::EstimatedBytes;
+use super::stage::Stage;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{Seek as _, SeekFrom, Write as _};

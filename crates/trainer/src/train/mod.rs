@@ -7,20 +7,24 @@ mod evaluate;
 mod gates;
 mod loss;
 mod metrics;
+mod overrides;
+mod progress;
 mod schedule;
 mod session;
 mod sgd;
+mod stage;
 mod state;
 mod teacher;
 
 pub use config::{
     ConfigError, DataConfig, DistillationConfig, FinetuneConfig, NetworkConfig, OptimiserConfig,
-    ScheduleConfig, SearchConfig, SearchedGates, Stage, TrainConfig,
+    ScheduleConfig, SearchConfig, SearchedGates, TrainConfig,
 };
 pub use error::TrainError;
 pub use evaluate::{Accuracy, evaluate};
 pub use gates::EstimatedBytes;
 pub use metrics::{EpochMetrics, Metrics, Observer, StepMetrics};
+pub use stage::Stage;
 
 use crate::data::{DataError, Dataset, Manifest, Split};
 use copriv_ir::{BatchNormInit, Checkpoint, Network, Provenance};

@@ -1,14 +1,16 @@
 //! One run from its first step, or from where it was interrupted, to its last.
 
-use super::config::{ConfigError, SearchedGates, Stage, TrainConfig};
+use super::config::{ConfigError, SearchedGates, TrainConfig};
 use super::error::TrainError;
 use super::evaluate::accuracy;
 use super::gates::GateCosts;
 use super::loss::{cross_entropy, divergence, targets};
 use super::metrics::{EpochMetrics, Metrics, MetricsFile, Observer, StepMetrics};
+use super::progress::{Losses, Progress};
 use super::schedule::learning_rate;
 use super::sgd::{Sgd, Velocities};
-use super::state::{Progress, StateFolder, Sums};
+use super::stage::Stage;
+use super::state::{State, StateFolder};
 use super::teacher::{self, Teacher};
 use super::{TrainOutcome, TrainingData, batch, check_match, provenance, start};
 use crate::data::epoch_order;
@@ -41,12 +43,29 @@ pub(super) struct Session<'a> {
     metrics: MetricsFile,
 }
 
-/// The losses of one step.
-struct Losses {
-    total: f64,
-    task: f64,
-    comm: f64,
-    right: usize,
+/// What a run begins or goes on with.
+struct Origin {
+    checkpoint: Checkpoint,
+    velocities: Velocities,
+    progress: Progress,
+    provenance: Provenance,
+    metrics_length: u64,
+}
+
+impl Origin {
+    fn first(config: &TrainConfig, data: &TrainingData) -> Result<Self, TrainError> {
+        let checkpoint = start(config, data)?;
+        let provenance = provenance(config, &checkpoint);
+        let stage = config.stages().first().copied().unwrap_or(Stage::Pretrain);
+        let (velocities, progress) = (Velocities::new(), Progress::beginning(stage));
+        Ok(Self { checkpoint, velocities, progress, provenance, metrics_length: 0 })
+    }
+
+    fn of(state: State) -> Self {
+        let State { progress, weights: checkpoint, velocities, metrics_length } = state;
+        let provenance = checkpoint.provenance().clone();
+        Self { checkpoint, velocities, progress, provenance, metrics_length }
+    }
 }
 
 impl<'a> Session<'a> {
@@ -58,17 +77,8 @@ impl<'a> Session<'a> {
         resume: bool,
     ) -> Result<Self, TrainError> {
         let device = device::parse(&config.device)?;
-        let (checkpoint, velocities, progress, length, provenance) = if resume {
-            let state = folder.read(&device)?;
-            let provenance = state.weights.provenance().clone();
-            let length = state.metrics_length;
-            (state.weights, state.velocities, state.progress, length, provenance)
-        } else {
-            let checkpoint = start(config, data)?;
-            let provenance = provenance(config, &checkpoint);
-            let first = config.stages().first().copied().unwrap_or(Stage::Pretrain);
-            (checkpoint, Velocities::new(), Progress::beginning(first), 0, provenance)
-        };
+        let Origin { checkpoint, velocities, progress, provenance, metrics_length } =
+            if resume { Origin::of(folder.read(&device)?) } else { Origin::first(config, data)? };
         check_match(checkpoint.network(), &data.train)?;
         check_match(checkpoint.network(), &data.test)?;
         check_sizes(config, data)?;
@@ -91,7 +101,7 @@ impl<'a> Session<'a> {
             teacher: None,
             progress,
             provenance,
-            metrics: MetricsFile::open(&out.join("metrics.jsonl"), length)?,
+            metrics: MetricsFile::open(&out.join("metrics.jsonl"), metrics_length)?,
         })
     }
 
@@ -353,46 +363,6 @@ impl<'a> Session<'a> {
         let path: PathBuf = self.out.join(LAST);
         let (checkpoint, metrics) = (self.checkpoint()?, self.progress.history.clone());
         Ok(TrainOutcome { checkpoint, path, metrics, finished })
-    }
-}
-
-impl Progress {
-    fn beginning(stage: Stage) -> Self {
-        Self {
-            stage,
-            begun: false,
-            epoch: 0,
-            step: 0,
-            total_epochs: 0,
-            total_steps: 0,
-            sums: Sums::default(),
-            best_top1: None,
-            history: vec![],
-        }
-    }
-
-    fn enter(&mut self, stage: Stage) {
-        (self.stage, self.begun, self.epoch, self.step) = (stage, false, 0, 0);
-        (self.sums, self.best_top1) = (Sums::default(), None);
-    }
-
-    fn count(&mut self, losses: &Losses, images: usize, seconds: f64) {
-        self.step += 1;
-        self.total_steps += 1;
-        self.sums.loss += losses.total;
-        self.sums.task_loss += losses.task;
-        self.sums.comm_loss += losses.comm;
-        self.sums.right += losses.right;
-        self.sums.images += images;
-        self.sums.seconds += seconds;
-    }
-
-    fn complete_epoch(&mut self, metrics: EpochMetrics) {
-        (self.epoch, self.step) = (self.epoch + 1, 0);
-        self.total_epochs += 1;
-        self.sums = Sums::default();
-        self.best_top1 = Some(self.best_top1.map_or(metrics.top1, |best| best.max(metrics.top1)));
-        self.history.push(metrics);
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! It lies in a folder that is always replaced as a whole, so that its parts belong together.
 
-use super::config::{Stage, TrainConfig};
+use super::config::TrainConfig;
 use super::error::TrainError;
-use super::metrics::EpochMetrics;
+use super::progress::Progress;
 use super::sgd::Velocities;
 use crate::model::values;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -17,41 +17,6 @@ use std::path::{Path, PathBuf};
 const WEIGHTS: &str = "weights.safetensors";
 const VELOCITIES: &str = "velocities.safetensors";
 const PROGRESS: &str = "progress.json";
-
-/// How far a run is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Progress {
-    pub(super) stage: Stage,
-    /// Whether gates were set for the stage.
-    pub(super) begun: bool,
-    /// Epochs of the stage completed.
-    pub(super) epoch: usize,
-    /// Steps of the present epoch completed.
-    pub(super) step: usize,
-    /// Epochs completed over all stages; the order of the data depends on it.
-    pub(super) total_epochs: usize,
-    /// Steps completed over all stages.
-    pub(super) total_steps: usize,
-    /// Over the steps of the present epoch.
-    pub(super) sums: Sums,
-    /// Best top-1 of the stage so far.
-    pub(super) best_top1: Option<f64>,
-    /// Every epoch so far.
-    pub(super) history: Vec<EpochMetrics>,
-}
-
-/// Sums over an epoch's steps, for its means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Sums {
-    pub(super) loss: f64,
-    pub(super) task_loss: f64,
-    pub(super) comm_loss: f64,
-    pub(super) right: usize,
-    pub(super) images: usize,
-    pub(super) seconds: f64,
-}
 
 /// All of it as read back.
 pub(super) struct State {

@@ -1,0 +1,93 @@
+//! How far a run is.
+
+use super::metrics::EpochMetrics;
+use super::stage::Stage;
+use serde::{Deserialize, Serialize};
+
+/// How far a run is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Progress {
+    pub(super) stage: Stage,
+    /// Whether gates were set for the stage.
+    pub(super) begun: bool,
+    /// Epochs of the stage completed.
+    pub(super) epoch: usize,
+    /// Steps of the present epoch completed.
+    pub(super) step: usize,
+    /// Epochs completed over all stages; the order of the data depends on it.
+    pub(super) total_epochs: usize,
+    /// Steps completed over all stages.
+    pub(super) total_steps: usize,
+    /// Over the steps of the present epoch.
+    pub(super) sums: Sums,
+    /// Best top-1 of the stage so far.
+    pub(super) best_top1: Option<f64>,
+    /// Every epoch so far.
+    pub(super) history: Vec<EpochMetrics>,
+}
+
+/// Sums over an epoch's steps, for its means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Sums {
+    pub(super) loss: f64,
+    pub(super) task_loss: f64,
+    pub(super) comm_loss: f64,
+    pub(super) right: usize,
+    pub(super) images: usize,
+    pub(super) seconds: f64,
+}
+
+/// The losses of one step.
+pub(super) struct Losses {
+    pub(super) total: f64,
+    pub(super) task: f64,
+    pub(super) comm: f64,
+    /// Images of the batch answered right.
+    pub(super) right: usize,
+}
+
+impl Progress {
+    /// Before the first step.
+    pub(super) fn beginning(stage: Stage) -> Self {
+        Self {
+            stage,
+            begun: false,
+            epoch: 0,
+            step: 0,
+            total_epochs: 0,
+            total_steps: 0,
+            sums: Sums::default(),
+            best_top1: None,
+            history: vec![],
+        }
+    }
+
+    /// On to the next stage.
+    pub(super) fn enter(&mut self, stage: Stage) {
+        (self.stage, self.begun, self.epoch, self.step) = (stage, false, 0, 0);
+        (self.sums, self.best_top1) = (Sums::default(), None);
+    }
+
+    /// One more step, of so many images.
+    pub(super) fn count(&mut self, losses: &Losses, images: usize, seconds: f64) {
+        self.step += 1;
+        self.total_steps += 1;
+        self.sums.loss += losses.total;
+        self.sums.task_loss += losses.task;
+        self.sums.comm_loss += losses.comm;
+        self.sums.right += losses.right;
+        self.sums.images += images;
+        self.sums.seconds += seconds;
+    }
+
+    /// One more epoch.
+    pub(super) fn complete_epoch(&mut self, metrics: EpochMetrics) {
+        (self.epoch, self.step) = (self.epoch + 1, 0);
+        self.total_epochs += 1;
+        self.sums = Sums::default();
+        self.best_top1 = Some(self.best_top1.map_or(metrics.top1, |best| best.max(metrics.top1)));
+        self.history.push(metrics);
+    }
+}
