@@ -8,7 +8,7 @@ use crate::args::Demo;
 use crate::terminal::Terminal;
 use crate::{datasets, picture};
 use anyhow::{Context as _, Result, ensure};
-use copriv_compiler::{CompileConfig, Preset};
+use copriv_compiler::{Calibration, CompileConfig, Preset};
 use copriv_ir::evaluate::PlanEvaluator;
 use copriv_ir::{Checkpoint, FusedModel};
 use copriv_trainer::data::{Dataset, Split};
@@ -39,9 +39,11 @@ pub fn run(args: &Demo, terminal: &Terminal) -> Result<()> {
     let (unpruned, pruned) = demo.train(&config)?;
     let forms = [demo.fuse("unpruned", &unpruned)?, demo.fuse("pruned", &pruned)?];
     for (name, fused) in ["unpruned", "pruned"].into_iter().zip(&forms) {
+        let images = demo.images.clone().limit(compile::CALIBRATION_IMAGES);
+        let calibration = compile::calibrate(fused, &images, terminal)?;
         for preset in Preset::ALL {
             let count = if args.brief { 1 } else { private_images(name, preset) };
-            demo.compile_and_run(name, fused, preset, count)?;
+            demo.compile_and_run(name, (fused, &calibration), preset, count)?;
         }
     }
     demo.report.seconds = started.elapsed().as_secs_f64();
@@ -173,16 +175,14 @@ impl DemoRun<'_> {
     fn compile_and_run(
         &mut self,
         form: &str,
-        fused: &FusedModel,
+        (fused, calibration): (&FusedModel, &Calibration),
         preset: Preset,
         count: usize,
     ) -> Result<()> {
         let name = format!("{form}-{}", preset.name());
         self.say(&format!("compile {name}, then classify {count} images privately"));
-        let images = self.images.clone().limit(compile::CALIBRATION_IMAGES);
-        let calibration = compile::calibrate(fused, &images, self.terminal)?;
         let config = CompileConfig::new(preset);
-        let compilation = copriv_compiler::compile(fused, &calibration, &config)?;
+        let compilation = copriv_compiler::compile(fused, calibration, &config)?;
         let folder = self.path("plans").join(&name);
         compile::write(&compilation, &folder)?;
 
@@ -203,8 +203,8 @@ impl DemoRun<'_> {
             self.images.name(),
             self.data.display()
         );
-        let mut row = PlanRow::new(&name, &comm, &private, accuracy, &pictures);
-        row.commands = [vec![compile], infer_commands(&folder, &pictures)].concat();
+        let commands = [vec![compile], infer_commands(&folder, &pictures)].concat();
+        let row = PlanRow::new(&name, &comm, (&private, &pictures), accuracy, commands);
         self.report.plans.push(row);
         Ok(())
     }

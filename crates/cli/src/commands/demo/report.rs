@@ -55,9 +55,9 @@ impl PlanRow {
     pub fn new(
         name: &str,
         comm: &CommTable,
-        run: &PrivateRun,
+        (run, pictures): (&PrivateRun, &[PathBuf]),
         clear: Accuracy,
-        pictures: &[PathBuf],
+        commands: Vec<String>,
     ) -> Self {
         Self {
             name: name.into(),
@@ -69,7 +69,7 @@ impl PlanRow {
             private: run.answers.len(),
             right: run.right(pictures),
             clear,
-            commands: vec![],
+            commands,
         }
     }
 }
