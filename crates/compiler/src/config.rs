@@ -43,6 +43,8 @@ impl FromStr for Preset {
 pub enum LoweringRule {
     /// The cheapest.
     Auto,
+    /// The cheapest of CoPriv's: direct, and for dense convolutions Winograd with 2x2 outputs a tile.
+    CoPriv,
     /// Direct alone.
     Direct,
     /// Winograd wherever it fits.
@@ -125,7 +127,7 @@ impl CompileConfig {
     pub fn new(preset: Preset) -> Self {
         let (lowering, chooser) = match preset {
             Preset::CrypTFlow2 => (LoweringRule::Direct, ChooserRule::Always(Party::Client)),
-            Preset::CoPriv => (LoweringRule::Auto, ChooserRule::Auto),
+            Preset::CoPriv => (LoweringRule::CoPriv, ChooserRule::Auto),
         };
         Self {
             preset,
@@ -156,8 +158,13 @@ impl CompileConfig {
             "leaf_bits" => self.leaf_bits = number(key, value, 1..=4)?,
             "head_room" => self.head_room = number(key, value, 1..=1 << 20)?,
             "lowering" => {
-                use LoweringRule::{Auto, Direct, Winograd};
-                let known = [("auto", Auto), ("direct", Direct), ("winograd", Winograd)];
+                use LoweringRule::{Auto, CoPriv, Direct, Winograd};
+                let known = [
+                    ("auto", Auto),
+                    ("copriv", CoPriv),
+                    ("direct", Direct),
+                    ("winograd", Winograd),
+                ];
                 self.lowering = parse(key, value, &known, &[])?;
             }
             "chooser" => {

@@ -6,8 +6,12 @@ use crate::{CompileConfig, CompileError, LoweringRule};
 use copriv_ir::{ConvGeometry, Correlation, LinearStep, Lowering, OtKind, Shape, WinogradTile};
 
 /// All lowerings, the plainest first.
-const LOWERINGS: [Lowering; 3] =
-    [Lowering::Direct, Lowering::Winograd(WinogradTile::F2X2_3X3), Lowering::WinogradStride2];
+const LOWERINGS: [Lowering; 4] = [
+    Lowering::Direct,
+    Lowering::Winograd(WinogradTile::F2X2_3X3),
+    Lowering::Winograd(WinogradTile::F4X4_3X3),
+    Lowering::WinogradStride2,
+];
 
 /// Gives every linear step its cheapest lowering, under the choosers that the settings allow.
 ///
@@ -42,6 +46,7 @@ fn allowed(rule: LoweringRule, geometry: &ConvGeometry, input: Shape) -> Vec<Low
     let mut fitting = fitting(geometry, input);
     match rule {
         LoweringRule::Auto => {}
+        LoweringRule::CoPriv => fitting.retain(|lowering| is_published(*lowering, geometry)),
         LoweringRule::Direct => fitting.retain(|lowering| *lowering == Lowering::Direct),
         LoweringRule::Winograd if fitting.len() > 1 => {
             fitting.retain(|lowering| *lowering != Lowering::Direct);
@@ -49,4 +54,14 @@ fn allowed(rule: LoweringRule, geometry: &ConvGeometry, input: Shape) -> Vec<Low
         LoweringRule::Winograd => {}
     }
     fitting
+}
+
+/// Whether CoPriv (NeurIPS 2023) lowers this convolution so. It builds neither larger tiles nor grouped
+/// convolutions by Winograd.
+fn is_published(lowering: Lowering, geometry: &ConvGeometry) -> bool {
+    match lowering {
+        Lowering::Direct => true,
+        Lowering::Winograd(tile) => geometry.groups == 1 && tile == WinogradTile::F2X2_3X3,
+        Lowering::WinogradStride2 => geometry.groups == 1,
+    }
 }

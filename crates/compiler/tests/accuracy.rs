@@ -215,7 +215,7 @@ fn weights_that_leave_the_ring_are_refused_with_the_remedy() {
     builder.set("conv.bias", 0.0);
     let model = builder.finish(Network::new(Architecture::ResNet20, 1.0, 2, 16).expect("usual"));
     let calibration = Calibration::from_images(&model, [[0.0; 768]]).expect("finite");
-    let winograd = config(Preset::CoPriv, &[("lowering", "winograd")]);
+    let winograd = config(Preset::CoPriv, &[]);
     let error = compile(&model, &calibration, &winograd).expect_err("does not fit");
     assert_eq!(
         error.to_string(),

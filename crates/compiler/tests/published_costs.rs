@@ -10,10 +10,14 @@ use copriv_ir::{
 };
 
 fn plan(architecture: Architecture, fused: bool, preset: Preset) -> Plan {
+    plan_by(architecture, fused, &CompileConfig::new(preset))
+}
+
+fn plan_by(architecture: Architecture, fused: bool, config: &CompileConfig) -> Plan {
     let network = Network::new(architecture, 1.0, 100, 32).expect("a usual size");
     let model = support::random_network(&network, fused);
     let calibration = Calibration::from_noise(&model, 1, 1).expect("finite");
-    compile(&model, &calibration, &CompileConfig::new(preset)).expect("compiles").plan
+    compile(&model, &calibration, config).expect("compiles").plan
 }
 
 /// Offline bytes of the convolutions, checked step by step against the formula under `method`.
@@ -104,4 +108,19 @@ fn protocol_and_network_cut_bytes_together() {
     let network = total(true, Preset::CrypTFlow2);
     let both = total(true, Preset::CoPriv);
     assert_eq!((neither, protocol, network, both), (16.1, 11.9, 8.3, 4.2));
+}
+
+/// What larger tiles and Winograd for depthwise convolutions take off CoPriv's own choices.
+#[test]
+fn every_lowering_together_is_cheaper_than_the_published_ones() {
+    let total = |architecture, fused, lowering| {
+        let mut config = CompileConfig::new(Preset::CoPriv);
+        config.set("lowering", lowering).expect("known");
+        let comm = plan_by(architecture, fused, &config).predicted_comm();
+        gigabytes(comm.total(Phase::Offline).bytes() as f64)
+    };
+    let both = |architecture, fused| ["copriv", "auto"].map(|l| total(architecture, fused, l));
+    assert_eq!(both(Architecture::ResNet18, false), [30.0, 19.7]);
+    assert_eq!(both(Architecture::MobileNetV2, false), [11.7, 11.4]);
+    assert_eq!(both(Architecture::MobileNetV2, true), [4.2, 3.0]);
 }

@@ -10,8 +10,9 @@ fn the_report_shows_every_way_and_the_one_taken() {
     let network = Network::new(Architecture::MobileNetV2, 0.25, 10, 32).expect("a usual size");
     let model = support::random_network(&network, true);
     let calibration = Calibration::from_noise(&model, 3, 2).expect("finite");
-    let compiled =
-        compile(&model, &calibration, &CompileConfig::new(Preset::CoPriv)).expect("compiles");
+    let mut config = CompileConfig::new(Preset::CoPriv);
+    config.set("lowering", "auto").expect("known");
+    let compiled = compile(&model, &calibration, &config).expect("compiles");
     let (plan, report) = (&compiled.plan, &compiled.report);
     let comm = cost::plan(plan);
     for choice in &report.choices {
@@ -26,6 +27,6 @@ fn the_report_shows_every_way_and_the_one_taken() {
     assert!(tightest.needed <= 41);
     let text = report.to_string();
     assert_eq!(text.lines().count(), report.choices.len() + 1);
-    assert!(text.contains(" *winograd F(2x2,3x3), server chooses: "), "{text}");
+    assert!(text.contains(" *winograd F(4x4,3x3), server chooses: "), "{text}");
     assert!(text.contains(&format!("tightest: {} needs", tightest.layer)), "{text}");
 }

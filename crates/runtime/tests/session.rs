@@ -3,7 +3,9 @@
 mod plans;
 
 use copriv_ir::evaluate::PlanEvaluator;
-use copriv_ir::{CommTable, ConvGeometry, Lowering, Party, Phase, Shape, StepId, Traffic, cost};
+use copriv_ir::{
+    CommTable, ConvGeometry, Lowering, Party, Phase, Shape, StepId, Traffic, WinogradTile, cost,
+};
 use copriv_runtime::session::MAX_PREPARED;
 use copriv_runtime::{Channel, ClientSession, Inference, RuntimeError, ServerSession};
 use plans::{Builder, Model, WINOGRAD, every_step, image, nothing, session};
@@ -218,13 +220,18 @@ proptest! {
     #[test]
     fn winograd_convolutions_of_any_size(
         (seed, bits, chooser) in (any::<u64>(), 1u32..=60, chooser()),
-        (strided, outputs) in (any::<bool>(), 1usize..=4),
-        (height, width) in (1usize..=9, 1usize..=9),
-        taps in 1u32..=56,
+        (stride, lowering, growth) in prop::sample::select(vec![
+            (1, WINOGRAD, 4),
+            (1, Lowering::Winograd(WinogradTile::F4X4_3X3), 6),
+            (2, Lowering::WinogradStride2, 2),
+        ]),
+        (groups, outputs, padding) in (prop_oneof![Just(1usize), Just(3)], 1usize..=4, 0usize..=2),
+        (height, width) in (3usize..=9, 3usize..=9),
+        taps in 1u32..=54,
     ) {
-        let (stride, lowering, growth) =
-            if strided { (2, Lowering::WinogradStride2, 2) } else { (1, WINOGRAD, 4) };
-        let geometry = ConvGeometry::same(3, outputs, 3, stride);
+        let out_channels = groups * outputs;
+        let geometry =
+            ConvGeometry { in_channels: 3, out_channels, kernel: 3, stride, padding, groups };
         let weight_bits = (taps + growth).min(bits);
         check_linear(
             Shape::new(3, height, width),

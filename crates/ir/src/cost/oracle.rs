@@ -56,15 +56,17 @@ impl Oracle {
     /// One convolution for a map of shape `input`.
     #[must_use]
     pub fn convolution(&self, method: Method, geometry: &ConvGeometry, input: Shape) -> f64 {
+        // The papers lower dense convolutions alone by Winograd.
         let shape = |lowering: Lowering| lowering.mat_mul(geometry, input);
+        let dense = |lowering: Lowering| shape(lowering).filter(|_| geometry.groups == 1);
         let adaptive = |shape| {
             let cost = |chooser| self.mat_mul(shape, chooser);
             cost(Party::Client).min(cost(Party::Server))
         };
         let by_client = |shape| self.mat_mul(shape, Party::Client);
         let direct = shape(Lowering::Direct);
-        let winograd = shape(Lowering::Winograd(WinogradTile::F2X2_3X3));
-        let strided = shape(Lowering::WinogradStride2);
+        let winograd = dense(Lowering::Winograd(WinogradTile::F2X2_3X3));
+        let strided = dense(Lowering::WinogradStride2);
         let cost = match method {
             Method::CrypTFlow2 => direct.map(by_client),
             Method::WinogradElementWise => match winograd {

@@ -42,10 +42,7 @@ pub fn input_matrices(step: &LinearStep, shape: Shape, input: &[u64], ring: Ring
     assert_eq!(input.len(), shape.elements(), "input of {}", step.geometry);
     match MinimalFiltering::of(step.lowering) {
         None => direct::unfold(&step.geometry, shape, input),
-        Some(algorithm) => {
-            let output = step.geometry.output_shape(shape);
-            tiles::transform_input(algorithm, (shape, output), input, ring)
-        }
+        Some(algorithm) => tiles::transform_input(algorithm, (&step.geometry, shape), input, ring),
     }
 }
 
@@ -156,16 +153,20 @@ mod tests {
 
         #[test]
         fn winograd_lowerings_are_scaled_convolutions(
-            (ring, seed, strided) in (ring(), any::<u64>(), any::<bool>()),
-            (inputs, outputs, height, width) in (1usize..=4, 1usize..=4, 1usize..=9, 1usize..=9),
+            (ring, seed) in (ring(), any::<u64>()),
+            (stride, lowering) in prop::sample::select(vec![
+                (1, Lowering::Winograd(WinogradTile::F2X2_3X3)),
+                (1, Lowering::Winograd(WinogradTile::F4X4_3X3)),
+                (2, Lowering::WinogradStride2),
+            ]),
+            (inputs, outputs, groups) in (1usize..=3, 1usize..=3, 1usize..=3),
+            (height, width, padding) in (1usize..=11, 1usize..=11, 0usize..=2),
         ) {
-            let (stride, lowering) = if strided {
-                (2, Lowering::WinogradStride2)
-            } else {
-                (1, Lowering::Winograd(WinogradTile::F2X2_3X3))
-            };
-            let geometry = ConvGeometry::same(inputs, outputs, 3, stride);
-            let shape = Shape::new(inputs, height, width);
+            let (in_channels, out_channels) = (groups * inputs, groups * outputs);
+            let geometry =
+                ConvGeometry { in_channels, out_channels, kernel: 3, stride, padding, groups };
+            let shape = Shape::new(in_channels, height, width);
+            prop_assume!(geometry.output_shape(shape).elements() > 0);
             let (x, w) = values(ring, seed, shape.elements(), geometry.weight_elements());
             let direct = by_definition(&geometry, shape, &x, &w, ring);
             let factor = 1 << lowering.extra_scale();

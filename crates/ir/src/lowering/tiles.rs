@@ -1,11 +1,11 @@
-//! Winograd lowerings with tiles aggregated: product number `p * products + q` of the batch multiplies
-//! row product `p` and column product `q` of all channels and tiles at once.
+//! Winograd lowerings with tiles aggregated: product number `(p * products + q) * groups + g` of the batch
+//! multiplies row product `p` and column product `q` of all channels of group `g` and all tiles at once.
 
 use crate::winograd::{MinimalFiltering, nested};
-use crate::{Ring, Shape};
+use crate::{ConvGeometry, Ring, Shape};
 use rayon::prelude::*;
 
-/// `G w G^T`: `products^2 x outputs x inputs` from `[outputs, inputs, 3, 3]`.
+/// `G w G^T`: `products^2 x outputs x inputs` from `[outputs, inputs, 3, 3]`, inputs being those of a group.
 pub(super) fn transform_filter(
     algorithm: &MinimalFiltering,
     weights: &[i64],
@@ -26,15 +26,15 @@ pub(super) fn transform_filter(
     matrices
 }
 
-/// `B^T x B`: `products^2 x channels x tiles` from a map of shape `input` for outputs of shape `output`.
+/// `B^T x B`: `products^2 x channels x tiles` from a map of shape `input` for a convolution of this geometry.
 pub(super) fn transform_input(
     algorithm: &MinimalFiltering,
-    (input, output): (Shape, Shape),
+    (geometry, input): (&ConvGeometry, Shape),
     x: &[u64],
     ring: Ring,
 ) -> Vec<u64> {
-    let (rows, columns) = tiles(algorithm, output);
-    let size = input.channels * rows * columns;
+    let (rows, columns) = tiles(algorithm, geometry.output_shape(input));
+    let (size, padding) = (input.channels * rows * columns, geometry.padding);
     let mut matrices = vec![0u64; algorithm.products().pow(2) * size];
     matrices.par_chunks_mut(size).enumerate().for_each(|(number, matrix)| {
         let (p, q) = (number / algorithm.products(), number % algorithm.products());
@@ -42,15 +42,14 @@ pub(super) fn transform_input(
         for (line, values) in matrix.chunks_mut(columns).enumerate() {
             let (channel, tile) = (line / rows, line % rows);
             for &(u, v, coefficient) in &terms {
-                // The window starts one before the map: the padding.
+                // The first window starts with the padding.
                 let row = tile * algorithm.step + u;
-                if !(1..=input.height).contains(&row) {
+                let Some(row) = row.checked_sub(padding).filter(|row| *row < input.height) else {
                     continue;
-                }
-                let from = (channel * input.height + row - 1) * input.width;
-                let from = &x[from..from + input.width];
-                let first = usize::from(v == 0);
-                let inputs = from.iter().skip(first * algorithm.step + v - 1);
+                };
+                let from = &x[(channel * input.height + row) * input.width..][..input.width];
+                let first = padding.saturating_sub(v).div_ceil(algorithm.step);
+                let inputs = from.iter().skip(first * algorithm.step + v - padding);
                 let inputs = inputs.step_by(algorithm.step);
                 for (value, &x) in values.iter_mut().skip(first).zip(inputs) {
                     *value = value.wrapping_add(coefficient.wrapping_mul(x));

@@ -1,6 +1,7 @@
 //! One step of a plan.
 
 use super::ValueId;
+use crate::winograd::MinimalFiltering;
 use crate::{Activation, ConvGeometry, Party, Shape};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -110,10 +111,10 @@ pub struct LinearStep {
 pub enum Lowering {
     /// One product of the weights with the unfolded input (im2col), for each group.
     Direct,
-    /// Winograd with tiles aggregated into `(m + r - 1)^2` products; 3x3 kernels at stride 1.
+    /// Winograd with tiles aggregated into `(m + r - 1)^2` products for each group; 3x3 kernels at stride 1.
     Winograd(WinogradTile),
     /// 3x3 kernels at stride 2 in four phases of 2x2, 2x1, 1x2 and 1x1 taps, each by Winograd for
-    /// 2x2 outputs: 25 products.
+    /// 2x2 outputs: 25 products for each group.
     WinogradStride2,
 }
 
@@ -131,6 +132,10 @@ impl WinogradTile {
     /// F(2x2, 3x3): 16 products for four outputs instead of 36, all matrices with integer entries
     /// once the filter transform is doubled.
     pub const F2X2_3X3: Self = Self { m: 2, r: 3 };
+
+    /// F(4x4, 3x3): 36 products for sixteen outputs instead of 144. Its matrices have integer entries up to
+    /// inverses of odd numbers: see [`crate::winograd::MinimalFiltering::F4_3`].
+    pub const F4X4_3X3: Self = Self { m: 4, r: 3 };
 
     /// Multiplications along a side: `m + r - 1`.
     #[must_use]
@@ -157,32 +162,27 @@ impl Lowering {
     #[must_use]
     pub fn mat_mul(self, geometry: &ConvGeometry, input: Shape) -> Option<MatMulShape> {
         let output = geometry.output_shape(input);
-        let ConvGeometry { in_channels, out_channels, kernel, stride, padding, groups } = *geometry;
-        let aggregated = |count| MatMulShape {
-            count,
-            m: out_channels,
-            k: in_channels,
-            n: output.height.div_ceil(2) * output.width.div_ceil(2),
-        };
-        match self {
-            Self::Direct => Some(MatMulShape {
+        let ConvGeometry { in_channels, out_channels, kernel, stride, groups, .. } = *geometry;
+        if self == Self::Direct {
+            return Some(MatMulShape {
                 count: groups,
                 m: out_channels / groups,
                 k: geometry.fan_in(),
                 n: output.area(),
-            }),
-            Self::Winograd(tile) => {
-                let fits = (kernel, stride, padding, groups) == (3, 1, 1, 1);
-                (fits && tile == WinogradTile::F2X2_3X3).then(|| aggregated(16))
-            }
-            Self::WinogradStride2 => {
-                ((kernel, stride, padding, groups) == (3, 2, 1, 1)).then(|| aggregated(25))
-            }
+            });
         }
+        let algorithm = MinimalFiltering::of(self)?;
+        let (side, step) = (algorithm.outputs(), algorithm.step);
+        ((kernel, stride * side) == (3, step)).then(|| MatMulShape {
+            count: algorithm.products().pow(2) * groups,
+            m: out_channels / groups,
+            k: in_channels / groups,
+            n: output.height.div_ceil(side) * output.width.div_ceil(side),
+        })
     }
 
-    /// Fractional bits that the lowering adds to the product: 2 for F(2x2, 3x3), whose doubled
-    /// filter transform multiplies every output by four.
+    /// Fractional bits that the lowering adds to the product: 2 for Winograd at stride 1, whose transforms
+    /// multiply every output by four.
     #[must_use]
     pub const fn extra_scale(self) -> u32 {
         match self {
