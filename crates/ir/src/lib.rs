@@ -24,6 +24,7 @@ mod digest;
 mod fused_model;
 mod import;
 mod network;
+mod network_profile;
 mod plan;
 mod provenance;
 mod ring;
@@ -43,6 +44,7 @@ pub use network::{
     Activation, Architecture, BlockId, BlockInfo, Condition, GateId, Graph, InputSpec, Network,
     NetworkError, Node, NodeId, Op,
 };
+pub use network_profile::{ComputeRates, NetworkProfile, ProfileError};
 pub use plan::{
     Comparison, Correlation, Fact, LinearStep, Lowering, MatMulShape, OtKind, Plan, PlanError,
     Sign, Step, StepId, StepOp, TruncateMethod, ValueId, Visibility, WinogradTile,

@@ -1,0 +1,151 @@
+//! The network between two parties, and how long a plan's traffic takes on it.
+
+mod file;
+mod latency;
+
+pub use file::ProfileError;
+
+use crate::{Direction, OtKind};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+/// A full-duplex link with a bandwidth each way and a delay, and how fast the parties compute.
+///
+/// | name | client to server | server to client | round trip | what it stands for |
+/// |---|---|---|---|---|
+/// | `lan` | 3 Gbit/s | 3 Gbit/s | 0.3 ms | two machines of a data centre: CrypTFlow2 (377 MB/s, 0.3 ms), Cheetah (384 MB/s, 0.3 ms) |
+/// | `wan` | 200 Mbit/s | 200 Mbit/s | 40 ms | across a continent: the round trip of Cheetah's WAN, at an office's bandwidth |
+/// | `mobile` | 10 Mbit/s | 50 Mbit/s | 60 ms | a client on 4G, of the order of public speed tests' medians |
+///
+/// A file is TOML; `compute` may be left out, and so may each of its keys:
+///
+/// ```toml
+/// client_to_server = 10e6    # bits a second
+/// server_to_client = 50e6    # bits a second
+/// round_trip = 0.060         # seconds
+///
+/// [compute]                  # of one thread a party, as `copriv bench` prints them
+/// comparisons = 1.2e6        # 32-bit comparisons a CPU second of both parties together
+/// payload = 1.5e9            # bytes of correlated payload a CPU second
+/// [compute.transfers]        # correlated transfers a CPU second, by kind
+/// iknp = 60e6
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct NetworkProfile {
+    name: String,
+    /// Bits a second.
+    client_to_server: f64,
+    server_to_client: f64,
+    /// Seconds.
+    round_trip: f64,
+    compute: ComputeRates,
+}
+
+/// How fast the two parties compute, each on one thread; what is not known is `None`.
+///
+/// All figures are for a CPU second of both parties together, as `copriv bench` prints them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ComputeRates {
+    /// Correlated transfers by the name of their kind.
+    transfers: BTreeMap<String, f64>,
+    comparisons: Option<f64>,
+    payload: Option<f64>,
+}
+
+impl NetworkProfile {
+    /// The names that need no file.
+    pub const NAMES: [&str; 3] = ["lan", "wan", "mobile"];
+
+    /// Two machines of a data centre: 3 Gbit/s, 0.3 ms.
+    #[must_use]
+    pub fn lan() -> Self {
+        Self::link("lan", [3e9, 3e9], 0.3e-3)
+    }
+
+    /// Across a continent: 200 Mbit/s, 40 ms.
+    #[must_use]
+    pub fn wan() -> Self {
+        Self::link("wan", [200e6, 200e6], 40e-3)
+    }
+
+    /// A client on a mobile network: 10 Mbit/s up, 50 Mbit/s down, 60 ms.
+    #[must_use]
+    pub fn mobile() -> Self {
+        Self::link("mobile", [10e6, 50e6], 60e-3)
+    }
+
+    /// One of [`Self::NAMES`].
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::lan(), Self::wan(), Self::mobile()].into_iter().find(|profile| profile.name == name)
+    }
+
+    /// One of [`Self::NAMES`], or else the TOML file at that path.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn open(name_or_path: &str) -> Result<Self, ProfileError> {
+        Self::named(name_or_path).map_or_else(|| Self::read(Path::new(name_or_path)), Ok)
+    }
+
+    /// What it is called: its name, or its file's without folder and extension.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Bits a second in one direction.
+    #[must_use]
+    pub const fn bandwidth(&self, direction: Direction) -> f64 {
+        match direction {
+            Direction::ClientToServer => self.client_to_server,
+            Direction::ServerToClient => self.server_to_client,
+        }
+    }
+
+    /// Seconds from a message's last bit leaving to its arrival: half the round trip.
+    #[must_use]
+    pub const fn delay(&self) -> f64 {
+        self.round_trip / 2.0
+    }
+
+    /// How fast the parties compute.
+    #[must_use]
+    pub const fn compute(&self) -> &ComputeRates {
+        &self.compute
+    }
+
+    fn link(name: &str, [client_to_server, server_to_client]: [f64; 2], round_trip: f64) -> Self {
+        let compute = ComputeRates::default();
+        Self { name: name.to_owned(), client_to_server, server_to_client, round_trip, compute }
+    }
+}
+
+impl ComputeRates {
+    /// Correlated transfers of a kind a CPU second.
+    #[must_use]
+    pub fn transfers(&self, kind: OtKind) -> Option<f64> {
+        self.transfers.get(&kind.to_string()).copied()
+    }
+
+    /// Comparisons of 32 bits a CPU second, with their share of the offline phase.
+    #[must_use]
+    pub const fn comparisons(&self) -> Option<f64> {
+        self.comparisons
+    }
+
+    /// Bytes of correlated payload a CPU second.
+    #[must_use]
+    pub const fn payload(&self) -> Option<f64> {
+        self.payload
+    }
+}
+
+impl fmt::Display for NetworkProfile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [up, down] = [self.client_to_server, self.server_to_client].map(|bits| bits / 1e6);
+        let milliseconds = self.round_trip * 1e3;
+        write!(f, "{}: {up} Mbit/s up, {down} Mbit/s down, {milliseconds} ms round trip", self.name)
+    }
+}
