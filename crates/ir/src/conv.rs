@@ -1,5 +1,7 @@
 //! The geometry of a convolution, and how its border differs from its inside.
 
+mod compose;
+
 use crate::Shape;
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -1,49 +1,69 @@
 //! Fusing: a [`Checkpoint`] becomes a [`FusedModel`] that computes the same function with fewer layers.
 //!
-//! The whole pass is [`fuse`]; its arithmetic is three files of one page each:
+//! The whole pass is [`fuse_with`]: find the linear runs, decide what is cheaper as one convolution, merge. One
+//! step a file, and its arithmetic one rule a file:
+//!
+//! | step | file |
+//! |---|---|
+//! | the network without batch norms and absent activations | `layers.rs` |
+//! | maximal linear runs: series of convolutions and sums of parallel branches | `runs.rs` |
+//! | what becomes one convolution: the cheapest way to cut each run | `decide.rs`, costs in `config.rs` |
+//! | weights, names and numbers of the fused layers | `assemble.rs` |
 //!
 //! | what disappears | rule | file |
 //! |---|---|---|
 //! | batch norm | scales its convolution's output channels | `fold_batch_norm.rs` |
 //! | a convolution after a convolution | kernels convolve, biases pass through the second kernel | `merge_convs.rs` |
-//! | a shortcut beside a convolution | kernels add, the identity being the centre tap | `merge_branches.rs` |
+//! | a branch or shortcut beside a convolution | kernels add, the identity being the centre tap | `merge_branches.rs` |
 //!
 //! After CoPriv (arXiv 2311.01737), DepthShrinker (arXiv 2206.00843) and RepVGG (arXiv 2101.03697);
 //! unlike theirs it is exact at the borders, because the fused convolution carries a bias map (see
-//! [`copriv_ir::BorderClasses`]). All arithmetic is in `f64`; the result is stored in `f32`.
+//! [`copriv_ir::BorderClasses`]), and what no bias map makes exact is not merged (see
+//! [`copriv_ir::ConvGeometry::then`]). All arithmetic is in `f64`; the result is stored in `f32`.
 
+mod assemble;
+mod config;
 mod convolution;
+mod decide;
 mod fold_batch_norm;
 mod layers;
 mod merge_branches;
 mod merge_convs;
+mod product;
+mod runs;
 mod verify;
 
+pub use config::{Count, FuseConfig};
 pub use verify::{Verification, verify, verify_random};
 
 use copriv_ir::{Checkpoint, FusedModel};
-use layers::{Layers, removed_inverted_residuals};
 
-/// Fuses `checkpoint`. The result depends on nothing else.
+/// Fuses `checkpoint` into what CoPriv's protocol runs with the fewest bytes ([`FuseConfig::COPRIV`]).
+///
+/// # Errors
+/// As [`fuse_with`].
+pub fn fuse(checkpoint: &Checkpoint) -> Result<FusedModel, FuseError> {
+    fuse_with(checkpoint, &FuseConfig::default())
+}
+
+/// Fuses `checkpoint`. The result depends on nothing but it and `config`.
 ///
 /// - Batch norms fold into their convolutions; removed activations vanish; a fully connected layer
 ///   becomes a 1x1 convolution.
-/// - An inverted residual block whose gate is removed becomes one dense 3x3 convolution, its shortcut
-///   included, followed by the network's final activation where it has one.
-/// - Other removed blocks (stem, head, ResNet's) only lose their activations.
+/// - Each maximal linear run of convolutions, shortcuts and parallel branches, across blocks where nothing
+///   stands between them, becomes the convolutions and sums that cost least: an inverted
+///   residual block whose gate is removed one dense 3x3 convolution, say. A stretch that is not
+///   exactly one convolution, border included, is never merged.
 ///
-/// Layers keep the names of the parameters they come from; a fused block has the name of the block.
+/// Layers keep the names of the parameters they come from; a convolution that all of a block went into
+/// has the name of the block.
 ///
 /// # Errors
 /// [`FuseError::NotFinite`] where the parameters of a fused layer exceed single precision;
 /// [`FuseError::Graph`] for a graph that this pass does not know, which no [`copriv_ir::Network`] has.
-pub fn fuse(checkpoint: &Checkpoint) -> Result<FusedModel, FuseError> {
-    let mut layers = Layers::with_folded_batch_norms(checkpoint)?;
-    for block in removed_inverted_residuals(checkpoint) {
-        layers.merge_convs(&block);
-        layers.merge_shortcut(&block);
-    }
-    layers.into_model(checkpoint)
+pub fn fuse_with(checkpoint: &Checkpoint, config: &FuseConfig) -> Result<FusedModel, FuseError> {
+    let layers = layers::layers(checkpoint)?;
+    assemble::assemble(&layers, checkpoint, config)
 }
 
 /// Why a checkpoint cannot be fused.

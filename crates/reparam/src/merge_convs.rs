@@ -11,47 +11,62 @@
 //! For an inverted residual block this is `W = (W3 s3) diag(dw s2) (W1 s1)`, 3x3.
 //!
 //! At the border the second convolution sees zeros beside the first one's output, where the merged one
-//! sees the first kernel applied to a map continued with zeros. The two agree, and merging is exact, where
-//! the second has no padding (a 1x1 kernel, say) or the first's kernel is a single tap (which reads
-//! nothing but zeros there). 3x3 after 3x3, both with padding, is *not* one convolution: at the border it
-//! has other weights. Such pairs are left alone.
+//! sees the first kernel applied to a map continued with zeros. [`ConvGeometry::then`] says when the two
+//! agree. Where they do not, as with 3x3 after 3x3, both with padding, no bias map mends it: the two stay
+//! apart.
 //!
 //! The first one's bias is not continued: it passes through those taps of the second kernel that fall
 //! inside. Which these are follows from the merged kernel's taps that fall inside, so the merged bias
 //! is a function of the merged border class.
 
 use crate::convolution::{BiasMap, Convolution, inputs_of};
+use crate::product::{View, ViewMut, add_product};
 use copriv_ir::ConvGeometry;
 use rayon::prelude::*;
 
-/// The geometry of `second` after `first`, or `None` where the two are not one convolution.
-pub(crate) fn merged_geometry(first: &ConvGeometry, second: &ConvGeometry) -> Option<ConvGeometry> {
-    let fits = first.out_channels == second.in_channels;
-    let exact = second.padding == 0 || (first.kernel, first.padding) == (1, 0);
-    let geometry = ConvGeometry {
-        in_channels: first.in_channels,
-        out_channels: second.out_channels,
-        kernel: first.kernel + (second.kernel - 1) * first.stride,
-        stride: first.stride * second.stride,
-        padding: first.padding + second.padding * first.stride,
-        groups: if first.groups == second.groups { first.groups } else { 1 },
-    };
-    (fits && exact).then_some(geometry)
-}
-
 /// `second` after `first`, or `None` where the two are not one convolution.
 pub(crate) fn merge_convs(first: &Convolution, second: &Convolution) -> Option<Convolution> {
-    let geometry = merged_geometry(&first.geometry, &second.geometry)?;
-    let mut weight = vec![0.0; geometry.weight_elements()];
-    let blocks = weight.par_chunks_mut(OUT_CHANNELS_AT_ONCE * geometry.fan_in());
-    blocks.enumerate().for_each(|(number, block)| {
-        merge_kernels(first, second, &geometry, number * OUT_CHANNELS_AT_ONCE, block);
-    });
+    let geometry = first.geometry.then(&second.geometry, first.input)?;
+    let weight = if first.geometry.groups == 1 && second.geometry.groups == 1 {
+        merge_dense(first, second, &geometry)
+    } else {
+        let mut weight = vec![0.0; geometry.weight_elements()];
+        let blocks = weight.par_chunks_mut(OUT_CHANNELS_AT_ONCE * geometry.fan_in());
+        blocks.enumerate().for_each(|(number, block)| {
+            merge_kernels(first, second, &geometry, number * OUT_CHANNELS_AT_ONCE, block);
+        });
+        weight
+    };
     let bias = BiasMap::from_fn(&geometry, first.input, |position| {
         let through = bias_through(first, second, position);
         through.iter().zip(second.bias.at(position)).map(|(b1, b2)| b1 + b2).collect()
     });
     Some(Convolution { geometry, input: first.input, weight, bias })
+}
+
+/// One matrix product for each pair of taps; of a 1x1 convolution after any other, one for all of them.
+fn merge_dense(first: &Convolution, second: &Convolution, merged: &ConvGeometry) -> Vec<f64> {
+    let ConvGeometry { kernel: k1, stride: s1, in_channels: inputs, .. } = first.geometry;
+    let ConvGeometry { kernel: k2, in_channels: middles, out_channels: outputs, .. } =
+        second.geometry;
+    let mut weight = vec![0.0; merged.weight_elements()];
+    if k2 == 1 {
+        let (a, b) =
+            (View::rows(&second.weight, middles), View::rows(&first.weight, inputs * k1 * k1));
+        let columns = inputs * k1 * k1;
+        add_product([outputs, middles, columns], a, b, ViewMut::rows(&mut weight, columns));
+        return weight;
+    }
+    let (taps1, taps2, taps) = (k1 * k1, k2 * k2, merged.kernel * merged.kernel);
+    for (tap2, tap1) in (0..taps2).flat_map(|tap2| (0..taps1).map(move |tap1| (tap2, tap1))) {
+        let (i, j) = (tap2 / k2 * s1 + tap1 / k1, tap2 % k2 * s1 + tap1 % k1);
+        let a = View { values: &second.weight[tap2..], row: middles * taps2, column: taps2 };
+        let b = View { values: &first.weight[tap1..], row: inputs * taps1, column: taps1 };
+        let values = &mut weight[i * merged.kernel + j..];
+        let c = ViewMut { values, row: inputs * taps, column: taps };
+        add_product([outputs, middles, inputs], a, b, c);
+    }
+    weight
 }
 
 /// While a kernel of the first convolution is in the cache, it is used for this many output channels.
@@ -215,17 +230,14 @@ mod tests {
         assert_eq!(merged.apply(&[1.0, 10.0, 100.0]), [34.0, 235.0, 232.0]);
     }
 
+    /// Two sums of 3x3 neighbours. As one 5x5 kernel they are right inside and wrong at the border.
     #[test]
     fn padded_kernels_in_a_row_stay_apart() {
         let geometry = ConvGeometry::same(1, 1, 3, 1);
-        assert_eq!(merged_geometry(&geometry, &geometry), None);
-        let unpadded = ConvGeometry { padding: 0, ..geometry };
-        let merged = ConvGeometry { kernel: 5, padding: 1, ..geometry };
-        assert_eq!(merged_geometry(&geometry, &unpadded), Some(merged));
-
-        // Why: two sums of 3x3 neighbours. As one 5x5 kernel they are right inside and wrong at the border.
         let input = Shape::new(1, 5, 5);
         let sum = Convolution::new(geometry, input, vec![1.0; 9], &[0.0]);
+        assert!(merge_convs(&sum, &sum).is_none());
+
         let row = [1.0, 2.0, 3.0, 2.0, 1.0];
         let weight = row.iter().flat_map(|a| row.map(|b| a * b)).collect();
         let both = Convolution::new(ConvGeometry::same(1, 1, 5, 1), input, weight, &[0.0]);

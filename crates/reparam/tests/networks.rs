@@ -3,8 +3,9 @@
 use copriv_ir::evaluate::{CheckpointEvaluator, FusedEvaluator};
 use copriv_ir::{
     Architecture, BatchNormInit, Checkpoint, ConvGeometry, FusedModel, FusedOp, Gates, Network,
+    cost::oracle,
 };
-use copriv_reparam::{fuse, verify, verify_random};
+use copriv_reparam::{FuseConfig, fuse, fuse_with, verify, verify_random};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use rand::{Rng, SeedableRng};
@@ -26,9 +27,9 @@ fn random_image(network: &Network, random: &mut ChaCha8Rng) -> Vec<f32> {
     (0..network.input().shape.elements()).map(|_| random.random_range(-2.0..2.0)).collect()
 }
 
-/// The largest difference between the two at the end of any block, over the largest value there.
+/// The largest difference between the two in the logits and after any activation, sum or pooling, over
+/// the largest value there.
 fn distance(checkpoint: &Checkpoint, fused: &FusedModel, image: &[f32]) -> f32 {
-    let graph = checkpoint.network().graph();
     let expected = CheckpointEvaluator::new(checkpoint).layers(image);
     let found = FusedEvaluator::new(fused).layers(image);
     let distance = |expected: &[f32], found: &[f32]| {
@@ -37,20 +38,28 @@ fn distance(checkpoint: &Checkpoint, fused: &FusedModel, image: &[f32]) -> f32 {
         let differences = expected.iter().zip(found).map(|(a, b)| (a - b).abs());
         differences.fold(0.0, f32::max) / size
     };
-    let ends = graph.blocks().iter().map(|block| {
-        let last = fused.layers().iter().rposition(|layer| layer.block == Some(block.gate.0));
-        distance(&expected[block.nodes.end - 1], &found[last.expect("no block vanishes")])
+    let graph = checkpoint.network().graph();
+    let compared = fused.layers().iter().zip(&found).filter_map(|(layer, found)| {
+        let same = graph.nodes().iter().position(|node| node.name == layer.name)?;
+        let is_itself = !matches!(layer.op, FusedOp::Conv(_));
+        is_itself.then(|| distance(&expected[same], found))
     });
     let logits = distance(&expected[expected.len() - 1], &found[found.len() - 1]);
-    ends.fold(logits, f32::max)
+    compared.fold(logits, f32::max)
 }
 
 fn assert_equal(network: &Network, mask: &str, seed: u64) {
     let checkpoint = checkpoint(network, mask, seed);
-    let fused = fuse(&checkpoint).expect("fuses");
-    let image = random_image(network, &mut ChaCha8Rng::seed_from_u64(seed));
-    let distance = distance(&checkpoint, &fused, &image);
-    assert!(distance < 1e-4, "{network}, gates {mask}, seed {seed}: {distance}");
+    for config in [FuseConfig::COPRIV, FuseConfig::FEWEST] {
+        let fused = fuse_with(&checkpoint, &config).expect("fuses");
+        let image = random_image(network, &mut ChaCha8Rng::seed_from_u64(seed));
+        let distance = distance(&checkpoint, &fused, &image);
+        assert!(distance < 1e-4, "{network}, gates {mask}, seed {seed}, {config:?}: {distance}");
+    }
+}
+
+fn convolutions(fused: &FusedModel) -> usize {
+    fused.layers().iter().filter(|layer| matches!(layer.op, FusedOp::Conv(_))).count()
 }
 
 proptest! {
@@ -73,7 +82,8 @@ proptest! {
     #[test]
     fn resnets_of_any_size_and_mask(
         architecture in prop::sample::select(vec![
-            Architecture::ResNet18, Architecture::ResNet20, Architecture::ResNet50,
+            Architecture::ResNet18, Architecture::ResNet20, Architecture::ResNet32,
+            Architecture::ResNet50,
         ]),
         resolution in 16..=33usize,
         final_activation: bool,
@@ -139,6 +149,95 @@ fn a_removed_block_is_one_dense_convolution_named_after_it() {
     let bias_shape = |name: &str| fused.tensors()[&format!("{name}.bias")].shape().to_vec();
     assert_eq!(bias_shape("features.2"), [3, 3, 8]);
     assert_eq!(bias_shape("features.6.conv.1.0"), [1, 1, 48]);
+}
+
+/// The convolutions of a fused network by name and shape.
+fn shapes(fused: &FusedModel) -> Vec<(String, ConvGeometry)> {
+    let conv = |layer: &copriv_ir::FusedLayer| match layer.op {
+        FusedOp::Conv(geometry) => Some((layer.name.clone(), geometry)),
+        _ => None,
+    };
+    fused.layers().iter().filter_map(conv).collect()
+}
+
+#[test]
+fn bytes_decide_what_is_merged() {
+    // Without its expansion a block has no wide layer to save; bottlenecks have a narrow one to lose.
+    let network = Network::new(Architecture::MobileNetV2, 1.0, 10, 32).expect("usual");
+    let made = checkpoint(&network, &"0".repeat(17), 1);
+    let kept: Vec<String> = shapes(&fuse(&made).expect("fuses"))
+        .into_iter()
+        .filter(|(name, _)| name.contains(".conv."))
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(kept, ["features.1.conv.0.0", "features.1.conv.1"]);
+    let fewest = fuse_with(&made, &FuseConfig::FEWEST).expect("fuses");
+    assert!(shapes(&fewest).iter().all(|(name, _)| !name.contains(".conv.")));
+
+    let network = Network::new(Architecture::ResNet50, 0.25, 10, 32).expect("usual");
+    let made = checkpoint(&network, &"0".repeat(16), 1);
+    let [cheap, fewest] = [FuseConfig::COPRIV, FuseConfig::FEWEST]
+        .map(|config| convolutions(&fuse_with(&made, &config).expect("fuses")));
+    // As one, a bottleneck multiplies many times more. The first 1x1 of a stage does pay inside the 3x3 at
+    // stride 2 behind it, as it would run on the larger map; so it does where nothing is narrow.
+    assert_eq!((cheap, fewest), (50, 18), "54 unfused, 18 with one for each block");
+}
+
+#[test]
+fn padded_3x3_kernels_in_a_row_merge_only_where_the_border_does_not_show() {
+    let fewest = |resolution| {
+        let network = Network::new(Architecture::ResNet20, 0.5, 10, resolution).expect("usual");
+        let made = checkpoint(&network, &"0".repeat(9), 1);
+        assert_equal(&network, &"0".repeat(9), 3);
+        shapes(&fuse_with(&made, &FuseConfig::FEWEST).expect("fuses"))
+    };
+    assert!(fewest(32).iter().all(|(_, geometry)| geometry.kernel <= 3));
+    // 33 is odd: 3x3 at stride 2 and the 3x3 after it are one, the 1x1 shortcut beside them included.
+    let strided = ConvGeometry { padding: 3, ..ConvGeometry::same(8, 16, 7, 2) };
+    assert!(fewest(33).contains(&("layer2.0".into(), strided)));
+}
+
+#[test]
+fn runs_go_on_across_blocks_without_an_activation_between() {
+    let network = Network::new(Architecture::MobileNetV2, 0.5, 10, 32)
+        .expect("usual")
+        .with_final_activation(false);
+    // Blocks 6 and 7 have shortcuts; 5 ends, and 8 begins, with a 1x1 convolution.
+    let made = checkpoint(&network, "11110001111111111", 1);
+    let fused = fuse_with(&made, &FuseConfig::FEWEST).expect("fuses");
+    let names: Vec<String> = shapes(&fused).into_iter().map(|(name, _)| name).collect();
+    // The project 1x1 of each block vanishes in the next one's expand 1x1 unless a shortcut needs it.
+    assert!(names.contains(&"features.8.conv.0.0".into()));
+    assert!(!names.contains(&"features.1.conv.1".into()), "{names:?}");
+    let apart = fuse(&made).expect("fuses");
+    assert!(convolutions(&fused) < convolutions(&apart));
+    let image = random_image(&network, &mut ChaCha8Rng::seed_from_u64(3));
+    assert!(distance(&made, &fused, &image) < 1e-4);
+}
+
+/// What the trainer's loss charges a removed block is what the fused block costs.
+#[test]
+fn fused_blocks_cost_what_the_loss_charges() {
+    for (architecture, width) in [
+        (Architecture::MobileNetV2, 0.5),
+        (Architecture::ResNet20, 1.0),
+        (Architecture::ResNet18, 0.25),
+    ] {
+        let network = Network::new(architecture, width, 10, 32).expect("usual");
+        let gates = network.graph().blocks().len();
+        let fused = fuse(&checkpoint(&network, &"0".repeat(gates), 1)).expect("fuses");
+        let method = oracle::Method::WinogradStride2;
+        let layers = oracle::layer_costs(&oracle::Oracle::PAPER, method, &fused);
+        for (block, cost) in oracle::block_costs(&network).iter().enumerate() {
+            let of_block = fused.layers().iter().zip(&layers);
+            let found: f64 = of_block
+                .filter(|(layer, _)| layer.block == Some(block))
+                .map(|(_, cost)| cost.total())
+                .sum();
+            let expected = cost.after.total();
+            assert!((found / expected - 1.0).abs() < 1e-12, "{network}, block {block}");
+        }
+    }
 }
 
 #[test]

@@ -55,8 +55,7 @@ impl GateCosts {
     }
 
     /// Weight of each alpha in the communication loss: the bytes that removing the gate saves, as a
-    /// share of the bytes that all searched gates move. It is negative where fusing costs more than
-    /// the activations.
+    /// share of the bytes that all searched gates move.
     pub(super) fn loss_weights(&self) -> Vec<f32> {
         let savings: Vec<f64> = (0..self.before.len()).map(|gate| self.saving(gate)).collect();
         let total: f64 = savings.iter().map(|saving| saving.abs()).sum();

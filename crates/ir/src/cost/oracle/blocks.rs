@@ -1,0 +1,159 @@
+//! What blocks, nodes and layers cost by the formulae: the trainer's loss and the tables of `inspect`.
+
+use super::{Method, Oracle, convolution};
+use crate::{
+    BlockInfo, Condition, ConvGeometry, FusedModel, FusedOp, Graph, Network, NodeId, Op, Shape,
+};
+use std::iter::Sum;
+use std::ops::Add;
+
+/// Offline and online bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Bytes {
+    /// Convolutions.
+    pub offline: f64,
+    /// Activations and truncation.
+    pub online: f64,
+}
+
+impl Bytes {
+    /// Of both phases together.
+    #[must_use]
+    pub fn total(self) -> f64 {
+        self.offline + self.online
+    }
+}
+
+impl Add for Bytes {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { offline: self.offline + other.offline, online: self.online + other.online }
+    }
+}
+
+impl Sum for Bytes {
+    fn sum<I: Iterator<Item = Self>>(bytes: I) -> Self {
+        bytes.fold(Self::default(), Self::add)
+    }
+}
+
+/// What a block costs in its two states.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BlockCost {
+    /// With its activations, unfused, as CrypTFlow2 does it.
+    pub before: Bytes,
+    /// Without its gated activations, by the cheapest lowerings: as one convolution where it is one and
+    /// that is cheaper, convolution by convolution otherwise.
+    pub after: Bytes,
+}
+
+/// The cost of each gate's block in both states, in the order of the gates, for
+/// [`Oracle::PAPER`]. The trainer's loss charges `alpha (before - after)`.
+#[must_use]
+pub fn block_costs(network: &Network) -> Vec<BlockCost> {
+    let (oracle, graph) = (Oracle::PAPER, network.graph());
+    let before = node_costs(&oracle, Method::CrypTFlow2, network);
+    let cost = |block: &BlockInfo| BlockCost {
+        before: before[block.nodes.clone()].iter().copied().sum(),
+        after: after(&oracle, network, &graph, block),
+    };
+    graph.blocks().iter().map(cost).collect()
+}
+
+/// The cost of each node of the unfused network with all gates kept, in the order of
+/// [`Graph::nodes`]; every convolution is truncated.
+#[must_use]
+pub fn node_costs(oracle: &Oracle, method: Method, network: &Network) -> Vec<Bytes> {
+    let graph = network.graph();
+    let cost = |node| match convolution(&graph, node) {
+        Some((geometry, input)) => oracle.linear(method, &geometry, input),
+        None if matches!(node.op, Op::Activation(Condition::Always | Condition::Kept(_))) => {
+            let online = oracle.activation(network.activation(), node.shape.elements());
+            Bytes { offline: 0.0, online }
+        }
+        None => Bytes::default(),
+    };
+    graph.nodes().iter().map(cost).collect()
+}
+
+/// The cost of each layer of a fused model, in the order of [`FusedModel::layers`].
+#[must_use]
+pub fn layer_costs(oracle: &Oracle, method: Method, model: &FusedModel) -> Vec<Bytes> {
+    let layers = model.layers().iter().map(|layer| match layer.op {
+        FusedOp::Conv(geometry) => {
+            oracle.linear(method, &geometry, model.layers()[layer.inputs[0].0].shape)
+        }
+        FusedOp::Activation(function) => {
+            Bytes { offline: 0.0, online: oracle.activation(function, layer.shape.elements()) }
+        }
+        _ => Bytes::default(),
+    });
+    layers.collect()
+}
+
+fn after(oracle: &Oracle, network: &Network, graph: &Graph, block: &BlockInfo) -> Bytes {
+    let nodes = &graph.nodes()[block.nodes.clone()];
+    let activated = nodes.iter().filter(|node| {
+        matches!(node.op, Op::Activation(Condition::Always | Condition::Removed(_)))
+    });
+    let online =
+        activated.map(|node| oracle.activation(network.activation(), node.shape.elements())).sum();
+    let linear = |(geometry, input): (ConvGeometry, Shape)| {
+        oracle.linear(Method::WinogradStride2, &geometry, input)
+    };
+    let apart = nodes.iter().filter_map(|node| convolution(graph, node)).map(linear).sum();
+    let merged = merged(graph, block).map_or(apart, linear);
+    let cheaper = if merged.total() < apart.total() { merged } else { apart };
+    cheaper + Bytes { offline: 0.0, online }
+}
+
+/// The one convolution that a block without activations is, and the shape of its input; `None`
+/// where it is none. A shortcut lies within the main branch's kernel.
+pub(super) fn merged(graph: &Graph, block: &BlockInfo) -> Option<(ConvGeometry, Shape)> {
+    let mut node = NodeId(block.nodes.end.checked_sub(1)?);
+    let mut convolutions = Vec::new();
+    while block.nodes.contains(&node.0) {
+        let inner = &graph.nodes()[node.0];
+        convolutions.extend(convolution(graph, inner));
+        node = *inner.inputs.first()?;
+    }
+    let (first, input) = convolutions.pop()?;
+    let mut following = convolutions.into_iter().rev();
+    let merged = following.try_fold(first, |run, (next, _)| run.then(&next, input))?;
+    Some((merged, input))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Architecture;
+
+    fn merged_of(architecture: Architecture, block: usize) -> Option<(ConvGeometry, Shape)> {
+        let graph = Network::new(architecture, 1.0, 100, 32).expect("usual").graph();
+        merged(&graph, &graph.blocks()[block])
+    }
+
+    #[test]
+    fn inverted_residuals_and_bottlenecks_are_one_convolution() {
+        let (inverted, input) = merged_of(Architecture::MobileNetV2, 2).expect("is one");
+        assert_eq!((inverted, input), (ConvGeometry::same(16, 24, 3, 1), Shape::new(16, 32, 32)));
+        let (bottleneck, _) = merged_of(Architecture::ResNet50, 4).expect("is one");
+        assert_eq!(bottleneck, ConvGeometry::same(256, 512, 3, 2));
+        for block in [1, 3] {
+            assert_eq!(merged_of(Architecture::ResNet18, block), None, "3x3 after 3x3, padded");
+        }
+    }
+
+    #[test]
+    fn removing_a_gate_never_costs_more() {
+        for architecture in Architecture::ALL {
+            for resolution in [32, 224] {
+                let network = Network::new(architecture, 1.0, 100, resolution).expect("usual");
+                for cost in block_costs(&network) {
+                    assert!(cost.after.total() <= cost.before.total(), "{network}");
+                }
+            }
+        }
+    }
+}
