@@ -31,6 +31,9 @@ impl Artefact {
                 "{} holds a server's secret weights; give the folder of the plan instead",
                 path.display()
             ),
+            ArtefactKind::Hint => {
+                bail!("{} holds a plan's hint; give the folder of the plan instead", path.display())
+            }
         })
     }
 }

@@ -14,7 +14,9 @@
 
 pub mod cost;
 pub mod evaluate;
+pub mod lattice;
 pub mod lowering;
+pub mod packing;
 
 mod artefact;
 mod checkpoint;

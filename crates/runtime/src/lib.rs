@@ -6,7 +6,7 @@
 pub mod channel;
 pub mod nonlinear;
 pub mod ot;
-pub mod packing;
+
 pub mod session;
 
 mod bits;
@@ -15,5 +15,6 @@ mod linear;
 
 pub use bits::Bits;
 pub use channel::{Channel, Control, Lane, MemoryTransport, TcpTransport, Transport};
+pub use copriv_ir::packing;
 pub use error::RuntimeError;
 pub use session::{ClientSession, Inference, Prepared, ServerSession};

@@ -24,12 +24,14 @@ pub enum ArtefactKind {
     Plan,
     /// Integer weights of a plan; the server's secret.
     ServerWeights,
+    /// What lattice correlations need of the model, hidden; public.
+    Hint,
 }
 
 impl ArtefactKind {
     /// All kinds.
-    pub const ALL: [Self; 4] =
-        [Self::Checkpoint, Self::FusedModel, Self::Plan, Self::ServerWeights];
+    pub const ALL: [Self; 5] =
+        [Self::Checkpoint, Self::FusedModel, Self::Plan, Self::ServerWeights, Self::Hint];
 
     /// The name in files.
     #[must_use]
@@ -39,6 +41,7 @@ impl ArtefactKind {
             Self::FusedModel => "fused-model",
             Self::Plan => "plan",
             Self::ServerWeights => "server-weights",
+            Self::Hint => "hint",
         }
     }
 
@@ -47,7 +50,7 @@ impl ArtefactKind {
         match self {
             Self::Checkpoint => "copriv train`, `init` or `import",
             Self::FusedModel => "copriv fuse",
-            Self::Plan | Self::ServerWeights => "copriv compile",
+            Self::Plan | Self::ServerWeights | Self::Hint => "copriv compile",
         }
     }
 
@@ -56,9 +59,11 @@ impl ArtefactKind {
     /// # Errors
     /// [`ArtefactError::Io`] or [`ArtefactError::NotAnArtefact`].
     pub fn of_file(path: &Path) -> Result<Self, ArtefactError> {
-        let first = first_byte(path)?;
-        let name =
-            if first == Some(b'{') { json_file::kind(path)? } else { tensor_file::kind(path)? };
+        let first = first_bytes(path)?;
+        if first == *crate::lattice::HINT_MAGIC {
+            return Ok(Self::Hint);
+        }
+        let name = if first[0] == b'{' { json_file::kind(path)? } else { tensor_file::kind(path)? };
         Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
             let reason = format!("it calls itself {name:?}");
             ArtefactError::NotAnArtefact { path: path.into(), reason }
@@ -73,6 +78,7 @@ impl fmt::Display for ArtefactKind {
             Self::FusedModel => "fused model",
             Self::Plan => "plan",
             Self::ServerWeights => "server weights",
+            Self::Hint => "hint",
         })
     }
 }
@@ -162,13 +168,14 @@ pub(crate) fn write_file(
     Ok(())
 }
 
-fn first_byte(path: &Path) -> Result<Option<u8>, ArtefactError> {
+/// The first eight bytes, zeros where the file is shorter.
+fn first_bytes(path: &Path) -> Result<[u8; 8], ArtefactError> {
     use std::io::Read as _;
     let io = ArtefactError::io(path);
-    let mut byte = [0];
-    let mut file = std::fs::File::open(path).map_err(&io)?;
-    let read = file.read(&mut byte).map_err(&io)?;
-    Ok((read == 1).then_some(byte[0]))
+    let mut bytes = Vec::with_capacity(8);
+    std::fs::File::open(path).map_err(&io)?.take(8).read_to_end(&mut bytes).map_err(&io)?;
+    bytes.resize(8, 0);
+    Ok(bytes.try_into().unwrap_or_default())
 }
 
 /// The error for a file that is no `expected` at all: it may be another artefact in the other container.

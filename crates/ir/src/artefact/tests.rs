@@ -3,6 +3,7 @@
 
 use super::tensor_file::{StoredTensor, StoredTensors};
 use super::*;
+use crate::lattice::{Hint, PublicSeed, SecretSeed};
 use crate::{
     Architecture, BatchNormInit, Checkpoint, ConvGeometry, Correlation, Fact, FusedLayer,
     FusedModel, FusedOp, Gates, InputSpec, LayerId, LinearStep, LinearWeights, Lowering, Network,
@@ -98,6 +99,12 @@ fn server_weights() -> ServerWeights {
     ServerWeights::new(&plan("one"), layers, provenance()).expect("fits")
 }
 
+/// The hint of a plan without lattice correlations.
+fn empty_hint() -> Hint {
+    let (seed, secret) = (PublicSeed::new([1; 32]), SecretSeed::new([2; 32]));
+    Hint::compute(&seed, &secret, &[], &[]).expect("nothing to do")
+}
+
 /// Writes a small artefact of the kind.
 fn write_example(kind: ArtefactKind, path: &Path) {
     let written = match kind {
@@ -105,6 +112,7 @@ fn write_example(kind: ArtefactKind, path: &Path) {
         ArtefactKind::FusedModel => fused_model().write(path),
         ArtefactKind::Plan => plan("one").write(path),
         ArtefactKind::ServerWeights => server_weights().write(path),
+        ArtefactKind::Hint => empty_hint().write(path),
     };
     written.expect("written");
 }
@@ -119,6 +127,9 @@ fn read_again(kind: ArtefactKind, path: &Path) -> Result<Vec<u8>, ArtefactError>
         ArtefactKind::ServerWeights => {
             static PLAN: OnceLock<Plan> = OnceLock::new();
             ServerWeights::read(path, PLAN.get_or_init(|| plan("one")))?.write(&again)
+        }
+        ArtefactKind::Hint => {
+            Hint::read(path, &PublicSeed::new([1; 32]), &[], empty_hint().digest())?.write(&again)
         }
     }?;
     Ok(std::fs::read(&again).expect("just written"))

@@ -1,0 +1,229 @@
+//! The client's side: secrets, its shares, what it sends.
+
+use super::hint::Hint;
+use super::layout::Cell;
+use super::parameters::LatticeSet;
+use super::public::{self, Matrix};
+use super::residue;
+use super::step::{LatticeStep, Shared};
+use super::stream::{PublicSeed, Purpose, SecretSeed};
+use super::ternary::Ternary;
+use crate::packing::Packer;
+use rayon::prelude::*;
+use std::sync::atomic::{AtomicBool, Ordering};
+use zeroize::Zeroizing;
+
+/// Draws that are made of one secret before giving up. A plan that is fit for use needs 2.7 on average.
+const MOST_DRAWS: u64 = 1000;
+
+/// The secrets of one inference, and the client's shares that follow from them.
+///
+/// Made from a seed that is moved in and cannot be cloned; to be uploaded by value. Two uploads under one seed would
+/// reveal differences of inputs.
+pub struct ClientSecrets {
+    secrets: Vec<ClientSecret>,
+    /// `T` of each step, in the order of the steps.
+    shares: Vec<Zeroizing<Vec<u64>>>,
+    spare: SecretSeed,
+    draws: u64,
+}
+
+struct ClientSecret {
+    ternary: Ternary,
+    noise: SecretSeed,
+}
+
+/// No draw of a secret was good: the plan's parameters are not those that its rings need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{MOST_DRAWS} draws of a lattice secret were all at risk of a wrong result: the plan is unfit for use"
+)]
+pub struct Unlucky;
+
+impl ClientSecrets {
+    /// Draws the secrets for `steps`, each until none of its outputs is at risk. Nothing of a secret that is
+    /// drawn again has left this function.
+    ///
+    /// # Errors
+    /// [`Unlucky`].
+    pub fn draw(
+        seed: SecretSeed,
+        shared: Shared,
+        steps: &[LatticeStep],
+        hint: &Hint,
+    ) -> Result<Self, Unlucky> {
+        let empty = |step: &LatticeStep| {
+            let output = step.layout.geometry().output_shape(step.layout.input());
+            Zeroizing::new(vec![0; output.elements()])
+        };
+        let mut shares: Vec<_> = steps.iter().map(empty).collect();
+        let (mut secrets, mut draws) = (Vec::new(), 0);
+        for number in 0..shared.secrets as usize {
+            let secret = (0..MOST_DRAWS).find_map(|draw| {
+                draws += 1;
+                let index = (number as u64) << 32 | draw;
+                let secret = ClientSecret::new(shared.set, seed.derive(Purpose::Secret, index));
+                secret.shares(number, steps, hint, &mut shares).then_some(secret)
+            });
+            secrets.push(secret.ok_or(Unlucky)?);
+        }
+        let spare = seed.derive(Purpose::Secret, u64::MAX);
+        Ok(Self { secrets, shares, spare, draws })
+    }
+
+    /// Secrets that nothing was tested of.
+    #[cfg(test)]
+    pub(super) fn undrawn(seed: SecretSeed, shared: Shared) -> Self {
+        let derive = |number| seed.derive(Purpose::Secret, number);
+        let secrets = (0..u64::from(shared.secrets)).map(derive);
+        let secrets = secrets.map(|seed| ClientSecret::new(shared.set, seed)).collect();
+        Self { secrets, shares: vec![], spare: seed.derive(Purpose::Secret, u64::MAX), draws: 0 }
+    }
+
+    #[cfg(test)]
+    pub(super) fn ternary(&self, number: usize) -> &Ternary {
+        &self.secrets[number].ternary
+    }
+
+    /// Draws that it took.
+    #[must_use]
+    pub fn draws(&self) -> u64 {
+        self.draws
+    }
+
+    /// Takes the share `T` of step number `number`, NCHW.
+    pub fn take_share(&mut self, number: usize) -> Zeroizing<Vec<u64>> {
+        std::mem::take(&mut self.shares[number])
+    }
+
+    /// Appends the carrier of a secret: `b0 = a0 s + e0`.
+    pub fn carrier(&self, number: usize, shared: Shared, matrix: &Matrix, message: &mut Packer) {
+        let Shared { set, carrier_rounding, .. } = shared;
+        let secret = &self.secrets[number];
+        let mut noise = secret.noise.stream(Purpose::CarrierNoise, 0);
+        for row in 0..set.rank() {
+            let words = words_of(set, |word, out| {
+                secret.ternary.product(matrix.row(row, word), 0, out);
+            });
+            for words in residue::zip(&words[0], &words[1]) {
+                let residue = residue::noisy(set, words, noise.noise());
+                let residue = set.round(residue, carrier_rounding) >> carrier_rounding;
+                residue::push(message, residue, set.modulus_bits() - carrier_rounding);
+            }
+        }
+    }
+
+    /// Appends the upload of a step and returns its mask `R`, NCHW.
+    pub fn upload(
+        &self,
+        step: &LatticeStep,
+        seed: &PublicSeed,
+        message: &mut Packer,
+    ) -> Zeroizing<Vec<u64>> {
+        let (set, ring, rounding) = (step.set, step.ring, step.layer.input_rounding);
+        let (gap, area) = (step.gap_bits(), step.layout.input().area());
+        // Inputs that no output meets are masked all the same.
+        let mut stream = self.spare.stream(Purpose::Secret, step.index(0));
+        let mut mask = Zeroizing::new(vec![0; step.layout.input().elements()]);
+        mask.iter_mut().for_each(|r| *r = ring.reduce(stream.next_u64()));
+        for chunk in 0..step.layout.chunks() {
+            let factors = public::chunk(step, seed, chunk);
+            for (number, tile) in step.layout.tiles().iter().enumerate() {
+                let secret = &self.secrets[step.secret_of(number)];
+                let part = number << 20 | chunk;
+                let mut noise = secret.noise.stream(Purpose::Noise, step.index(part));
+                let touched = step.layout.touched(chunk);
+                let words = product(set, &secret.ternary, &factors, 0, touched);
+                for (at, (channel, cell)) in step.layout.cells(tile, chunk).enumerate() {
+                    let fresh = residue::noisy(set, [words[0][at], words[1][at]], noise.noise());
+                    let b = set.round(fresh, rounding);
+                    match cell {
+                        Cell::Own(input) => {
+                            mask[channel * area + input] = ring.neg((b >> gap) as u64);
+                            residue::push(message, b >> rounding, step.own_bits());
+                        }
+                        Cell::Twin(input) => {
+                            let r = u128::from(mask[channel * area + input]) << gap;
+                            let b = b.wrapping_add(r) & set.mask();
+                            residue::push(message, b >> rounding, step.full_bits());
+                        }
+                        Cell::Pad => residue::push(message, b >> rounding, step.full_bits()),
+                        Cell::Unused => {}
+                    }
+                }
+            }
+        }
+        mask
+    }
+}
+
+impl ClientSecret {
+    fn new(set: LatticeSet, seed: SecretSeed) -> Self {
+        let ternary = Ternary::sample(set, &mut seed.stream(Purpose::Ternary, 0));
+        Self { ternary, noise: seed }
+    }
+
+    /// Fills in the shares of all tiles that use this secret, number `number`; false where an output is at risk.
+    fn shares(
+        &self,
+        number: usize,
+        steps: &[LatticeStep],
+        hint: &Hint,
+        shares: &mut [Zeroizing<Vec<u64>>],
+    ) -> bool {
+        steps.iter().zip(shares).all(|(step, share)| {
+            (0..step.layout.tiles().len())
+                .filter(|&tile| step.secret_of(tile) == number)
+                .all(|tile| self.tile_shares(step, hint, tile, share))
+        })
+    }
+
+    /// `T = -floor(<H, s> 2^l / q)` of one tile.
+    fn tile_shares(&self, step: &LatticeStep, hint: &Hint, tile: usize, share: &mut [u64]) -> bool {
+        let (set, ring, gap) = (step.set, step.ring, step.gap_bits());
+        let tile = &step.layout.tiles()[tile];
+        let (first, span) = (step.layout.first_output(), step.layout.span(tile));
+        let area = share.len() / step.layout.geometry().out_channels;
+        let (margin, low) = (step.margin(), (1u128 << gap) - 1);
+        let safe = AtomicBool::new(true);
+        share.par_chunks_mut(area).enumerate().for_each(|(channel, share)| {
+            if !safe.load(Ordering::Relaxed) {
+                return;
+            }
+            let factors = hint.channel(step, channel);
+            let words = product(set, &self.ternary, &factors, first, span);
+            let mut near = false;
+            for (at, position) in step.layout.offsets(tile).zip(step.layout.positions(tile)) {
+                let g = set.join([words[0][at], words[1][at]]);
+                near |= (g & low) < margin || (g & low) > low.saturating_sub(margin);
+                share[position] = ring.neg((g >> gap) as u64);
+            }
+            if near {
+                safe.store(false, Ordering::Relaxed);
+            }
+        });
+        safe.into_inner()
+    }
+}
+
+/// Coefficients `first..first + count` of the product with `factors`, by component and word; words of residues.
+pub(super) fn product(
+    set: LatticeSet,
+    ternary: &Ternary,
+    factors: &[super::ternary::Extended],
+    first: usize,
+    count: usize,
+) -> [Zeroizing<Vec<u64>>; 2] {
+    let mut words = [0, 1].map(|_| Zeroizing::new(vec![0; count]));
+    for (word, out) in words.iter_mut().enumerate().take(set.words()) {
+        ternary.product(factors.iter().skip(word).step_by(set.words()), first, out);
+    }
+    words
+}
+
+/// The words of a whole polynomial.
+fn words_of(set: LatticeSet, mut fill: impl FnMut(usize, &mut [u64])) -> [Zeroizing<Vec<u64>>; 2] {
+    let mut words = [0, 1].map(|_| Zeroizing::new(vec![0; super::DEGREE]));
+    words.iter_mut().enumerate().take(set.words()).for_each(|(word, out)| fill(word, out));
+    words
+}

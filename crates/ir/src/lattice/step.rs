@@ -1,0 +1,134 @@
+//! What both parties know of one linear step's correlation.
+
+use super::layout::Layout;
+use super::noise::LatticeLayer;
+use super::parameters::{LatticeSet, SAFE_DEVIATIONS};
+use crate::{ConvGeometry, Ring, Shape, StepId};
+use std::sync::Arc;
+
+/// A linear step with all that is public of its lattice correlation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LatticeStep {
+    pub(super) id: StepId,
+    pub(super) set: LatticeSet,
+    pub(super) layer: LatticeLayer,
+    pub(super) ring: Ring,
+    pub(super) layout: Arc<Layout>,
+    /// Secrets of an inference.
+    pub(super) secrets: usize,
+    pub(super) carrier_rounding: u32,
+}
+
+/// What all lattice correlations of a plan share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// The parameter set.
+    pub set: LatticeSet,
+    /// The client's secrets for one inference.
+    pub secrets: u32,
+    /// Low bits that the client leaves out of a carrier.
+    pub carrier_rounding: u32,
+}
+
+impl LatticeStep {
+    /// Step `id` on inputs of this shape and ring; `None` where the convolution has no layout.
+    #[must_use]
+    pub fn new(
+        id: StepId,
+        layer: LatticeLayer,
+        shared: Shared,
+        geometry: &ConvGeometry,
+        (input, ring): (Shape, Ring),
+    ) -> Option<Self> {
+        let layout = Arc::new(Layout::new(geometry, input)?);
+        Some(Self::with_layout(id, layer, shared, (layout, ring)))
+    }
+
+    pub(super) fn with_layout(
+        id: StepId,
+        layer: LatticeLayer,
+        shared: Shared,
+        (layout, ring): (Arc<Layout>, Ring),
+    ) -> Self {
+        let Shared { set, secrets, carrier_rounding } = shared;
+        Self { id, set, layer, ring, layout, secrets: secrets as usize, carrier_rounding }
+    }
+
+    /// The layout.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The secret of a tile.
+    #[must_use]
+    pub fn secret_of(&self, tile: usize) -> usize {
+        (self.layer.first_secret as usize + tile) % self.secrets.max(1)
+    }
+
+    /// Bits of an own cell: the low bits of a residue.
+    #[must_use]
+    pub const fn own_bits(&self) -> u32 {
+        self.gap_bits() - self.layer.input_rounding
+    }
+
+    /// Bits of any other cell.
+    #[must_use]
+    pub const fn full_bits(&self) -> u32 {
+        self.set.modulus_bits() - self.layer.input_rounding
+    }
+
+    /// Bits of the upload, without carriers.
+    #[must_use]
+    pub fn upload_bits(&self) -> u64 {
+        let (own, full) = self.layout.sent();
+        own * u64::from(self.own_bits()) + full * u64::from(self.full_bits())
+    }
+
+    /// Bits of a carrier.
+    #[must_use]
+    pub const fn carrier_bits(&self) -> u64 {
+        self.set.dimension() as u64 * (self.set.modulus_bits() - self.carrier_rounding) as u64
+    }
+
+    /// Bits of a coefficient of the hint.
+    #[must_use]
+    pub const fn hint_bits(&self) -> u32 {
+        self.set.modulus_bits() - self.layer.hint_rounding
+    }
+
+    /// Bytes of one output channel's hint.
+    #[must_use]
+    pub const fn hint_channel_bytes(&self) -> usize {
+        (self.set.dimension() * self.hint_bits() as usize).div_ceil(8)
+    }
+
+    /// `log2` of the gap `q / 2^l` between the multiples that an output is rounded to.
+    pub(super) const fn gap_bits(&self) -> u32 {
+        self.set.modulus_bits() - self.ring.bits()
+    }
+
+    /// How near to a boundary an output may not come.
+    pub(super) fn margin(&self) -> u128 {
+        (SAFE_DEVIATIONS * self.deviation()).ceil() as u128
+    }
+
+    /// Standard deviation of an output's noise, in units of 1 modulo `q`.
+    #[must_use]
+    pub fn deviation(&self) -> f64 {
+        self.layer.deviation(self.set, self.carrier_rounding)
+    }
+
+    /// The part of secrets that are drawn again because of each tile: the expected number of outputs at risk.
+    pub fn risks(&self) -> impl Iterator<Item = (usize, f64)> + '_ {
+        let risk = self.layer.risk(self.set, self.carrier_rounding, self.ring);
+        let channels = self.layout.geometry().out_channels;
+        let tiles = self.layout.tiles().iter().enumerate();
+        tiles.map(move |(t, tile)| (self.secret_of(t), risk * (tile.outputs() * channels) as f64))
+    }
+
+    /// Index of a stream for one part of this step.
+    pub(super) const fn index(&self, part: usize) -> u64 {
+        (self.id.0 as u64) << 40 | part as u64
+    }
+}
