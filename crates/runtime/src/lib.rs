@@ -8,6 +8,7 @@ pub mod nonlinear;
 pub mod ot;
 
 pub mod session;
+pub mod store;
 
 mod bits;
 mod error;

@@ -5,6 +5,7 @@ mod linear;
 mod nonlinear;
 pub mod oracle;
 pub mod ot;
+pub mod stored;
 
 pub use comparison::ComparisonLayout;
 pub use linear::{OtProduct, linear};

@@ -3,6 +3,7 @@
 use super::ot;
 use crate::ot::Ots;
 use crate::packing::{pack, packed_len, unpack};
+use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
 use crate::{Channel, RuntimeError};
 use copriv_ir::cost::OtProduct;
 use copriv_ir::lowering::{bias_map, direct_conv, filter_matrices, input_matrices, output_map};
@@ -24,11 +25,13 @@ pub(crate) struct LinearLayer {
 
 /// The server's part of the correlation: `S` and the bias, one element of the ring an output.
 pub(crate) struct ServerLinear {
+    ring: Ring,
     share: Zeroizing<Vec<u64>>,
 }
 
 /// The client's part of the correlation.
 pub(crate) struct ClientLinear {
+    ring: Ring,
     /// `R`, one element of the ring an input.
     mask: Zeroizing<Vec<u64>>,
     /// `T`, one element of the ring an output.
@@ -58,7 +61,7 @@ impl ServerLinear {
         let mut share = layer.output(products);
         let bias = Zeroizing::new(bias_map(ring, &step.geometry, input, &weights.bias));
         share.iter_mut().zip(&*bias).for_each(|(share, &bias)| *share = ring.add(*share, bias));
-        Ok(Self { share })
+        Ok(Self { ring, share })
     }
 
     /// The server's share of the output, from its share `x0` of the input.
@@ -103,7 +106,7 @@ impl ClientLinear {
             Party::Server => ot::offer(channel, &mut ots.sender, product, &factors, watch)?,
             Party::Client => ot::choose(channel, &mut ots.receiver, product, &factors, watch)?,
         };
-        Ok(Self { mask, share: layer.output(products) })
+        Ok(Self { ring, mask, share: layer.output(products) })
     }
 
     /// The client's share of the output, from its share `x1` of the input. See [`ServerLinear::apply`].
@@ -117,6 +120,35 @@ impl ClientLinear {
         let masked = input.iter().zip(&*self.mask).map(|(&x, &mask)| ring.sub(x, mask));
         channel.send(&pack(masked, ring.bits()))?;
         Ok(self.share)
+    }
+}
+
+impl Stored for ServerLinear {
+    type Shape = LinearLayer;
+
+    fn store(self, record: &mut RecordWriter) {
+        record.numbers(&self.share, self.ring.bits());
+    }
+
+    fn restore(layer: LinearLayer, record: &mut RecordReader<'_>) -> Result<Self, RecordTooShort> {
+        let ring = layer.ring;
+        Ok(Self { ring, share: record.numbers(layer.outputs(), ring.bits())? })
+    }
+}
+
+impl Stored for ClientLinear {
+    type Shape = LinearLayer;
+
+    fn store(self, record: &mut RecordWriter) {
+        record.numbers(&self.mask, self.ring.bits());
+        record.numbers(&self.share, self.ring.bits());
+    }
+
+    fn restore(layer: LinearLayer, record: &mut RecordReader<'_>) -> Result<Self, RecordTooShort> {
+        let ring = layer.ring;
+        let mask = record.numbers(layer.input.elements(), ring.bits())?;
+        let share = record.numbers(layer.outputs(), ring.bits())?;
+        Ok(Self { ring, mask, share })
     }
 }
 
@@ -136,6 +168,11 @@ impl LinearLayer {
     /// The step.
     pub(crate) fn id(&self) -> StepId {
         self.id
+    }
+
+    /// Elements of the output.
+    fn outputs(&self) -> usize {
+        self.step.geometry.output_shape(self.input).elements()
     }
 
     /// The transposes of `U`, `count x k x m`: what the server chooses with or offers.

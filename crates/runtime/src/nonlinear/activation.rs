@@ -3,6 +3,7 @@
 use super::drelu::drelu_layout;
 use super::{ComparisonCorrelation, MultiplexerCorrelation, drelu};
 use crate::ot::Ots;
+use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
 use crate::{Channel, RuntimeError};
 use copriv_ir::{Activation, Comparison, Party, Ring};
 use zeroize::Zeroizing;
@@ -29,11 +30,7 @@ impl ActivationCorrelation {
         ring: Ring,
         count: usize,
     ) -> Result<Self, RuntimeError> {
-        let count = match function {
-            Activation::Relu => count,
-            Activation::Relu6 => 2 * count,
-        };
-        let layout = drelu_layout(ring, comparison);
+        let (count, layout) = (rectified(function, count), drelu_layout(ring, comparison));
         super::requesting(channel, |channel| {
             // First what the server asks for too: it must not count as an answer to the comparisons.
             let multiplexer = MultiplexerCorrelation::prepare(channel, ots, ring, count)?;
@@ -92,5 +89,33 @@ impl ActivationCorrelation {
     ) -> Result<Zeroizing<Vec<u64>>, RuntimeError> {
         let signs = drelu(channel, self.comparison, self.ring, shares)?;
         self.multiplexer.multiply(channel, &signs, shares)
+    }
+}
+
+impl Stored for ActivationCorrelation {
+    /// The function, its comparisons, the ring and the number of elements.
+    type Shape = (Activation, Comparison, Ring, usize);
+
+    fn store(self, record: &mut RecordWriter) {
+        self.comparison.store(record);
+        self.multiplexer.store(record);
+    }
+
+    fn restore(
+        (function, comparison, ring, count): Self::Shape,
+        record: &mut RecordReader<'_>,
+    ) -> Result<Self, RecordTooShort> {
+        let (count, layout) = (rectified(function, count), drelu_layout(ring, &comparison));
+        let comparison = ComparisonCorrelation::restore((layout, count), record)?;
+        let multiplexer = MultiplexerCorrelation::restore((ring, count), record)?;
+        Ok(Self { function, ring, comparison, multiplexer })
+    }
+}
+
+/// ReLUs that the function of `count` numbers takes.
+fn rectified(function: Activation, count: usize) -> usize {
+    match function {
+        Activation::Relu => count,
+        Activation::Relu6 => 2 * count,
     }
 }

@@ -4,11 +4,12 @@ use super::tree::{self, Item, Tree};
 use crate::bits::Bits;
 use crate::ot::{BLOCK, Code, Ots, Pairs, Singles};
 use crate::packing::{Packer, Unpacker, pack, packed_len};
+use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
 use crate::{Channel, RuntimeError};
 use copriv_ir::Party;
 use copriv_ir::cost::ComparisonLayout;
 use std::fmt;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// One party's part of the random transfers and triples for one batch of comparisons.
 #[derive(Debug)]
@@ -95,6 +96,84 @@ impl ComparisonCorrelation {
         }
         tree::climb(channel, trees)
     }
+}
+
+impl Stored for ComparisonCorrelation {
+    /// The layout and the number of comparisons.
+    type Shape = (ComparisonLayout, usize);
+
+    fn store(self, record: &mut RecordWriter) {
+        let Self { layout, count, leaves, singles, pairs } = self;
+        match leaves {
+            Leaves::Server { pads, shares } => {
+                for_each_leaf(&layout, count, |run, leaf, digit| {
+                    record.number(pads[run][leaf].into(), digit.0);
+                });
+                shares.into_iter().for_each(|share| share.store(record));
+            }
+            Leaves::Client { choices, pads } => {
+                record.numbers(&choices, layout.bits());
+                for_each_leaf(&layout, count, |run, leaf, digit| {
+                    record.number(pads[run][leaf].into(), digit.1);
+                });
+            }
+        }
+        singles.store(record);
+        pairs.store(record);
+    }
+
+    fn restore(
+        (layout, count): (ComparisonLayout, usize),
+        record: &mut RecordReader<'_>,
+    ) -> Result<Self, RecordTooShort> {
+        let leaves = match record.party() {
+            Party::Server => {
+                let pads = restore_pads(&layout, count, record, |bits| bits.0, |pad| pad as u32)?;
+                let share = |digit| Item::restore((digit, count), record);
+                let shares = (0..layout.digits().len()).map(share).collect::<Result<_, _>>()?;
+                Leaves::Server { pads, shares }
+            }
+            Party::Client => Leaves::Client {
+                choices: record.numbers(count, layout.bits())?,
+                pads: restore_pads(&layout, count, record, |bits| bits.1, |pad| pad as u8)?,
+            },
+        };
+        let singles = Singles::restore(count * layout.singles(), record)?;
+        let pairs = Pairs::restore(count * layout.pairs(), record)?;
+        Ok(Self { layout, count, leaves, singles, pairs })
+    }
+}
+
+/// Calls `f` with the run and number of each leaf, in the order in which they were made, and the bits of its
+/// table and of an entry.
+fn for_each_leaf(
+    layout: &ComparisonLayout,
+    count: usize,
+    mut f: impl FnMut(usize, usize, (u32, u32)),
+) {
+    for (index, run) in runs(layout).iter().enumerate() {
+        let places = run.leaves_from(0).take(count * run.digits);
+        places.enumerate().for_each(|(leaf, (_, digit))| f(index, leaf, run.table(digit)));
+    }
+}
+
+/// The pads of all leaves; `width` is that of one, from the bits of the leaf's table and of an entry.
+fn restore_pads<T: Zeroize>(
+    layout: &ComparisonLayout,
+    count: usize,
+    record: &mut RecordReader<'_>,
+    width: impl Fn((u32, u32)) -> u32,
+    narrow: impl Fn(u64) -> T,
+) -> Result<Vec<Zeroizing<Vec<T>>>, RecordTooShort> {
+    let pads = runs(layout).into_iter().map(|run| {
+        let leaves = count * run.digits;
+        let mut pads = Zeroizing::new(Vec::with_capacity(leaves));
+        for (_, digit) in run.leaves_from(0).take(leaves) {
+            pads.push(narrow(record.number(width(run.table(digit)))?));
+        }
+        Ok(pads)
+    });
+    pads.collect()
 }
 
 impl fmt::Debug for Leaves {

@@ -1,9 +1,10 @@
 //! From XOR shares of a bit to additive shares (b2a).
 
-use super::multiplexer::swapped;
+use super::multiplexer::{restore_offered, swapped};
 use crate::bits::Bits;
 use crate::ot::{BLOCK, Code, Ots, random_choices};
 use crate::packing::{Packer, Unpacker, packed_len};
+use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
 use crate::{Channel, RuntimeError};
 use copriv_ir::{Party, Ring};
 use std::fmt;
@@ -97,6 +98,37 @@ impl ConversionCorrelation {
             shares.push(take(channel, ring, &chosen, bits)?);
         }
         Ok(shares)
+    }
+}
+
+impl Stored for ConversionCorrelation {
+    /// The ring and the number of conversions.
+    type Shape = (Ring, usize);
+
+    fn store(self, record: &mut RecordWriter) {
+        // The top bit of a pad does not matter: shares take it twice.
+        let bits = self.ring.bits() - 1;
+        match self.part {
+            Part::Server { offered } => record.numbers(offered.as_flattened(), bits),
+            Part::Client { choices, chosen } => {
+                record.bits(&choices);
+                record.numbers(&chosen, bits);
+            }
+        }
+    }
+
+    fn restore(
+        (ring, count): (Ring, usize),
+        record: &mut RecordReader<'_>,
+    ) -> Result<Self, RecordTooShort> {
+        let bits = ring.bits() - 1;
+        let part = match record.party() {
+            Party::Server => Part::Server { offered: restore_offered(record, count, bits)? },
+            Party::Client => {
+                Part::Client { choices: record.bits(count)?, chosen: record.numbers(count, bits)? }
+            }
+        };
+        Ok(Self { ring, part })
     }
 }
 

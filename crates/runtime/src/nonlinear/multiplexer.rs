@@ -3,6 +3,7 @@
 use crate::bits::Bits;
 use crate::ot::{BLOCK, Code, Ots, random_choices};
 use crate::packing::{Packer, Unpacker, packed_len};
+use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
 use crate::{Channel, RuntimeError};
 use copriv_ir::Ring;
 use std::fmt;
@@ -113,6 +114,38 @@ impl MultiplexerCorrelation {
         }
         Ok(product)
     }
+}
+
+impl Stored for MultiplexerCorrelation {
+    /// The ring and the number of products.
+    type Shape = (Ring, usize);
+
+    fn store(self, record: &mut RecordWriter) {
+        let bits = self.ring.bits();
+        record.bits(&self.choices);
+        record.numbers(&self.chosen, bits);
+        record.numbers(self.offered.as_flattened(), bits);
+    }
+
+    fn restore(
+        (ring, count): (Ring, usize),
+        record: &mut RecordReader<'_>,
+    ) -> Result<Self, RecordTooShort> {
+        let (choices, chosen) = (record.bits(count)?, record.numbers(count, ring.bits())?);
+        let offered = restore_offered(record, count, ring.bits())?;
+        Ok(Self { ring, choices, chosen, offered })
+    }
+}
+
+/// Both pads, of `bits` bits, of each of `count` transfers.
+pub(super) fn restore_offered(
+    record: &mut RecordReader<'_>,
+    count: usize,
+    bits: u32,
+) -> Result<Zeroizing<Vec<[u64; 2]>>, RecordTooShort> {
+    let pads = record.numbers(2 * count, bits)?;
+    let (pairs, _) = pads.as_chunks::<2>();
+    Ok(Zeroizing::new(pairs.to_vec()))
 }
 
 /// Sends bits while the peer sends as many.

@@ -2,6 +2,7 @@
 
 use super::{ComparisonCorrelation, ConversionCorrelation};
 use crate::ot::Ots;
+use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
 use crate::{Channel, RuntimeError};
 use copriv_ir::cost::ComparisonLayout;
 use copriv_ir::{Comparison, Party, Ring};
@@ -93,6 +94,31 @@ impl TruncationCorrelation {
             }
         }
         Ok(moved)
+    }
+}
+
+impl Stored for TruncationCorrelation {
+    /// The comparisons, the ring, the bits to drop and the number of elements.
+    type Shape = (Comparison, Ring, u32, usize);
+
+    fn store(self, record: &mut RecordWriter) {
+        self.comparisons.into_iter().for_each(|comparison| comparison.store(record));
+        self.conversions.into_iter().for_each(|conversion| conversion.store(record));
+    }
+
+    fn restore(
+        (comparison, ring, shift, count): Self::Shape,
+        record: &mut RecordReader<'_>,
+    ) -> Result<Self, RecordTooShort> {
+        let wrap_ring = Ring::new(shift).map_err(|_| RecordTooShort)?;
+        let mut compare = |bits| {
+            let layout = ComparisonLayout::new(bits, &comparison);
+            ComparisonCorrelation::restore((layout, count), record)
+        };
+        let comparisons = [compare(ring.bits())?, compare(shift)?];
+        let mut convert = |ring| ConversionCorrelation::restore((ring, count), record);
+        let conversions = [convert(wrap_ring)?, convert(ring)?];
+        Ok(Self { ring, shift, comparisons, conversions })
     }
 }
 

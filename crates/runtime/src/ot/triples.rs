@@ -3,6 +3,7 @@
 use super::{BLOCK, Code, Ots, Prg};
 use crate::bits::Bits;
 use crate::packing::{Packer, Unpacker, packed_len};
+use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
 use crate::{Channel, RuntimeError};
 use copriv_ir::Party;
 use copriv_ir::cost::ot::{PAIR_TABLE, SINGLES_TABLE};
@@ -99,6 +100,36 @@ impl Pairs {
             c1.push(products >> 1);
         })?;
         Ok(Self { a, b: [b0, b1], c: [c0, c1] })
+    }
+}
+
+impl Stored for Singles {
+    /// How many were asked for.
+    type Shape = usize;
+
+    fn store(self, record: &mut RecordWriter) {
+        [&self.a, &self.b, &self.c].into_iter().for_each(|bits| record.bits(bits));
+    }
+
+    fn restore(count: usize, record: &mut RecordReader<'_>) -> Result<Self, RecordTooShort> {
+        let len = 2 * count.div_ceil(2);
+        Ok(Self { a: record.bits(len)?, b: record.bits(len)?, c: record.bits(len)? })
+    }
+}
+
+impl Stored for Pairs {
+    /// How many there are.
+    type Shape = usize;
+
+    fn store(self, record: &mut RecordWriter) {
+        record.bits(&self.a);
+        self.b.iter().chain(&self.c).for_each(|bits| record.bits(bits));
+    }
+
+    fn restore(count: usize, record: &mut RecordReader<'_>) -> Result<Self, RecordTooShort> {
+        let a = record.bits(count)?;
+        let mut both = || Ok([record.bits(count)?, record.bits(count)?]);
+        Ok(Self { a, b: both()?, c: both()? })
     }
 }
 

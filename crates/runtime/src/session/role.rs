@@ -2,6 +2,7 @@
 
 use crate::linear::{ClientLinear, LinearLayer, ServerLinear};
 use crate::ot::Ots;
+use crate::store::Stored;
 use crate::{Channel, RuntimeError};
 use copriv_ir::{LinearWeights, ServerWeights};
 use zeroize::Zeroizing;
@@ -9,7 +10,7 @@ use zeroize::Zeroizing;
 /// A party's side of linear steps. In all other steps the parties run the same code.
 pub(super) trait Role {
     /// This party's part of a linear step's correlation.
-    type Linear;
+    type Linear: Stored<Shape = LinearLayer>;
 
     /// Makes the correlation of a step.
     fn prepare(

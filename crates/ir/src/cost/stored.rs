@@ -1,0 +1,115 @@
+//! Exact sizes of prepared inferences that wait on disk.
+//!
+//! A record's payload is one stream of bits: what each party keeps of each step, in the order of the plan,
+//! without gaps. What is public (rings, counts, layouts) follows from the plan and is not stored.
+
+use super::ComparisonLayout;
+use crate::{
+    Activation, Comparison, ConvGeometry, Party, Plan, Ring, Shape, Step, StepOp, TruncateMethod,
+};
+
+/// Bytes before the payload of a record: who made it, for which plan, which inference, and digests.
+pub const RECORD_HEADER: u64 = 216;
+
+/// Bytes of the payload that `party` keeps for one prepared inference.
+#[must_use]
+pub fn record(plan: &Plan, party: Party) -> u64 {
+    let bits: u64 = plan.steps().iter().map(|step| step_bits(plan, step, party)).sum();
+    bits.div_ceil(8)
+}
+
+/// Bits that `party` keeps for one step.
+fn step_bits(plan: &Plan, step: &Step, party: Party) -> u64 {
+    let Some(input) = step.inputs.first().map(|&value| plan.fact(value)) else { return 0 };
+    let (ring, elements) = (input.ring, input.shape.elements() as u64);
+    match &step.op {
+        StepOp::Linear(step) => linear(&step.geometry, input.shape, ring, party),
+        StepOp::Truncate { shift, method: TruncateMethod::Faithful, comparison } => {
+            truncate(ring, *shift, elements, comparison, party)
+        }
+        StepOp::Activation { function, comparison } => {
+            activation(*function, ring, elements, comparison, party)
+        }
+        StepOp::Input | StepOp::Add | StepOp::SumPool | StepOp::Reveal => 0,
+    }
+}
+
+/// Bits of a linear step's correlation: `S` at the server, `R` and `T` at the client.
+#[must_use]
+pub fn linear(geometry: &ConvGeometry, input: Shape, ring: Ring, party: Party) -> u64 {
+    let outputs = geometry.output_shape(input).elements() as u64;
+    let elements = match party {
+        Party::Server => outputs,
+        Party::Client => input.elements() as u64 + outputs,
+    };
+    elements * u64::from(ring.bits())
+}
+
+/// Bits of the faithful truncation of `count` elements.
+#[must_use]
+pub fn truncate(ring: Ring, shift: u32, count: u64, how: &Comparison, party: Party) -> u64 {
+    let compared = [ring.bits(), shift].map(|bits| {
+        let layout = ComparisonLayout::new(bits, how);
+        comparison(&layout, count, party) + conversion(bits, count, party)
+    });
+    compared.iter().sum()
+}
+
+/// Bits of an activation on `count` elements.
+#[must_use]
+pub fn activation(
+    function: Activation,
+    ring: Ring,
+    count: u64,
+    how: &Comparison,
+    party: Party,
+) -> u64 {
+    let count = match function {
+        Activation::Relu => count,
+        Activation::Relu6 => 2 * count,
+    };
+    let layout = ComparisonLayout::new(ring.bits() - 1, how);
+    comparison(&layout, count, party) + multiplexer(ring, count)
+}
+
+/// Bits of `count` comparisons: leaf tables' pads and shares at the server, choices and their pads at the
+/// client, triples at both.
+#[must_use]
+pub fn comparison(layout: &ComparisonLayout, count: u64, party: Party) -> u64 {
+    let digits = 0..layout.digits().len();
+    let entries: u64 = digits.map(|digit| u64::from(ComparisonLayout::entry_bits(digit))).sum();
+    let leaves = match party {
+        Party::Server => u64::from(layout.table_bits()) + entries,
+        Party::Client => u64::from(layout.bits()) + entries,
+    };
+    let triples = singles(count * layout.singles() as u64) + pairs(count * layout.pairs() as u64);
+    count * leaves + triples
+}
+
+/// Bits of single triples: three shares each, made two at a time.
+#[must_use]
+pub const fn singles(count: u64) -> u64 {
+    3 * 2 * count.div_ceil(2)
+}
+
+/// Bits of pairs of triples: five shares each.
+#[must_use]
+pub const fn pairs(count: u64) -> u64 {
+    5 * count
+}
+
+/// Bits of `count` products of a bit and a number: a choice and its pad, and both pads of the peer's.
+#[must_use]
+pub fn multiplexer(ring: Ring, count: u64) -> u64 {
+    count * (1 + 3 * u64::from(ring.bits()))
+}
+
+/// Bits of `count` conversions of a bit into a ring of `bits` bits, whose pads have one bit less.
+#[must_use]
+pub const fn conversion(bits: u32, count: u64, party: Party) -> u64 {
+    count
+        * match party {
+            Party::Server => 2 * (bits as u64 - 1),
+            Party::Client => bits as u64,
+        }
+}
