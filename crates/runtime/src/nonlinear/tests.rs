@@ -4,7 +4,8 @@ use super::*;
 use crate::bits::Bits;
 use crate::ot::test_pair::both_with_ots;
 use crate::ot::{Ots, Prg};
-use copriv_ir::cost::{self, ComparisonLayout};
+use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
+use copriv_ir::cost::{self, ComparisonLayout, stored};
 use copriv_ir::{Activation, Comparison, OtKind, Phase, Ring, StepId, Traffic};
 use proptest::prelude::*;
 
@@ -151,6 +152,30 @@ fn batches_longer_than_the_windows() {
     assert_activation(Activation::Relu, &shared, 1, 4);
 }
 
+/// The correlation as it comes back from disk, where it takes as many bits as predicted.
+fn through_a_record<C: Stored<Shape: Clone>>(
+    party: Party,
+    correlation: C,
+    shape: &C::Shape,
+    bits: u64,
+) -> C {
+    let mut record = RecordWriter::with_capacity(0);
+    correlation.store(&mut record);
+    // The last bit of all shows that nothing is missing before it.
+    record.number(1, 1);
+    let payload = record.finish();
+    assert_eq!(payload.len() as u64, (bits + 1).div_ceil(8));
+    for len in [0, payload.len() / 3, payload.len() - 2] {
+        let short = C::restore(shape.clone(), &mut RecordReader::new(party, &payload[..len]));
+        assert_eq!(short.map(drop), Err(RecordTooShort));
+    }
+    let mut record = RecordReader::new(party, &payload);
+    let restored = C::restore(shape.clone(), &mut record).expect("all is there");
+    assert_eq!(record.number(1), Ok(1));
+    assert!(record.is_at_end());
+    restored
+}
+
 fn assert_activation(function: Activation, shared: &Shared, scale: u32, leaf_bits: u32) {
     let (ring, count) = (shared.ring, shared.values.len());
     let comparison = comparison(leaf_bits);
@@ -159,7 +184,13 @@ fn assert_activation(function: Activation, shared: &Shared, scale: u32, leaf_bit
         |channel, ots| {
             ActivationCorrelation::prepare(channel, ots, (function, &comparison), ring, count)
         },
-        |channel, correlation| correlation.apply(channel, scale, shared.of(channel.party())),
+        |channel, correlation| {
+            let party = channel.party();
+            let bits = stored::activation(function, ring, count as u64, &comparison, party);
+            let shape = (function, comparison, ring, count);
+            let correlation = through_a_record(party, correlation, &shape, bits);
+            correlation.apply(channel, scale, shared.of(party))
+        },
     );
     let expected = match function {
         Activation::Relu => shared.map(|x| x.max(0)),
@@ -309,7 +340,13 @@ fn assert_truncation(bits: u32, shift: u32, count: usize, leaf_bits: u32, seed: 
         |channel, ots| {
             TruncationCorrelation::prepare(channel, ots, &comparison, (ring, shift), count)
         },
-        |channel, correlation| correlation.truncate(channel, shared.of(channel.party())),
+        |channel, correlation| {
+            let party = channel.party();
+            let bits = stored::truncate(ring, shift, count as u64, &comparison, party);
+            let shape = (comparison, ring, shift, count);
+            let correlation = through_a_record(party, correlation, &shape, bits);
+            correlation.truncate(channel, shared.of(party))
+        },
     );
     assert_eq!(shared.open(opened), shared.map(|x| x >> shift));
 }
