@@ -65,6 +65,8 @@ pub enum Command {
     Serve(Serve),
     /// Classify images privately with a server.
     Infer(Infer),
+    /// Draw runs, networks and plans on one HTML page.
+    Report(Report),
     /// Print a shell completion script.
     Completions(Completions),
 }
@@ -287,6 +289,18 @@ pub struct Infer {
     /// Print one JSON object a line.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Report {
+    /// Training runs, fused models, plans, or folders with any of these. What `copriv eval --json` prints
+    /// counts as a plan's accuracy when it lies beside it as `eval.json`, as a fused model's
+    /// when it is called `MODEL.eval.json`.
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// The page.
+    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    pub out: PathBuf,
 }
 
 #[derive(Args, Debug)]

@@ -11,7 +11,8 @@ use copriv_trainer::data::{Dataset, Split};
 use indicatif::ProgressBar;
 use rayon::prelude::*;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::path::Path;
 
 pub fn run(args: &Eval, terminal: &Terminal) -> Result<()> {
     let artefact = Artefact::open(&args.artefact)?;
@@ -41,15 +42,7 @@ pub fn run(args: &Eval, terminal: &Terminal) -> Result<()> {
     };
 
     if args.json {
-        terminal.data(json!({
-            "artefact": args.artefact,
-            "dataset": args.dataset,
-            "split": split,
-            "count": accuracy.count,
-            "top1": accuracy.top1,
-            "top5": accuracy.top5,
-            "loss": accuracy.loss,
-        }))?;
+        terminal.data(accuracy.json(&args.artefact, &args.dataset, split))?;
     } else {
         terminal.data(format_args!(
             "{} {split} images: top-1 {}, top-5 {}, loss {:.4}",
@@ -83,6 +76,21 @@ pub struct Accuracy {
     pub top5: f64,
     /// Mean cross-entropy in nats.
     pub loss: f64,
+}
+
+impl Accuracy {
+    /// As `copriv eval --json` prints it.
+    pub fn json(&self, artefact: &Path, dataset: &str, split: Split) -> Value {
+        json!({
+            "artefact": artefact,
+            "dataset": dataset,
+            "split": split,
+            "count": self.count,
+            "top1": self.top1,
+            "top5": self.top5,
+            "loss": self.loss,
+        })
+    }
 }
 
 /// Evaluates all images of a data set, threaded over images.

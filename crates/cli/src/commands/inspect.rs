@@ -90,7 +90,8 @@ fn fused_table(fused: &FusedModel) -> comfy_table::Table {
     format::table(header(&["layer", "operation", "output", "MMAC"]), rows, [3])
 }
 
-fn plan_json(plan: &Plan) -> Value {
+/// A plan as `--json` prints it.
+pub fn plan_json(plan: &Plan) -> Value {
     let comm = plan.predicted_comm();
     let ring = plan.values().iter().map(|fact| fact.ring.bits()).max();
     let steps: Vec<Value> = plan.steps().iter().map(|step| step_json(plan, step, &comm)).collect();

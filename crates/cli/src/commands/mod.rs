@@ -11,5 +11,6 @@ pub mod infer;
 pub mod init;
 pub mod inspect;
 pub mod prune;
+pub mod report;
 pub mod serve;
 pub mod train;

@@ -190,6 +190,8 @@ impl DemoRun<'_> {
         let some = self.test.clone().limit(PLAN_IMAGES);
         let logits = |image: &[f32]| evaluator.logits_f64(image);
         let accuracy = eval::measure(&some, compilation.plan.input(), self.terminal, logits)?;
+        let evaluation = accuracy.json(&folder, self.test.name(), Split::Test);
+        std::fs::write(folder.join("eval.json"), evaluation.to_string())?;
 
         let pictures = self.write_pictures(count)?;
         let private: PrivateRun = run_privately(&folder, &pictures, self.terminal)?;
@@ -233,8 +235,9 @@ impl DemoRun<'_> {
         let text = self.report.to_string();
         std::fs::write(self.path("report.txt"), &text)?;
         std::fs::write(self.path("report.json"), serde_json::to_string_pretty(&self.report)?)?;
+        super::report::write_for(&self.folder, &self.path("report.html"), self.terminal)?;
         self.terminal.data(text)?;
-        self.terminal.say(format_args!("everything is in {}", self.folder.display()));
+        self.terminal.say(format_args!("everything is in {}, drawn in report.html", self.folder.display()));
         Ok(())
     }
 }
