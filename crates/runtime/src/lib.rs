@@ -4,6 +4,7 @@
 //! nothing here panics.
 
 pub mod channel;
+pub mod link;
 pub mod nonlinear;
 pub mod ot;
 

@@ -15,7 +15,7 @@ use meter::{LaneClock, Meter};
 use std::fmt;
 use std::io::{self, BufReader, Read};
 use std::ops::{Deref, DerefMut};
-use writer::Writer;
+use writer::{Background, Writer};
 
 /// Small messages wait for each other until so many bytes are there (or somebody receives or flushes).
 const EAGER: usize = 64 << 10;
@@ -46,12 +46,17 @@ impl Channel {
     ///
     /// # Errors
     /// [`RuntimeError::Io`] where the transport cannot be split or no thread started.
-    pub fn new(transport: impl Transport, party: Party) -> Result<Self, RuntimeError> {
+    pub fn new<T: Transport>(transport: T, party: Party) -> Result<Self, RuntimeError> {
         let (reader, writer) = transport
             .split()
             .map_err(|source| RuntimeError::Io { what: "split the connection", source })?;
-        let writer = Writer::spawn(writer)
-            .map_err(|source| RuntimeError::Io { what: "start a thread", source })?;
+        let writer = if T::WRITES_AT_ONCE {
+            Writer::Direct(Box::new(writer))
+        } else {
+            let thread = Background::spawn(writer)
+                .map_err(|source| RuntimeError::Io { what: "start a thread", source })?;
+            Writer::Background(thread)
+        };
         Ok(Self {
             party,
             reader: BufReader::with_capacity(EAGER, Box::new(reader)),

@@ -13,6 +13,9 @@ pub trait Transport {
     /// The half that writes.
     type Writer: Write + Send + 'static;
 
+    /// Whether a write returns at once whatever the peer does. Otherwise a channel writes from a thread of its own.
+    const WRITES_AT_ONCE: bool = false;
+
     /// Takes it apart.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! A thread that writes, so that whoever sends does not wait for the network.
+//! Writing so that whoever sends does not wait for the network.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -8,14 +8,35 @@ use std::thread::{self, JoinHandle};
 /// Bytes that may wait to be written. Two parties that stream to each other can be this far apart.
 const QUEUE_LIMIT: usize = 32 << 20;
 
-/// Writes frames in order in the background; dropping it writes out the rest.
+/// Writes frames in order.
+pub(super) enum Writer {
+    /// From the caller's thread: the transport never makes it wait.
+    Direct(Box<dyn Write + Send>),
+    /// In the background.
+    Background(Background),
+}
+
+impl Writer {
+    /// Hands over a frame; waits while too much is waiting already.
+    ///
+    /// # Errors
+    /// What the transport said when it failed, now or earlier.
+    pub(super) fn push(&mut self, frame: Vec<u8>) -> io::Result<()> {
+        match self {
+            Self::Direct(output) => output.write_all(&frame).and_then(|()| output.flush()),
+            Self::Background(thread) => thread.push(frame),
+        }
+    }
+}
+
+/// A thread that writes; dropping it writes out the rest.
 #[derive(Debug)]
-pub(super) struct Writer {
+pub(super) struct Background {
     queue: Arc<Queue>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Writer {
+impl Background {
     pub(super) fn spawn(output: impl Write + Send + 'static) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let shared = Arc::clone(&queue);
@@ -25,11 +46,7 @@ impl Writer {
         Ok(Self { queue, thread: Some(thread) })
     }
 
-    /// Hands over a frame; waits while the queue is full.
-    ///
-    /// # Errors
-    /// What the transport said when it failed, now or earlier.
-    pub(super) fn push(&self, frame: Vec<u8>) -> io::Result<()> {
+    fn push(&self, frame: Vec<u8>) -> io::Result<()> {
         let mut state = self.queue.lock();
         while state.failed.is_none() && state.bytes > 0 && state.bytes + frame.len() > QUEUE_LIMIT {
             state = self.queue.wait(state);
@@ -44,7 +61,7 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
+impl Drop for Background {
     fn drop(&mut self) {
         self.queue.lock().closed = true;
         self.queue.changed.notify_all();
