@@ -40,8 +40,8 @@ pub struct Choice {
     pub layer: String,
     /// All ways: lowering, chooser, offline bytes. Every lowering that fits, whatever the settings allow.
     pub ways: Vec<(Lowering, Party, u64)>,
-    /// Which of them the plan takes.
-    pub taken: usize,
+    /// Which of them the plan takes; none where it takes a lattice correlation.
+    pub taken: Option<usize>,
 }
 
 impl CompileReport {
@@ -57,7 +57,7 @@ impl fmt::Display for CompileReport {
         for Choice { layer, ways, taken, .. } in &self.choices {
             write!(f, "{layer:24}")?;
             for (number, (lowering, chooser, bytes)) in ways.iter().enumerate() {
-                let mark = if number == *taken { '*' } else { ' ' };
+                let mark = if Some(number) == *taken { '*' } else { ' ' };
                 let megabytes = *bytes as f64 / 1e6;
                 write!(f, " {mark}{lowering}, {chooser} chooses: {megabytes:.1} MB")?;
             }
@@ -76,7 +76,10 @@ impl fmt::Display for CompileReport {
 pub(crate) fn choices(draft: &Draft) -> Vec<Choice> {
     let choice = |(step, linear, input): (StepId, LinearStep, _)| {
         let ring = draft.plan().values()[0].ring;
-        let Correlation::Ot { chooser: taken_chooser, .. } = linear.correlation;
+        let taken_chooser = match linear.correlation {
+            Correlation::Ot { chooser, .. } => Some(chooser),
+            Correlation::Lattice(_) => None,
+        };
         let options = fitting(&linear.geometry, input).into_iter().flat_map(|lowering| {
             choosers(ChooserRule::Auto).map(move |chooser| (lowering, chooser))
         });
@@ -88,8 +91,8 @@ pub(crate) fn choices(draft: &Draft) -> Vec<Choice> {
             })
             .collect();
         let is_taken =
-            |way: &(Lowering, Party, u64)| (way.0, way.1) == (linear.lowering, taken_chooser);
-        let taken = ways.iter().position(is_taken).unwrap_or_default();
+            |way: &(Lowering, Party, u64)| (way.0, Some(way.1)) == (linear.lowering, taken_chooser);
+        let taken = ways.iter().position(is_taken);
         Choice { step, layer: draft.plan().steps()[step.0].name.clone(), ways, taken }
     };
     draft.linear_steps().into_iter().map(choice).collect()

@@ -110,7 +110,9 @@ fn listing(plan: &Plan) -> String {
 fn line(plan: &Plan, step: &Step) -> String {
     let op = match &step.op {
         StepOp::Linear(linear) => {
-            let Correlation::Ot { kind, chooser } = linear.correlation;
+            let Correlation::Ot { kind, chooser } = linear.correlation else {
+                panic!("no lattice was asked for")
+            };
             format!("linear {}, {}, {kind}, {chooser} chooses", linear.geometry, linear.lowering)
         }
         StepOp::Truncate { shift, .. } => format!("truncate {shift}"),

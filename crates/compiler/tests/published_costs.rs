@@ -31,7 +31,7 @@ fn convolutions(plan: &Plan, method: Method) -> f64 {
         let StepOp::Linear(linear) = &step.op else { continue };
         let input = plan.fact(step.inputs[0]);
         let (offline, _) = cost::linear(linear, input.shape, input.ring);
-        let Correlation::Ot { chooser, .. } = linear.correlation;
+        let Correlation::Ot { chooser, .. } = linear.correlation else { continue };
         let product = cost::OtProduct::new(linear, chooser, input.shape, input.ring);
         let product = product.expect("fits");
         let chunks = product.values().div_ceil(product.values_in_chunk());

@@ -16,7 +16,7 @@ fn the_report_shows_every_way_and_the_one_taken() {
     let (plan, report) = (&compiled.plan, &compiled.report);
     let comm = cost::plan(plan);
     for choice in &report.choices {
-        let (_, _, taken) = choice.ways[choice.taken];
+        let (_, _, taken) = choice.ways[choice.taken.expect("oblivious transfer")];
         assert_eq!(taken, comm.traffic(choice.step, Phase::Offline).bytes(), "{}", choice.layer);
         let cheapest = choice.ways.iter().map(|way| way.2).min();
         // A little more offline may save more online: Winograd's truncation is dearer.

@@ -1,12 +1,13 @@
 //! The server's secret half of a plan: integer weights and bias maps.
 
 use crate::artefact::tensor_file::{self, StoredTensor, StoredTensors};
+use crate::lattice::SecretSeed;
 use crate::{ArtefactError, ArtefactKind, ConvGeometry, Digest, Plan, Provenance, StepId, StepOp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Weights and bias map of one linear step. No `Debug`: they are secret.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
@@ -33,6 +34,8 @@ pub struct ServerWeights {
     plan: Digest,
     provenance: Provenance,
     layers: BTreeMap<StepId, LinearWeights>,
+    /// What the hint's secrets follow from, where the plan has lattice correlations.
+    lattice: Option<Zeroizing<[u8; 32]>>,
 }
 
 impl Eq for Provenance {}
@@ -56,7 +59,19 @@ impl ServerWeights {
         provenance: Provenance,
     ) -> Result<Self, String> {
         check(plan, &layers)?;
-        Ok(Self { plan: plan.digest(), provenance, layers })
+        Ok(Self { plan: plan.digest(), provenance, layers, lattice: None })
+    }
+
+    /// The same with the secret that the plan's hint was made with.
+    #[must_use]
+    pub fn with_lattice_seed(self, seed: &SecretSeed) -> Self {
+        Self { lattice: Some(Zeroizing::new(*seed.expose())), ..self }
+    }
+
+    /// The secret that the plan's hint was made with.
+    #[must_use]
+    pub fn lattice_seed(&self) -> Option<SecretSeed> {
+        self.lattice.as_ref().map(|bytes| SecretSeed::new(**bytes))
     }
 
     /// Digest of the plan that they belong to.
@@ -87,6 +102,12 @@ impl ServerWeights {
             let (weight, bias) = names(*step);
             tensors.insert(weight, StoredTensor::i64(vec![layer.weight.len()], &layer.weight));
             tensors.insert(bias, StoredTensor::i64(vec![layer.bias.len()], &layer.bias));
+        }
+        if let Some(seed) = &self.lattice {
+            let words = Zeroizing::new(
+                seed.as_chunks().0.iter().map(|w| i64::from_le_bytes(*w)).collect::<Vec<_>>(),
+            );
+            tensors.insert(SEED.into(), StoredTensor::i64(vec![words.len()], &words));
         }
         let header = Header {
             plan: self.plan,
@@ -120,12 +141,31 @@ impl ServerWeights {
             let layer = LinearWeights { weight: take(weight)?, bias: take(bias)? };
             layers.insert(step, layer);
         }
+        let lattice = match plan.lattice() {
+            Some(_) => Some(take_seed(path, &mut stored)?),
+            None => None,
+        };
         tensor_file::expect_no_more(path, &stored)?;
         check(plan, &layers).map_err(|fault| {
             ArtefactError::damaged(path, "content", "the weights of the plan", fault)
         })?;
-        Ok(Self { plan: header.plan, provenance: header.provenance, layers })
+        Ok(Self { plan: header.plan, provenance: header.provenance, layers, lattice })
     }
+}
+
+/// The tensor of the lattice seed.
+const SEED: &str = "lattice.seed";
+
+fn take_seed(
+    path: &Path,
+    stored: &mut StoredTensors,
+) -> Result<Zeroizing<[u8; 32]>, ArtefactError> {
+    let words = Zeroizing::new(tensor_file::take_i64(path, stored, SEED, &[4])?);
+    let mut seed = Zeroizing::new([0; 32]);
+    for (bytes, word) in seed.as_chunks_mut().0.iter_mut().zip(&*words) {
+        *bytes = word.to_le_bytes();
+    }
+    Ok(seed)
 }
 
 fn names(step: StepId) -> (String, String) {

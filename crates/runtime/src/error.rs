@@ -1,5 +1,6 @@
 //! What can go wrong between two parties, and whose fault it is.
 
+use copriv_ir::lattice::Unlucky;
 use copriv_ir::{Digest, Party, StepId};
 use std::io;
 
@@ -94,6 +95,26 @@ pub enum RuntimeError {
         step: StepId,
         /// Width in the plan, after the filter transform.
         bits: u32,
+    },
+    /// The plan has lattice correlations and the client was not given their hint.
+    #[error("the plan needs its hint, the file hint.bin beside plan.json")]
+    NoHint,
+    /// The hint belongs to another plan.
+    #[error("the hint has digest {found}, but the plan needs that with digest {expected}")]
+    ForeignHint {
+        /// Digest that the plan names.
+        expected: Digest,
+        /// Digest of the hint.
+        found: Digest,
+    },
+    /// The plan has lattice correlations and the server's weights lack the secret of its hint.
+    #[error("the server's weights lack the secret that the plan's hint was made with")]
+    NoLatticeSeed,
+    /// The plan's lattice parameters do not fit its rings and weights.
+    #[error("{source}")]
+    UnfitLattice {
+        /// What was tried.
+        source: Unlucky,
     },
     /// The image has another size than the plan's input.
     #[error("the plan takes an image of {expected} values, not {found}")]

@@ -109,8 +109,11 @@ fn step_json(plan: &Plan, step: &Step, comm: &CommTable) -> Value {
     let fact = plan.fact(step.output);
     let (lowering, correlation, chooser) = match &step.op {
         StepOp::Linear(linear) => {
-            let Correlation::Ot { chooser, .. } = linear.correlation;
-            (json!(linear.lowering.to_string()), json!("ot"), json!(chooser))
+            let (correlation, chooser) = match linear.correlation {
+                Correlation::Ot { chooser, .. } => (json!("ot"), json!(chooser)),
+                Correlation::Lattice(_) => (json!("lattice"), Value::Null),
+            };
+            (json!(linear.lowering.to_string()), correlation, chooser)
         }
         _ => (Value::Null, Value::Null, Value::Null),
     };
@@ -156,8 +159,11 @@ fn plan_table(plan: &Plan) -> comfy_table::Table {
             let fact = plan.fact(step.output);
             let (lowering, chooser) = match &step.op {
                 StepOp::Linear(linear) => {
-                    let Correlation::Ot { chooser, .. } = linear.correlation;
-                    (linear.lowering.to_string(), chooser.to_string())
+                    let chooser = match linear.correlation {
+                        Correlation::Ot { chooser, .. } => chooser.to_string(),
+                        Correlation::Lattice(_) => "lattice".into(),
+                    };
+                    (linear.lowering.to_string(), chooser)
                 }
                 _ => (String::new(), String::new()),
             };

@@ -13,13 +13,15 @@ const CHUNK_BITS: u64 = 1 << 23;
 ///
 /// Nothing is allocated: a compiler may call it for every choice it weighs. A lowering that does not
 /// fit the convolution ([`crate::Lowering::mat_mul`] is `None`) has no products and so no offline traffic;
-/// no plan accepts it.
+/// no plan accepts it. The uploads of a lattice correlation depend on the plan's other steps and are booked by
+/// [`super::plan`].
 #[must_use]
 pub fn linear(step: &LinearStep, input: Shape, ring: Ring) -> (Traffic, Traffic) {
     let offline = match step.correlation {
         Correlation::Ot { chooser, .. } => OtProduct::new(step, chooser, input, ring)
             .map(|product| product.traffic())
             .unwrap_or_default(),
+        Correlation::Lattice(_) => Traffic::default(),
     };
     let masked = packed(input.elements() as u64, ring.bits().into());
     (offline, Traffic::one_way(Direction::ClientToServer, masked, 1))

@@ -1,6 +1,7 @@
 //! What a plan costs: exact bytes and rounds of our protocols, as `docs/protocols.md` sets them down.
 
 mod comparison;
+mod lattice;
 mod linear;
 mod nonlinear;
 pub mod oracle;
@@ -33,6 +34,7 @@ pub const fn setup() -> Traffic {
 pub fn plan(plan: &Plan) -> CommTable {
     let mut table = CommTable::new();
     table.book(StepId(0), Phase::Setup, setup());
+    lattice::book(plan, &mut table);
     for step in plan.steps() {
         let (offline, online) = step_traffic(plan, step);
         table.book(step.id, Phase::Offline, offline);

@@ -16,6 +16,9 @@ const OWN_BITS: usize = 30;
 const FULL_BITS: usize = 60;
 const TILE_BITS: usize = 40_000;
 
+/// Largest map that has a layout, against hostile sizes.
+const MOST_AREA: usize = 1 << 19;
+
 /// The layout of one convolution on one shape of input. A function of public data alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -63,11 +66,13 @@ struct Window {
 }
 
 impl Layout {
-    /// The layout; `None` where not even a single output's window fits a polynomial.
+    /// The layout; `None` where not even a single output's window fits a polynomial, or the map has more than 2^19
+    /// positions.
     #[must_use]
     pub fn new(geometry: &ConvGeometry, input: Shape) -> Option<Self> {
         let frame = Frame::new(geometry, input);
-        if frame.output.elements() == 0 {
+        let area = frame.output.area().max(input.area());
+        if frame.output.elements() == 0 || area > MOST_AREA {
             return None;
         }
         frame.whole().or_else(|| frame.tiled())

@@ -6,6 +6,7 @@
 //! client's `H s` are shares of `W (*) R`, scaled by `q / 2^l`, up to noise: each party rounds on its own.
 //! The argument, with every condition, is in `docs/lattice.md`.
 
+mod attach;
 mod choose;
 mod client;
 mod hint;
@@ -21,6 +22,7 @@ mod ternary;
 #[cfg(test)]
 mod tests;
 
+pub use attach::{LatticeError, attach, candidate};
 pub use choose::{Candidate, Choice, NoParameters, choose};
 pub use client::{ClientSecrets, Unlucky};
 pub use hint::{Hint, HintError};
@@ -32,4 +34,5 @@ pub use server::{Carrier, server_share};
 pub use step::{LatticeStep, Shared};
 pub use stream::{PublicSeed, SecretSeed};
 
+pub(crate) use choose::MOST_SECRETS;
 pub(crate) use hint::MAGIC as HINT_MAGIC;

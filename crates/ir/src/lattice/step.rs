@@ -54,6 +54,12 @@ impl LatticeStep {
         Self { id, set, layer, ring, layout, secrets: secrets as usize, carrier_rounding }
     }
 
+    /// Its position in the plan.
+    #[must_use]
+    pub const fn id(&self) -> StepId {
+        self.id
+    }
+
     /// The layout.
     #[must_use]
     pub fn layout(&self) -> &Layout {

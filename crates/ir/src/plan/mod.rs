@@ -1,10 +1,13 @@
 //! The private-inference plan: what both parties do, step by step. Public; holds no weights.
 
 mod fact;
+mod lattice;
 mod step;
 mod verify;
+mod verify_lattice;
 
 pub use fact::{Fact, Sign, ValueId, Visibility};
+pub use lattice::{LatticePlan, LatticeSection};
 pub use step::{
     Comparison, Correlation, LinearStep, Lowering, MatMulShape, OtKind, Step, StepId, StepOp,
     TruncateMethod, WinogradTile,
@@ -33,6 +36,8 @@ struct PlanFields {
     labels: Vec<String>,
     values: Vec<Fact>,
     steps: Vec<Step>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lattice: Option<LatticeSection>,
     provenance: Provenance,
 }
 
@@ -50,7 +55,17 @@ impl Plan {
         (values, steps): (Vec<Fact>, Vec<Step>),
         provenance: Provenance,
     ) -> Result<Self, PlanError> {
-        Self::try_from(PlanFields { network, preset, input, labels, values, steps, provenance })
+        let lattice = None;
+        Self::try_from(PlanFields {
+            network,
+            preset,
+            input,
+            labels,
+            values,
+            steps,
+            lattice,
+            provenance,
+        })
     }
 
     /// One line about the network.
@@ -150,7 +165,7 @@ impl TryFrom<PlanFields> for Plan {
     type Error = PlanError;
 
     fn try_from(fields: PlanFields) -> Result<Self, PlanError> {
-        verify::verify(&fields.input, &fields.values, &fields.steps)?;
+        verify::verify(&fields.input, &fields.values, &fields.steps, fields.lattice.as_ref())?;
         Ok(Self(fields))
     }
 }

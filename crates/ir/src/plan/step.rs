@@ -1,6 +1,7 @@
 //! One step of a plan.
 
 use super::ValueId;
+use crate::lattice::LatticeLayer;
 use crate::winograd::MinimalFiltering;
 use crate::{Activation, ConvGeometry, Party, Shape};
 use serde::{Deserialize, Serialize};
@@ -213,6 +214,8 @@ pub enum Correlation {
         /// Whose bits are the choices: the server's weights or the client's mask.
         chooser: Party,
     },
+    /// Module-LWE with a public hint: one message from the client and no reply.
+    Lattice(LatticeLayer),
 }
 
 /// An OT extension.

@@ -1,6 +1,9 @@
 //! What must hold of every plan, checked whenever one is made or read.
 
-use super::{Correlation, Fact, LinearStep, Sign, Step, StepId, StepOp, ValueId, Visibility};
+use super::verify_lattice::LatticeCheck;
+use super::{
+    Correlation, Fact, LatticeSection, LinearStep, Sign, Step, StepId, StepOp, ValueId, Visibility,
+};
 use crate::{InputSpec, Shape};
 
 /// The first step of a plan that is wrong.
@@ -18,18 +21,26 @@ pub struct PlanError {
 /// Most multiplications of a linear step, against hostile plans: predictions of its traffic must fit 64 bits.
 const MAX_MULTIPLICATIONS: u128 = 1 << 44;
 
-pub(super) fn verify(input: &InputSpec, values: &[Fact], steps: &[Step]) -> Result<(), PlanError> {
+pub(super) fn verify(
+    input: &InputSpec,
+    values: &[Fact],
+    steps: &[Step],
+    lattice: Option<&LatticeSection>,
+) -> Result<(), PlanError> {
+    let whole = |fault: String| PlanError { step: StepId(0), name: "plan".into(), fault };
+    let mut lattice = LatticeCheck::new(lattice).map_err(whole)?;
     for (position, step) in steps.iter().enumerate() {
         let wrong = |fault: String| PlanError { step: step.id, name: step.name.clone(), fault };
         verify_place(steps.len(), position, step, values).map_err(wrong)?;
         let inputs: Vec<&Fact> = step.inputs.iter().map(|value| &values[value.0]).collect();
         verify_fact(input, step, &inputs, &values[step.output.0]).map_err(wrong)?;
+        lattice.step(step, inputs.first()).map_err(wrong)?;
     }
     if steps.is_empty() || values.len() != steps.len() {
         let fault = format!("{} values for {} steps", values.len(), steps.len());
-        return Err(PlanError { step: StepId(0), name: "plan".into(), fault });
+        return Err(whole(fault));
     }
-    Ok(())
+    lattice.finish().map_err(whole)
 }
 
 /// Every step makes one value, from earlier ones; input first, reveal last.
@@ -125,7 +136,7 @@ fn linear_output(linear: &LinearStep, x: &Fact) -> Result<Fact, String> {
         return Err(format!("weights of {weight_bits} bits in {}", x.ring));
     }
     match correlation {
-        Correlation::Ot { .. } => {}
+        Correlation::Ot { .. } | Correlation::Lattice(_) => {}
     }
     Ok(Fact {
         shape: output,

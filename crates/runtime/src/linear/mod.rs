@@ -1,8 +1,10 @@
 //! Linear steps: the correlation made offline, the masked input online.
 
+mod lattice;
 mod ot;
 mod pads;
 mod step;
 mod transfer;
 
+pub(crate) use lattice::{ClientLattice, ServerLattice};
 pub(crate) use step::{ClientLinear, LinearLayer, ServerLinear};

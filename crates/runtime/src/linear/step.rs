@@ -1,5 +1,6 @@
 //! One linear step of a plan, as either party does it.
 
+use super::lattice::{ClientLattice, ServerLattice};
 use super::ot;
 use crate::ot::Ots;
 use crate::packing::{pack, packed_len, unpack};
@@ -19,6 +20,12 @@ pub(crate) struct LinearLayer {
     step: LinearStep,
     input: Shape,
     ring: Ring,
+}
+
+/// A step's products by oblivious transfer.
+#[derive(Clone, Copy)]
+struct OtLayer<'a> {
+    layer: &'a LinearLayer,
     shape: MatMulShape,
     product: OtProduct,
 }
@@ -47,21 +54,40 @@ impl ServerLinear {
     /// | `S`: its shares mapped to the output | | `T`: its shares mapped to the output |
     pub(crate) fn prepare(
         channel: &mut Channel,
-        ots: &mut Ots,
+        (ots, lattice): (&mut Ots, Option<&mut ServerLattice<'_>>),
         layer: &LinearLayer,
         weights: &LinearWeights,
         watch: &mut dyn FnMut(&Channel),
     ) -> Result<Self, RuntimeError> {
-        let LinearLayer { step, input, ring, product, .. } = *layer;
+        let LinearLayer { step, input, ring, .. } = *layer;
+        let mut share = match (step.correlation, lattice) {
+            (Correlation::Ot { chooser, .. }, _) => {
+                Self::prepare_ot(channel, ots, &layer.ot(chooser), weights, watch)?
+            }
+            (Correlation::Lattice(_), Some(lattice)) => {
+                lattice.receive(channel, layer.id, weights)?
+            }
+            (Correlation::Lattice(_), None) => return Err(RuntimeError::NoLatticeSeed),
+        };
+        let bias = Zeroizing::new(bias_map(ring, &step.geometry, input, &weights.bias));
+        share.iter_mut().zip(&*bias).for_each(|(share, &bias)| *share = ring.add(*share, bias));
+        Ok(Self { ring, share })
+    }
+
+    fn prepare_ot(
+        channel: &mut Channel,
+        ots: &mut Ots,
+        layer: &OtLayer<'_>,
+        weights: &LinearWeights,
+        watch: &mut dyn FnMut(&Channel),
+    ) -> Result<Zeroizing<Vec<u64>>, RuntimeError> {
+        let product = layer.product;
         let factors = layer.server_factors(weights)?;
         let products = match product.chooser {
             Party::Server => ot::choose(channel, &mut ots.receiver, product, &factors, watch)?,
             Party::Client => ot::offer(channel, &mut ots.sender, product, &factors, watch)?,
         };
-        let mut share = layer.output(products);
-        let bias = Zeroizing::new(bias_map(ring, &step.geometry, input, &weights.bias));
-        share.iter_mut().zip(&*bias).for_each(|(share, &bias)| *share = ring.add(*share, bias));
-        Ok(Self { ring, share })
+        Ok(layer.output(products))
     }
 
     /// The server's share of the output, from its share `x0` of the input.
@@ -94,11 +120,29 @@ impl ClientLinear {
     /// See [`ServerLinear::prepare`].
     pub(crate) fn prepare(
         channel: &mut Channel,
-        ots: &mut Ots,
+        (ots, lattice): (&mut Ots, Option<&mut ClientLattice<'_>>),
         layer: &LinearLayer,
         watch: &mut dyn FnMut(&Channel),
     ) -> Result<Self, RuntimeError> {
-        let LinearLayer { step, input, ring, product, .. } = *layer;
+        match (layer.step.correlation, lattice) {
+            (Correlation::Ot { chooser, .. }, _) => {
+                Self::prepare_ot(channel, ots, &layer.ot(chooser), watch)
+            }
+            (Correlation::Lattice(_), Some(lattice)) => {
+                let (mask, share) = lattice.upload(channel, layer.id)?;
+                Ok(Self { ring: layer.ring, mask, share })
+            }
+            (Correlation::Lattice(_), None) => Err(RuntimeError::NoHint),
+        }
+    }
+
+    fn prepare_ot(
+        channel: &mut Channel,
+        ots: &mut Ots,
+        layer: &OtLayer<'_>,
+        watch: &mut dyn FnMut(&Channel),
+    ) -> Result<Self, RuntimeError> {
+        let OtLayer { product, layer: &LinearLayer { step, input, ring, .. }, .. } = *layer;
         let mut mask = Zeroizing::new(vec![0; input.elements()]);
         mask.iter_mut().for_each(|r| *r = ring.reduce(ots.rng.next_u64()));
         let factors = Zeroizing::new(input_matrices(&step, input, &mask, ring));
@@ -155,14 +199,8 @@ impl Stored for ClientLinear {
 impl LinearLayer {
     /// Step `id` of a plan, a linear one, on an input of this fact.
     pub(crate) fn new(id: StepId, step: LinearStep, input: &Fact) -> Self {
-        let Correlation::Ot { chooser, .. } = step.correlation;
         let Fact { shape: input, ring, .. } = *input;
-        let products = || {
-            let shape = step.lowering.mat_mul(&step.geometry, input)?;
-            Some((shape, OtProduct::new(&step, chooser, input, ring)?))
-        };
-        let (shape, product) = products().expect("every plan's lowerings fit: it was verified");
-        Self { id, step, input, ring, shape, product }
+        Self { id, step, input, ring }
     }
 
     /// The step.
@@ -175,27 +213,41 @@ impl LinearLayer {
         self.step.geometry.output_shape(self.input).elements()
     }
 
+    /// Its products by oblivious transfer.
+    fn ot(&self, chooser: Party) -> OtLayer<'_> {
+        let products = || {
+            let shape = self.step.lowering.mat_mul(&self.step.geometry, self.input)?;
+            Some((shape, OtProduct::new(&self.step, chooser, self.input, self.ring)?))
+        };
+        let (shape, product) = products().expect("every plan's lowerings fit: it was verified");
+        OtLayer { layer: self, shape, product }
+    }
+}
+
+impl OtLayer<'_> {
     /// The transposes of `U`, `count x k x m`: what the server chooses with or offers.
     fn server_factors(&self, weights: &LinearWeights) -> Result<Zeroizing<Vec<u64>>, RuntimeError> {
-        let factors = Zeroizing::new(filter_matrices(&self.step, &weights.weight, self.ring));
-        let bits = self.step.weight_bits;
+        let LinearLayer { id, step, ring, .. } = *self.layer;
+        let factors = Zeroizing::new(filter_matrices(&step, &weights.weight, ring));
+        let bits = step.weight_bits;
         let fits = |&x: &u64| {
-            let signed = self.ring.to_signed(x);
+            let signed = ring.to_signed(x);
             signed << (64 - bits) >> (64 - bits) == signed
         };
         if self.product.chooser == Party::Server && !factors.iter().all(fits) {
-            return Err(RuntimeError::WideWeights { step: self.id, bits });
+            return Err(RuntimeError::WideWeights { step: id, bits });
         }
         Ok(transposed(&factors, self.shape.m, self.shape.k))
     }
 
     /// A party's share of the output from its shares of the products as the transfers leave them.
     fn output(&self, mut products: Zeroizing<Vec<u64>>) -> Zeroizing<Vec<u64>> {
-        products.iter_mut().for_each(|x| *x = self.ring.reduce(*x));
+        let LinearLayer { step, input, ring, .. } = *self.layer;
+        products.iter_mut().for_each(|x| *x = ring.reduce(*x));
         if self.product.chooser == Party::Client {
             products = transposed(&products, self.shape.n, self.shape.m);
         }
-        Zeroizing::new(output_map(&self.step, self.input, &products, self.ring))
+        Zeroizing::new(output_map(&step, input, &products, ring))
     }
 }
 

@@ -10,6 +10,7 @@ use crate::linear::ClientLinear;
 use crate::ot::{Ots, Prg};
 use crate::{Channel, Control, RuntimeError};
 use copriv_ir::evaluate::quantise_input;
+use copriv_ir::lattice::Hint;
 use copriv_ir::{CommTable, Plan, ValueId};
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use zeroize::Zeroizing;
 /// A session with a server, as the client.
 pub struct ClientSession {
     plan: Arc<Plan>,
+    role: ClientRole,
     channel: Channel,
     ots: Ots,
     /// What setting up cost, until the first inference takes it over.
@@ -70,7 +72,21 @@ impl ClientSession {
         let setup = Ots::setup(&mut channel, rng);
         let ots = abort(&mut channel, setup)?;
         let setup = (channel.take_comm()?, start.elapsed().as_secs_f64());
-        Ok(Self { plan, channel, ots, setup, tag, next: 0, run: 0, over: false })
+        let role = ClientRole { lattice: plan.lattice_plan(), hint: None };
+        Ok(Self { plan, role, channel, ots, setup, tag, next: 0, run: 0, over: false })
+    }
+
+    /// Gives the session the hint that a plan with lattice correlations needs.
+    ///
+    /// # Errors
+    /// [`RuntimeError::ForeignHint`] where it is not the plan's.
+    pub fn set_hint(&mut self, hint: Arc<Hint>) -> Result<(), RuntimeError> {
+        let (expected, found) = (self.plan.lattice().map(|lattice| lattice.hint), hint.digest());
+        if let Some(expected) = expected.filter(|expected| *expected != found) {
+            return Err(RuntimeError::ForeignHint { expected, found });
+        }
+        self.role.hint = Some(hint);
+        Ok(())
     }
 
     /// The plan of this session.
@@ -83,18 +99,21 @@ impl ClientSession {
     ///
     /// # Errors
     /// [`RuntimeError::ConnectionLost`], [`RuntimeError::PeerAborted`], [`RuntimeError::PeerMisbehaved`], after
-    /// which every call fails with [`RuntimeError::SessionOver`]; [`RuntimeError::TooManyPrepared`], which does
-    /// no harm.
+    /// which every call fails with [`RuntimeError::SessionOver`]; [`RuntimeError::TooManyPrepared`] and
+    /// [`RuntimeError::NoHint`], which do no harm.
     pub fn prepare(&mut self, progress: Progress<'_>) -> Result<Prepared, RuntimeError> {
         if (self.next - self.run) as usize >= MAX_PREPARED {
             return Err(RuntimeError::TooManyPrepared { limit: MAX_PREPARED });
+        }
+        if self.role.lattice.is_some() && self.role.hint.is_none() {
+            return Err(RuntimeError::NoHint);
         }
         let start = Instant::now();
         let (correlations, comm, bytes) = self.attempt(|session| {
             session.channel.send_control(Control::Prepare)?;
             let before = session.channel.bytes();
-            let Self { plan, channel, ots, .. } = session;
-            let correlations = offline::prepare(&ClientRole, channel, ots, plan, progress)?;
+            let Self { plan, role, channel, ots, .. } = session;
+            let correlations = offline::prepare(role, channel, ots, plan, progress)?;
             Ok((correlations, channel.take_comm()?, channel.bytes() - before))
         })?;
         let number = self.next;
@@ -127,10 +146,9 @@ impl ClientSession {
         let input = Zeroizing::new(quantise_input(self.plan.fact(ValueId(0)), image));
         let (revealed, online) = self.attempt(|session| {
             session.channel.send_control(Control::Infer(number))?;
-            let Self { plan, channel, .. } = session;
+            let Self { plan, role, channel, .. } = session;
             let mut progress = |phase, step, online| progress(phase, step, bytes + online);
-            let revealed =
-                online::run(&ClientRole, channel, plan, (input, correlations), &mut progress)?;
+            let revealed = online::run(role, channel, plan, (input, correlations), &mut progress)?;
             Ok((revealed.unwrap_or_default(), channel.take_comm()?))
         })?;
         self.run += 1;

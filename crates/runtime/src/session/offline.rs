@@ -34,13 +34,14 @@ pub(super) fn prepare<R: Role>(
     progress: Progress<'_>,
 ) -> Result<Correlations<R::Linear>, RuntimeError> {
     let before = channel.bytes();
+    let mut lattice = role.begin()?;
     let mut steps = Vec::with_capacity(plan.steps().len());
     for step in plan.steps() {
         channel.enter(step.id, Phase::Offline)?;
         let mut watch =
             |channel: &Channel| progress(Phase::Offline, step.id, channel.bytes() - before);
         watch(channel);
-        steps.push(prepare_step(role, channel, ots, (plan, step), &mut watch)?);
+        steps.push(prepare_step(role, channel, (ots, &mut lattice), (plan, step), &mut watch)?);
         channel.flush()?;
         watch(channel);
     }
@@ -50,7 +51,7 @@ pub(super) fn prepare<R: Role>(
 fn prepare_step<R: Role>(
     role: &R,
     channel: &mut Channel,
-    ots: &mut Ots,
+    (ots, lattice): (&mut Ots, &mut R::Lattice<'_>),
     (plan, step): (&Plan, &Step),
     watch: &mut dyn FnMut(&Channel),
 ) -> Result<ReadyStep<R::Linear>, RuntimeError> {
@@ -61,7 +62,7 @@ fn prepare_step<R: Role>(
         StepOp::Input => ReadyStep::Input,
         StepOp::Linear(linear) => {
             let layer = LinearLayer::new(step.id, *linear, fact);
-            let correlation = role.prepare(channel, ots, &layer, watch)?;
+            let correlation = role.prepare(channel, (ots, lattice), &layer, watch)?;
             ReadyStep::Linear(Box::new(layer), correlation)
         }
         StepOp::Add => ReadyStep::Add,

@@ -1,22 +1,31 @@
 //! What the two parties do differently.
 
-use crate::linear::{ClientLinear, LinearLayer, ServerLinear};
+use crate::linear::{ClientLattice, ClientLinear, LinearLayer, ServerLattice, ServerLinear};
 use crate::ot::Ots;
 use crate::store::Stored;
 use crate::{Channel, RuntimeError};
-use copriv_ir::{LinearWeights, ServerWeights};
+use copriv_ir::lattice::{Hint, SecretSeed};
+use copriv_ir::{LatticePlan, LinearWeights, ServerWeights};
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// A party's side of linear steps. In all other steps the parties run the same code.
 pub(super) trait Role {
     /// This party's part of a linear step's correlation.
     type Linear: Stored<Shape = LinearLayer>;
+    /// What the lattice correlations of one inference have in common; none where the plan has none.
+    type Lattice<'a>
+    where
+        Self: 'a;
+
+    /// Before the first correlation of an inference.
+    fn begin(&self) -> Result<Self::Lattice<'_>, RuntimeError>;
 
     /// Makes the correlation of a step.
     fn prepare(
         &self,
         channel: &mut Channel,
-        ots: &mut Ots,
+        correlators: (&mut Ots, &mut Self::Lattice<'_>),
         layer: &LinearLayer,
         watch: &mut dyn FnMut(&Channel),
     ) -> Result<Self::Linear, RuntimeError>;
@@ -32,8 +41,10 @@ pub(super) trait Role {
 }
 
 /// The party with the weights.
-pub(super) struct ServerRole<'a> {
-    pub weights: &'a ServerWeights,
+pub(super) struct ServerRole<'w> {
+    pub weights: &'w ServerWeights,
+    /// The plan's lattice correlations, and the secret that their hint was made with.
+    pub lattice: Option<(LatticePlan, SecretSeed)>,
 }
 
 impl ServerRole<'_> {
@@ -44,15 +55,23 @@ impl ServerRole<'_> {
 
 impl Role for ServerRole<'_> {
     type Linear = ServerLinear;
+    type Lattice<'a>
+        = Option<ServerLattice<'a>>
+    where
+        Self: 'a;
+
+    fn begin(&self) -> Result<Self::Lattice<'_>, RuntimeError> {
+        Ok(self.lattice.as_ref().map(|(plan, seed)| ServerLattice::new(plan, seed)))
+    }
 
     fn prepare(
         &self,
         channel: &mut Channel,
-        ots: &mut Ots,
+        (ots, lattice): (&mut Ots, &mut Option<ServerLattice<'_>>),
         layer: &LinearLayer,
         watch: &mut dyn FnMut(&Channel),
     ) -> Result<ServerLinear, RuntimeError> {
-        ServerLinear::prepare(channel, ots, layer, self.layer(layer), watch)
+        ServerLinear::prepare(channel, (ots, lattice.as_mut()), layer, self.layer(layer), watch)
     }
 
     fn apply(
@@ -67,19 +86,33 @@ impl Role for ServerRole<'_> {
 }
 
 /// The party with the image.
-pub(super) struct ClientRole;
+pub(super) struct ClientRole {
+    /// The plan's lattice correlations, with their hint once it is there.
+    pub lattice: Option<LatticePlan>,
+    pub hint: Option<Arc<Hint>>,
+}
 
 impl Role for ClientRole {
     type Linear = ClientLinear;
+    type Lattice<'a>
+        = Option<ClientLattice<'a>>
+    where
+        Self: 'a;
+
+    fn begin(&self) -> Result<Self::Lattice<'_>, RuntimeError> {
+        let Some(plan) = &self.lattice else { return Ok(None) };
+        let hint = self.hint.as_ref().ok_or(RuntimeError::NoHint)?;
+        ClientLattice::draw(plan, hint).map(Some)
+    }
 
     fn prepare(
         &self,
         channel: &mut Channel,
-        ots: &mut Ots,
+        (ots, lattice): (&mut Ots, &mut Option<ClientLattice<'_>>),
         layer: &LinearLayer,
         watch: &mut dyn FnMut(&Channel),
     ) -> Result<ClientLinear, RuntimeError> {
-        ClientLinear::prepare(channel, ots, layer, watch)
+        ClientLinear::prepare(channel, (ots, lattice.as_mut()), layer, watch)
     }
 
     fn apply(

@@ -31,7 +31,7 @@ impl<'a> ServerSession<'a> {
     /// Agrees with the client on the plan and sets up oblivious transfer.
     ///
     /// # Errors
-    /// [`RuntimeError::ForeignWeights`] where `weights` are not those of `plan`; see also
+    /// [`RuntimeError::ForeignWeights`] and [`RuntimeError::NoLatticeSeed`] where `weights` are not those of `plan`; see also
     /// [`super::ClientSession::connect`].
     pub fn accept(
         channel: Channel,
@@ -55,11 +55,16 @@ impl<'a> ServerSession<'a> {
         if weights.plan() != digest {
             return Err(RuntimeError::ForeignWeights { plan: digest, weights: weights.plan() });
         }
+        let lattice = match (plan.lattice_plan(), weights.lattice_seed()) {
+            (Some(lattice), Some(seed)) => Some((lattice, seed)),
+            (Some(_), None) => return Err(RuntimeError::NoLatticeSeed),
+            (None, _) => None,
+        };
         handshake(&mut channel, &plan)?;
         let setup = Ots::setup(&mut channel, rng);
         let ots = abort(&mut channel, setup)?;
         channel.flush()?;
-        let (role, prepared) = (ServerRole { weights }, BTreeMap::new());
+        let (role, prepared) = (ServerRole { weights, lattice }, BTreeMap::new());
         Ok(Self { plan, role, channel, ots, prepared, next: 0, over: false })
     }
 

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+use copriv_ir::lattice::{Hint, PublicSeed, SecretSeed, attach};
 use copriv_ir::{
     Activation, Comparison, ConvGeometry, Correlation, Fact, InputSpec, LinearStep, LinearWeights,
     Lowering, OtKind, Party, Plan, Provenance, Ring, ServerWeights, Shape, Sign, Step, StepId,
@@ -139,6 +140,38 @@ impl Builder {
         let weights = ServerWeights::new(&plan, self.layers, provenance()).expect("they fit");
         Model { plan: Arc::new(plan), weights }
     }
+}
+
+/// The model with lattice correlations for all its direct linear steps, and their hint.
+pub fn with_lattice(model: &Model, seed: u8) -> (Model, Hint) {
+    let (seed, secret) = (PublicSeed::new([seed; 32]), SecretSeed::new([seed ^ 1; 32]));
+    let ids = model.plan.steps().iter().map(|step| step.id);
+    let layers: BTreeMap<StepId, LinearWeights> =
+        ids.filter_map(|id| Some((id, model.weights.layer(id)?.clone()))).collect();
+    let plan = (*model.plan).clone();
+    let (plan, hint) = attach(plan, |_| true, &layers, 10, (seed, &secret)).expect("fits");
+    let weights = ServerWeights::new(&plan, layers, provenance()).expect("they fit");
+    (Model { plan: Arc::new(plan), weights: weights.with_lattice_seed(&secret) }, hint)
+}
+
+/// Convolutions of every kind between activations, all direct: strides, groups, tiles, a residual block.
+pub fn every_direct_step(bits: u32, seed: u64) -> Model {
+    let (party, leaf_bits) = (Party::Client, 4);
+    let mut plan = Builder::new(Shape::new(3, 25, 24), bits, 8, seed);
+    let linear = |plan: &mut Builder, geometry| {
+        plan.linear(geometry, Lowering::Direct, party, (6, bits));
+        plan.truncate(2, leaf_bits);
+    };
+    linear(&mut plan, ConvGeometry::same(3, 6, 3, 1));
+    plan.activation(Activation::Relu, leaf_bits);
+    linear(&mut plan, ConvGeometry::depthwise(6, 3, 2));
+    let shortcut = plan.activation(Activation::Relu, leaf_bits);
+    linear(&mut plan, ConvGeometry::same(6, 6, 3, 1));
+    plan.add(shortcut);
+    linear(&mut plan, ConvGeometry::same(6, 20, 1, 2));
+    plan.sum_pool();
+    plan.linear(ConvGeometry::fully_connected(20, 6), Lowering::Direct, party, (6, bits));
+    plan.reveal()
 }
 
 fn provenance() -> Provenance {

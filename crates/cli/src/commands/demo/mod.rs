@@ -237,7 +237,8 @@ impl DemoRun<'_> {
         std::fs::write(self.path("report.json"), serde_json::to_string_pretty(&self.report)?)?;
         super::report::write_for(&self.folder, &self.path("report.html"), self.terminal)?;
         self.terminal.data(text)?;
-        self.terminal.say(format_args!("everything is in {}, drawn in report.html", self.folder.display()));
+        self.terminal
+            .say(format_args!("everything is in {}, drawn in report.html", self.folder.display()));
         Ok(())
     }
 }

@@ -42,7 +42,8 @@ fn look_into(
     content: &mut Content,
     terminal: &Terminal,
 ) -> Result<()> {
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
     let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     paths.sort();
     for path in paths {
@@ -108,9 +109,8 @@ fn read_evaluation(path: &Path) -> Result<Option<Evaluation>> {
     }
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let evaluation = serde_json::from_str(&text).with_context(|| {
-        format!("{} is not what `copriv eval --json` prints", path.display())
-    })?;
+    let evaluation = serde_json::from_str(&text)
+        .with_context(|| format!("{} is not what `copriv eval --json` prints", path.display()))?;
     Ok(Some(evaluation))
 }
 

@@ -1,0 +1,115 @@
+//! Plans with lattice correlations between two parties.
+
+mod plans;
+
+use copriv_ir::evaluate::PlanEvaluator;
+use copriv_ir::lattice::Hint;
+use copriv_ir::{CommTable, Phase, ServerWeights, cost};
+use copriv_runtime::{Channel, RuntimeError};
+use plans::{Model, every_direct_step, every_step, image, session, with_lattice};
+use std::sync::Arc;
+
+/// Runs inferences on images of these seeds in one session: fixed-point logits and traffic of each.
+fn infer(
+    model: &Model,
+    hint: &Arc<Hint>,
+    seeds: &[u64],
+) -> Result<Vec<(Vec<i64>, CommTable)>, RuntimeError> {
+    let channels = Channel::pair().expect("threads start");
+    let (served, inferences) = session(model, channels, |mut session| {
+        session.set_hint(Arc::clone(hint))?;
+        let prepared: Result<Vec<_>, _> =
+            seeds.iter().map(|_| session.prepare(&mut |_, _, _| ())).collect();
+        let mut results = Vec::new();
+        for (&seed, prepared) in seeds.iter().zip(prepared?) {
+            let image = image(&model.plan, seed);
+            let inference = session.infer(prepared, &image, &mut |_, _, _| ())?;
+            results.push((inference.fixed_point().to_vec(), inference.comm().clone()));
+        }
+        session.goodbye()?;
+        Ok(results)
+    });
+    if inferences.is_ok() {
+        assert_eq!(served.expect("the server is content"), seeds.len());
+    }
+    inferences
+}
+
+#[test]
+fn inferences_equal_the_evaluators_and_send_what_was_predicted() {
+    for bits in [26, 41] {
+        let (model, hint) = with_lattice(&every_direct_step(bits, 7), 3);
+        let hint = Arc::new(hint);
+        let results = infer(&model, &hint, &[1, 2]).expect("both are content");
+        let predicted = cost::plan(&model.plan);
+        assert_eq!(results[0].1.first_difference(&predicted), None);
+        let evaluator = PlanEvaluator::new(&model.plan, &model.weights).expect("its own weights");
+        for ((logits, _), seed) in results.iter().zip([1, 2]) {
+            assert_eq!(*logits, evaluator.run(&image(&model.plan, seed)));
+        }
+        let lattice = model.plan.lattice_plan().expect("it has one");
+        assert_eq!(lattice.steps.len(), 5);
+        for (number, step) in lattice.steps.iter().enumerate() {
+            let offline = predicted.traffic(step.id(), Phase::Offline);
+            assert_eq!(offline.client_to_server, lattice.upload_bytes(number));
+            assert_eq!((offline.server_to_client, offline.rounds), (0, 1));
+        }
+    }
+}
+
+#[test]
+fn lattice_and_transfers_stand_side_by_side() {
+    let transfers = every_step([copriv_ir::Party::Server, copriv_ir::Party::Client], 4, 9);
+    let (model, hint) = with_lattice(&transfers, 4);
+    let results = infer(&model, &Arc::new(hint), &[5]).expect("both are content");
+    assert_eq!(results[0].1.first_difference(&cost::plan(&model.plan)), None);
+    let evaluator = PlanEvaluator::new(&model.plan, &model.weights).expect("its own weights");
+    assert_eq!(results[0].0, evaluator.run(&image(&model.plan, 5)));
+}
+
+#[test]
+fn missing_and_foreign_hints_and_secrets_are_refused() {
+    let direct = every_direct_step(26, 8);
+    let ((model, hint), (_, other)) = (with_lattice(&direct, 5), with_lattice(&direct, 6));
+    let error = infer(&model, &Arc::new(other), &[1]).expect_err("foreign");
+    assert!(matches!(error, RuntimeError::ForeignHint { .. }), "{error}");
+    let channels = Channel::pair().expect("threads start");
+    let (served, error) = session(&model, channels, |mut session| {
+        let error = session.prepare(&mut |_, _, _| ()).map(|_| ());
+        assert!(matches!(error, Err(RuntimeError::NoHint)), "no harm is done");
+        session.set_hint(Arc::new(hint))?;
+        session.prepare(&mut |_, _, _| ())?;
+        session.goodbye()
+    });
+    assert_eq!((served.expect("content"), error.expect("content")), (0, ()));
+    let layers = model
+        .plan
+        .steps()
+        .iter()
+        .filter_map(|step| Some((step.id, model.weights.layer(step.id)?.clone())));
+    let provenance = model.weights.provenance().clone();
+    let weights = ServerWeights::new(&model.plan, layers.collect(), provenance).expect("they fit");
+    let bare = Model { plan: Arc::clone(&model.plan), weights };
+    let (served, _) =
+        session(&bare, Channel::pair().expect("threads start"), |session| session.goodbye());
+    assert!(matches!(served, Err(RuntimeError::NoLatticeSeed)));
+}
+
+#[test]
+fn plans_and_secrets_come_back_from_files() {
+    let (model, hint) = with_lattice(&every_direct_step(26, 10), 7);
+    let folder = tempfile::tempdir().expect("a folder");
+    let [plan, weights, file] =
+        ["plan.json", "server.safetensors", "hint.bin"].map(|name| folder.path().join(name));
+    model.plan.write(&plan).expect("written");
+    model.weights.write(&weights).expect("written");
+    hint.write(&file).expect("written");
+    let read = copriv_ir::Plan::read(&plan).expect("sound");
+    assert_eq!(read, *model.plan);
+    let weights = ServerWeights::read(&weights, &read).expect("sound");
+    assert!(weights == model.weights && weights.lattice_seed().is_some());
+    let lattice = read.lattice_plan().expect("it has one");
+    let section = lattice.section;
+    let again = Hint::read(&file, &section.seed, &lattice.steps, section.hint).expect("sound");
+    assert_eq!(again, hint);
+}
