@@ -2,13 +2,13 @@
 
 use crate::draft::Draft;
 use crate::{ChooserRule, CompileConfig, CompileError};
-use copriv_ir::{Correlation, LinearStep, OtKind, Party};
+use copriv_ir::{Correlation, LinearStep, Party};
 
 /// Gives every linear step its cheapest chooser.
 pub(crate) fn choose(mut draft: Draft, config: &CompileConfig) -> Result<Draft, CompileError> {
     for (id, linear, _) in draft.linear_steps() {
         let options = choosers(config.chooser).map(|chooser| LinearStep {
-            correlation: Correlation::Ot { kind: OtKind::Iknp, chooser },
+            correlation: Correlation::Ot { kind: config.ot, chooser },
             ..linear
         });
         if let Some(cheapest) = draft.cheapest(id, options, config)? {

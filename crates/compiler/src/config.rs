@@ -1,6 +1,6 @@
 //! The settings of a compilation: a preset, then `KEY=VALUE` on top.
 
-use copriv_ir::{Party, Ring};
+use copriv_ir::{OtKind, Party, Ring};
 use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
@@ -93,6 +93,8 @@ pub struct CompileConfig {
     pub scale: u32,
     /// Fractional bits of weights.
     pub weight_scale: u32,
+    /// The OT extension behind linear correlations and comparisons.
+    pub ot: OtKind,
     /// Bits of a comparison's digit.
     pub leaf_bits: u32,
     /// Every value must hold this many times the largest one that calibration saw.
@@ -109,10 +111,11 @@ pub struct CompileConfig {
 
 impl CompileConfig {
     /// What can be [`set`](Self::set).
-    pub const KEYS: [&str; 9] = [
+    pub const KEYS: [&str; 10] = [
         "ring",
         "scale",
         "weight_scale",
+        "ot",
         "leaf_bits",
         "head_room",
         "lowering",
@@ -134,6 +137,7 @@ impl CompileConfig {
             ring: Ring::new(41).expect("between 1 and 64"),
             scale: 12,
             weight_scale: 12,
+            ot: OtKind::Iknp,
             leaf_bits: 4,
             head_room: 4,
             lowering,
@@ -155,6 +159,7 @@ impl CompileConfig {
             }
             "scale" => self.scale = number(key, value, 1..=30)?,
             "weight_scale" => self.weight_scale = number(key, value, 1..=30)?,
+            "ot" => self.ot = parse(key, value, &OtKind::ALL.map(|kind| (kind.name(), kind)), &[])?,
             "leaf_bits" => self.leaf_bits = number(key, value, 1..=4)?,
             "head_room" => self.head_room = number(key, value, 1..=1 << 20)?,
             "lowering" => {
@@ -263,6 +268,7 @@ mod tests {
             ("ring", "37"),
             ("scale", "10"),
             ("weight_scale", "11"),
+            ("ot", "softspoken4"),
             ("leaf_bits", "3"),
             ("head_room", "2"),
             ("lowering", "direct"),
@@ -278,6 +284,7 @@ mod tests {
             ring: Ring::new(37).expect("in range"),
             scale: 10,
             weight_scale: 11,
+            ot: OtKind::SoftSpoken4,
             leaf_bits: 3,
             head_room: 2,
             lowering: LoweringRule::Direct,
@@ -310,8 +317,8 @@ mod tests {
         );
         assert_eq!(
             text("max_drop", "0.5"),
-            "there is no setting \"max_drop\"; there are ring, scale, weight_scale, leaf_bits, \
-             head_room, lowering, chooser, correlation, objective"
+            "there is no setting \"max_drop\"; there are ring, scale, weight_scale, ot, \
+             leaf_bits, head_room, lowering, chooser, correlation, objective"
         );
     }
 

@@ -3,7 +3,7 @@
 use crate::choose::choosers;
 use crate::draft::Draft;
 use crate::{CompileConfig, CompileError, LoweringRule};
-use copriv_ir::{ConvGeometry, Correlation, LinearStep, Lowering, OtKind, Shape, WinogradTile};
+use copriv_ir::{ConvGeometry, Correlation, LinearStep, Lowering, Shape, WinogradTile};
 
 /// All lowerings, the plainest first.
 const LOWERINGS: [Lowering; 4] = [
@@ -23,7 +23,7 @@ pub(crate) fn lower(mut draft: Draft, config: &CompileConfig) -> Result<Draft, C
         let options = options.flat_map(|lowering| {
             choosers(config.chooser).map(move |chooser| LinearStep {
                 lowering,
-                correlation: Correlation::Ot { kind: OtKind::Iknp, chooser },
+                correlation: Correlation::Ot { kind: config.ot, chooser },
                 ..linear
             })
         });

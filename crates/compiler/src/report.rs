@@ -76,18 +76,18 @@ impl fmt::Display for CompileReport {
 pub(crate) fn choices(draft: &Draft) -> Vec<Choice> {
     let choice = |(step, linear, input): (StepId, LinearStep, _)| {
         let ring = draft.plan().values()[0].ring;
-        let taken_chooser = match linear.correlation {
-            Correlation::Ot { chooser, .. } => Some(chooser),
-            Correlation::Lattice(_) => None,
+        let (kind, taken_chooser) = match linear.correlation {
+            Correlation::Ot { kind, chooser } => (kind, Some(chooser)),
+            Correlation::Lattice(_) => (OtKind::Iknp, None),
         };
         let options = fitting(&linear.geometry, input).into_iter().flat_map(|lowering| {
             choosers(ChooserRule::Auto).map(move |chooser| (lowering, chooser))
         });
         let ways: Vec<_> = options
             .map(|(lowering, chooser)| {
-                let correlation = Correlation::Ot { kind: OtKind::Iknp, chooser };
+                let correlation = Correlation::Ot { kind, chooser };
                 let way = LinearStep { lowering, correlation, ..linear };
-                (lowering, chooser, cost::linear(&way, input, ring).0.bytes())
+                (lowering, chooser, cost::linear(&way, input, ring).0.traffic.bytes())
             })
             .collect();
         let is_taken =

@@ -8,8 +8,7 @@ use crate::draft::Draft;
 use crate::{Calibration, CalibrationSource, CompileConfig, CompileError};
 use copriv_ir::{
     Comparison, Correlation, Fact, FusedLayer, FusedModel, FusedOp, LayerId, LinearStep, Lowering,
-    OtKind, Party, Plan, Provenance, Sign, Step, StepId, StepOp, TruncateMethod, ValueId,
-    Visibility,
+    Party, Plan, Provenance, Sign, Step, StepId, StepOp, TruncateMethod, ValueId, Visibility,
 };
 
 /// The steps of `model`, every convolution direct with the client choosing.
@@ -51,7 +50,7 @@ fn provenance(calibration: &Calibration, config: &CompileConfig) -> Provenance {
 }
 
 fn steps(model: &FusedModel, config: &CompileConfig) -> Result<Vec<(Step, LayerId)>, CompileError> {
-    let comparison = Comparison { ot: OtKind::Iknp, leaf_bits: config.leaf_bits };
+    let comparison = Comparison { ot: config.ot, leaf_bits: config.leaf_bits, tables: false };
     let mut steps: Vec<(Step, LayerId)> = Vec::new();
     let mut push = |(number, layer): (usize, &FusedLayer), op: StepOp, inputs: Vec<ValueId>| {
         let (id, output) = (StepId(steps.len()), ValueId(steps.len()));
@@ -96,7 +95,7 @@ fn operation(
         FusedOp::Conv(geometry) => StepOp::Linear(LinearStep {
             geometry,
             lowering: Lowering::Direct,
-            correlation: Correlation::Ot { kind: OtKind::Iknp, chooser: Party::Client },
+            correlation: Correlation::Ot { kind: config.ot, chooser: Party::Client },
             weight_scale: config.weight_scale,
             weight_bits: config.ring.bits(),
         }),

@@ -31,8 +31,9 @@ fn convolutions(plan: &Plan, method: Method) -> f64 {
         let StepOp::Linear(linear) = &step.op else { continue };
         let input = plan.fact(step.inputs[0]);
         let (offline, _) = cost::linear(linear, input.shape, input.ring);
-        let Correlation::Ot { chooser, .. } = linear.correlation else { continue };
-        let product = cost::OtProduct::new(linear, chooser, input.shape, input.ring);
+        let offline = offline.traffic;
+        let Correlation::Ot { kind, chooser } = linear.correlation else { continue };
+        let product = cost::OtProduct::new(linear, (kind, chooser), input.shape, input.ring);
         let product = product.expect("fits");
         let chunks = product.values().div_ceil(product.values_in_chunk());
         let formula = Oracle::PAPER.convolution(method, &linear.geometry, input.shape);
@@ -70,9 +71,9 @@ fn mobilenet_v2_compiles_to_the_published_bytes() {
 #[test]
 fn non_linear_elements_cost_less_than_the_published_bounds() {
     let (ring, elements) = (Ring::new(41).expect("in range"), 8192);
-    let comparison = Comparison { ot: OtKind::Iknp, leaf_bits: 4 };
-    let bits = |(offline, online): (copriv_ir::Traffic, copriv_ir::Traffic)| {
-        (offline.bytes() + online.bytes()) as f64 * 8.0 / elements as f64
+    let comparison = Comparison { ot: OtKind::Iknp, leaf_bits: 4, tables: false };
+    let bits = |(offline, online): (cost::Offline, copriv_ir::Traffic)| {
+        (offline.traffic.bytes() + online.bytes()) as f64 * 8.0 / elements as f64
     };
 
     // 40 bits: 10 digits; 4 levels, of whose 9 merges 4 are single.

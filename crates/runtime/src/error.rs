@@ -1,7 +1,7 @@
 //! What can go wrong between two parties, and whose fault it is.
 
 use copriv_ir::lattice::Unlucky;
-use copriv_ir::{Digest, Party, StepId};
+use copriv_ir::{Digest, OtKind, Party, StepId};
 use std::io;
 
 /// A failure of a session. Never holds a secret.
@@ -115,6 +115,20 @@ pub enum RuntimeError {
     UnfitLattice {
         /// What was tried.
         source: Unlucky,
+    },
+    /// A protocol draws on an OT extension that the session was not set up for.
+    #[error("the session has no set-up for {kind} transfers")]
+    NotSetUp {
+        /// The extension.
+        kind: OtKind,
+    },
+    /// A protocol draws more silent transfers than were made ready for its step.
+    #[error("{wanted} silent transfers are drawn where {left} are ready")]
+    NotReserved {
+        /// Transfers drawn.
+        wanted: usize,
+        /// Transfers ready.
+        left: usize,
     },
     /// The image has another size than the plan's input.
     #[error("the plan takes an image of {expected} values, not {found}")]

@@ -307,8 +307,12 @@ fn answer_to_client(act: fn(&mut Channel) -> Result<(), RuntimeError>) -> Runtim
             });
             client.send_raw(&hello(1, 1, model.plan.digest().bytes())).expect("the server waits");
             client.recv_raw(&mut [0; 48]).expect("the server greets");
-            copriv_runtime::ot::Ots::setup(&mut client, Prg::from_seed(&[1; 16]))
-                .expect("the server is honest");
+            copriv_runtime::ot::Ots::setup(
+                &mut client,
+                Prg::from_seed(&[1; 16]),
+                &Default::default(),
+            )
+            .expect("the server is honest");
             // The server may hang up on what follows.
             let _ = act(&mut client);
             drop(client);

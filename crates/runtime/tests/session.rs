@@ -4,11 +4,12 @@ mod plans;
 
 use copriv_ir::evaluate::PlanEvaluator;
 use copriv_ir::{
-    CommTable, ConvGeometry, Lowering, Party, Phase, Shape, StepId, Traffic, WinogradTile, cost,
+    CommTable, ConvGeometry, Lowering, OtKind, Party, Phase, Shape, StepId, Traffic, WinogradTile,
+    cost,
 };
 use copriv_runtime::session::MAX_PREPARED;
 use copriv_runtime::{Channel, ClientSession, Inference, RuntimeError, ServerSession};
-use plans::{Builder, Model, WINOGRAD, every_step, image, nothing, session};
+use plans::{Builder, Model, WINOGRAD, every_step, every_step_by, image, nothing, session};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -56,6 +57,42 @@ fn every_step_gives_the_evaluators_logits_and_the_predicted_traffic() {
         assert_eq!(inference.logits(), logits.logits_f64(&image));
         assert_eq!(inference.logits()[0] * unit, inference.fixed_point()[0] as f64);
     }
+}
+
+#[test]
+fn every_kind_of_transfer_gives_the_same_logits_and_its_own_traffic() {
+    let choosers = [Party::Server, Party::Client];
+    for kind in OtKind::ALL {
+        let model = every_step_by((kind, false), choosers, 2, 8);
+        let image = image(&model.plan, 8);
+        let inference = run(&model, &image);
+        assert_eq!(inference.fixed_point(), in_the_clear(&model, &image), "{kind}");
+        assert_as_predicted(inference.comm(), &cost::plan(&model.plan));
+    }
+}
+
+#[test]
+fn silent_transfers_left_over_serve_the_next_inference() {
+    let model = every_step_by((OtKind::Silent, false), [Party::Server, Party::Client], 4, 9);
+    let image = image(&model.plan, 9);
+    let channels = Channel::pair().expect("threads start");
+    let (served, measured) = session(&model, channels, |mut session| {
+        let all = (0..6).map(|_| Ok(infer(&mut session, &image)?.comm().clone())).collect();
+        session.goodbye()?;
+        all
+    });
+    assert_eq!(served.expect("the server is content"), 6);
+    let measured: Vec<CommTable> = measured.expect("the client is content");
+    let mut predicted = cost::SessionCost::new(&model.plan);
+    let mut setup = predicted.setup();
+    let first = predicted.inference(&model.plan);
+    first.entries().for_each(|(step, phase, traffic)| setup.book(step, phase, traffic));
+    assert_as_predicted(&measured[0], &setup);
+    for measured in &measured[1..] {
+        assert_as_predicted(measured, &predicted.inference(&model.plan));
+    }
+    let offline: Vec<u64> = measured.iter().map(|m| m.total(Phase::Offline).bytes()).collect();
+    assert!(offline.iter().any(|&bytes| bytes < offline[0]), "{offline:?}");
 }
 
 #[test]

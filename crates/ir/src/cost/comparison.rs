@@ -1,8 +1,8 @@
 //! The layout of a comparison: its digits, its tree, and what both cost.
 
 use super::ot::{self, message};
-use super::packed;
-use crate::{Comparison, Direction, Traffic};
+use super::{Offline, packed};
+use crate::{Comparison, Direction, OtKind, Party, Traffic};
 
 /// How secret numbers of some width are compared: cut into digits, combined in a tree.
 ///
@@ -14,6 +14,7 @@ use crate::{Comparison, Direction, Traffic};
 /// The runtime executes this layout and the cost formulae count it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ComparisonLayout {
+    ot: OtKind,
     bits: u32,
     digits: Vec<u32>,
     /// Merges of each level.
@@ -34,13 +35,19 @@ impl ComparisonLayout {
         let halve = |&items: &usize| Some(items.div_ceil(2)).filter(|&items| items > 1);
         let items = std::iter::successors(Some(digits.len()).filter(|&items| items > 1), halve);
         let levels = items.map(|items| items / 2).collect();
-        Self { bits, digits, levels }
+        Self { ot: comparison.ot, bits, digits, levels }
     }
 
     /// Width of the numbers.
     #[must_use]
     pub const fn bits(&self) -> u32 {
         self.bits
+    }
+
+    /// The OT extension behind it.
+    #[must_use]
+    pub const fn ot(&self) -> OtKind {
+        self.ot
     }
 
     /// Widths of the digits from the least significant; the last may be narrower than the others.
@@ -95,13 +102,15 @@ impl ComparisonLayout {
 
     /// What `count` comparisons take offline.
     #[must_use]
-    pub fn offline(&self, count: u64) -> Traffic {
+    pub fn offline(&self, count: u64) -> Offline {
         let leaves = self.runs().into_iter().map(|(width, digits)| {
-            message(Direction::ClientToServer, ot::extension(count * digits as u64, width))
+            ot::random(self.ot, Party::Server, count * digits as u64, width)
         });
-        let triples =
-            [ot::singles(count * self.singles() as u64), ot::pairs(count * self.pairs() as u64)];
-        leaves.chain(triples).fold(Traffic::default(), Traffic::beside)
+        let triples = [
+            ot::singles(self.ot, count * self.singles() as u64),
+            ot::pairs(self.ot, count * self.pairs() as u64),
+        ];
+        leaves.chain(triples).fold(Offline::default(), Offline::beside)
     }
 
     /// What `count` comparisons take online.
@@ -123,11 +132,10 @@ impl ComparisonLayout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::OtKind;
     use proptest::prelude::*;
 
     fn layout(bits: u32, leaf_bits: u32) -> ComparisonLayout {
-        ComparisonLayout::new(bits, &Comparison { ot: OtKind::Iknp, leaf_bits })
+        ComparisonLayout::new(bits, &Comparison { ot: OtKind::Iknp, leaf_bits, tables: false })
     }
 
     #[test]
@@ -148,10 +156,10 @@ mod tests {
     fn a_single_digit_has_no_tree() {
         assert_eq!(layout(3, 4).digits(), [3]);
         let up = Traffic::one_way(Direction::ClientToServer, 224, 1);
-        assert_eq!(layout(3, 4).offline(5), up);
+        assert_eq!(layout(3, 4).offline(5).traffic, up);
         assert_eq!(layout(3, 4).online(5).rounds, 2);
         assert_eq!(layout(0, 4).online(5), Traffic::default());
-        assert_eq!(layout(41, 4).offline(0), Traffic::default());
+        assert_eq!(layout(41, 4).offline(0), Offline::default());
     }
 
     #[test]
@@ -159,7 +167,7 @@ mod tests {
         // CrypTFlow2 (CCS 2020), section 5.1: fewer than (128 + 18) l bits for ReLU.
         let layout = layout(40, 4);
         let count = 1 << 20;
-        let bits = (layout.offline(count) + layout.online(count)).bytes() * 8 / count;
+        let bits = (layout.offline(count).traffic + layout.online(count)).bytes() * 8 / count;
         assert!(bits < 41 * (128 + 18), "{bits} bits");
     }
 

@@ -1,7 +1,8 @@
 //! Exact traffic of a linear step, and the shape of its oblivious transfers.
 
-use super::packed;
-use crate::{Correlation, Direction, LinearStep, MatMulShape, Party, Ring, Shape, Traffic};
+use super::ot::{self, Choices};
+use super::{Offline, OtUse, packed};
+use crate::{Correlation, Direction, LinearStep, MatMulShape, OtKind, Party, Ring, Shape, Traffic};
 
 /// Most transfers that one chunk makes, unless a single value takes more.
 const CHUNK_TRANSFERS: u64 = 8192;
@@ -16,12 +17,12 @@ const CHUNK_BITS: u64 = 1 << 23;
 /// no plan accepts it. The uploads of a lattice correlation depend on the plan's other steps and are booked by
 /// [`super::plan`].
 #[must_use]
-pub fn linear(step: &LinearStep, input: Shape, ring: Ring) -> (Traffic, Traffic) {
+pub fn linear(step: &LinearStep, input: Shape, ring: Ring) -> (Offline, Traffic) {
     let offline = match step.correlation {
-        Correlation::Ot { chooser, .. } => OtProduct::new(step, chooser, input, ring)
-            .map(|product| product.traffic())
+        Correlation::Ot { kind, chooser } => OtProduct::new(step, (kind, chooser), input, ring)
+            .map(|product| product.offline())
             .unwrap_or_default(),
-        Correlation::Lattice(_) => Traffic::default(),
+        Correlation::Lattice(_) => Offline::default(),
     };
     let masked = packed(input.elements() as u64, ring.bits().into());
     (offline, Traffic::one_way(Direction::ClientToServer, masked, 1))
@@ -34,6 +35,8 @@ pub fn linear(step: &LinearStep, input: Shape, ring: Ring) -> (Traffic, Traffic)
 /// to row `i` of a `rows x len` result. Values go in the order product, `j`, `i`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OtProduct {
+    /// The OT extension.
+    pub kind: OtKind,
     /// Whose bits are the choices.
     pub chooser: Party,
     /// Independent products.
@@ -51,16 +54,21 @@ pub struct OtProduct {
 }
 
 impl OtProduct {
-    /// The transfers of a step whose correlation is [`Correlation::Ot`] with this chooser; `None`
+    /// The transfers of a step whose correlation is [`Correlation::Ot`] with this kind and chooser; `None`
     /// where its lowering does not fit.
     #[must_use]
-    pub fn new(step: &LinearStep, chooser: Party, input: Shape, ring: Ring) -> Option<Self> {
+    pub fn new(
+        step: &LinearStep,
+        (kind, chooser): (OtKind, Party),
+        input: Shape,
+        ring: Ring,
+    ) -> Option<Self> {
         let MatMulShape { count, m, k, n } = step.lowering.mat_mul(&step.geometry, input)?;
         let (rows, len, choice_bits) = match chooser {
             Party::Server => (m, n, step.weight_bits),
             Party::Client => (n, m, ring.bits()),
         };
-        Some(Self { chooser, count, inner: k, rows, len, choice_bits, ring })
+        Some(Self { kind, chooser, count, inner: k, rows, len, choice_bits, ring })
     }
 
     /// Number of choosing values.
@@ -79,7 +87,7 @@ impl OtProduct {
     /// Bytes of the extension message of a chunk of this many values.
     #[must_use]
     pub const fn extension_bytes(&self, values: u64) -> u64 {
-        128 * (values * self.choice_bits as u64).div_ceil(8)
+        ot::extension(self.kind, Choices::Chosen, values * self.choice_bits as u64, 1)
     }
 
     /// Bytes of the payload message of a chunk of this many values.
@@ -95,23 +103,27 @@ impl OtProduct {
         self.len as u64 * (w * l - w * (w - 1) / 2)
     }
 
-    /// Bytes and rounds of all chunks.
+    /// What all chunks take.
     #[must_use]
-    pub fn traffic(&self) -> Traffic {
+    pub fn offline(&self) -> Offline {
         let (values, chunk) = (self.values(), self.values_in_chunk());
         let (full, rest) = (values / chunk, values % chunk);
         let sum = |bytes: &dyn Fn(u64) -> u64| full * bytes(chunk) + bytes(rest);
         let extension = sum(&|values| self.extension_bytes(values));
         let payload = sum(&|values| self.payload_bytes(values));
         let chosen = Traffic::one_way(self.chooser.sends(), extension, 1);
-        chosen + Traffic::one_way(self.chooser.peer().sends(), payload, 1)
+        let transfers = values * u64::from(self.choice_bits);
+        Offline {
+            traffic: chosen + Traffic::one_way(self.chooser.peer().sends(), payload, 1),
+            ots: OtUse::new(self.kind, self.chooser.peer(), transfers),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ConvGeometry, Lowering, OtKind, WinogradTile};
+    use crate::{ConvGeometry, Lowering, WinogradTile};
 
     fn step(geometry: ConvGeometry, lowering: Lowering, chooser: Party, bits: u32) -> LinearStep {
         let correlation = Correlation::Ot { kind: OtKind::Iknp, chooser };
@@ -130,6 +142,7 @@ mod tests {
         let geometry = ConvGeometry::same(64, 64, 3, 1);
         let step = step(geometry, Lowering::Direct, Party::Client, 41);
         let (offline, online) = linear(&step, Shape::new(64, 32, 32), ring);
+        let offline = offline.traffic;
         let expected = formula(64 * 9 * 1024, 41, 41, 64);
         assert!((offline.bytes() as f64 / expected - 1.0).abs() < 1e-3, "{offline:?}");
         assert_eq!(online.client_to_server, (64 * 1024 * 41_u64).div_ceil(8));
@@ -142,7 +155,7 @@ mod tests {
         let geometry = ConvGeometry::same(512, 256, 3, 1);
         let winograd = Lowering::Winograd(WinogradTile::F2X2_3X3);
         let step = step(geometry, winograd, Party::Server, 41);
-        let (offline, _) = linear(&step, Shape::new(512, 4, 4), ring);
+        let (Offline { traffic: offline, .. }, _) = linear(&step, Shape::new(512, 4, 4), ring);
         let expected = formula(16 * 512 * 256, 41, 41, 4);
         assert!((offline.bytes() as f64 / expected - 1.0).abs() < 1e-3, "{offline:?}");
         assert!(offline.server_to_client > offline.client_to_server / 2);
@@ -153,8 +166,9 @@ mod tests {
         let ring = Ring::new(24).expect("in range");
         let geometry = ConvGeometry::same(3, 5, 1, 1);
         let step = step(geometry, Lowering::Direct, Party::Server, 4);
-        let product = OtProduct::new(&step, Party::Server, Shape::new(3, 2, 1), ring)
-            .expect("1x1 convolutions are direct");
+        let product =
+            OtProduct::new(&step, (OtKind::Iknp, Party::Server), Shape::new(3, 2, 1), ring)
+                .expect("1x1 convolutions are direct");
         assert_eq!((product.values(), product.len), (15, 2));
         assert_eq!(product.value_bits(), 2 * (24 + 23 + 22 + 21));
         let expected = Traffic {
@@ -162,12 +176,13 @@ mod tests {
             client_to_server: (15 * 180_u64).div_ceil(8),
             rounds: 2,
         };
-        assert_eq!(product.traffic(), expected);
+        assert_eq!(product.offline().traffic, expected);
     }
 
     #[test]
     fn chunks_hold_8192_transfers_or_a_mebibyte_or_one_value() {
         let product = |len, choice_bits| OtProduct {
+            kind: OtKind::Iknp,
             chooser: Party::Server,
             count: 1,
             inner: 1,

@@ -4,15 +4,21 @@ mod comparison;
 mod lattice;
 mod linear;
 mod nonlinear;
+mod offline;
 pub mod oracle;
 pub mod ot;
+mod session;
+mod silent;
 pub mod stored;
 
 pub use comparison::ComparisonLayout;
 pub use linear::{OtProduct, linear};
 pub use nonlinear::{activation, drelu, multiplexer, reveal, truncate};
+pub use offline::{Offline, OtUse};
+pub use session::SessionCost;
+pub use silent::{SilentPool, SilentSet};
 
-use crate::{CommTable, Phase, Plan, Step, StepId, StepOp, Traffic, TruncateMethod};
+use crate::{CommTable, Plan, Step, StepOp, Traffic, TruncateMethod};
 
 /// Bytes of `count` values of `bits` bits, packed without gaps.
 #[must_use]
@@ -20,31 +26,26 @@ pub const fn packed(count: u64, bits: u64) -> u64 {
     (count * bits).div_ceil(8)
 }
 
-/// The handshake and both directions' base OTs, once a session; booked on step 0.
-#[must_use]
-pub const fn setup() -> Traffic {
-    const HANDSHAKE: u64 = 48;
-    const BASE_OT: u64 = 32 + 240 * 32;
-    let each_way = HANDSHAKE + BASE_OT;
-    Traffic { server_to_client: each_way, client_to_server: each_way, rounds: 3 }
-}
-
 /// Traffic of one inference in a fresh session, by step and phase, to the byte.
 #[must_use]
 pub fn plan(plan: &Plan) -> CommTable {
-    let mut table = CommTable::new();
-    table.book(StepId(0), Phase::Setup, setup());
-    lattice::book(plan, &mut table);
-    for step in plan.steps() {
-        let (offline, online) = step_traffic(plan, step);
-        table.book(step.id, Phase::Offline, offline);
-        table.book(step.id, Phase::Online, online);
+    let mut session = SessionCost::new(plan);
+    let mut table = session.setup();
+    for (step, phase, traffic) in session.inference(plan).entries() {
+        table.book(step, phase, traffic);
     }
     table
 }
 
-/// Offline and online traffic of one step.
-fn step_traffic(plan: &Plan, step: &Step) -> (Traffic, Traffic) {
+/// What all steps of a plan draw from the session's OT extensions in one inference.
+#[must_use]
+pub fn ot_use(plan: &Plan) -> OtUse {
+    plan.steps().iter().map(|step| step_cost(plan, step).0.ots).sum()
+}
+
+/// What one step takes offline and online.
+#[must_use]
+pub fn step_cost(plan: &Plan, step: &Step) -> (Offline, Traffic) {
     let Some(input) = step.inputs.first().map(|&value| plan.fact(value)) else {
         return Default::default();
     };

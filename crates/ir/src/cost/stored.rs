@@ -86,10 +86,10 @@ pub fn comparison(layout: &ComparisonLayout, count: u64, party: Party) -> u64 {
     count * leaves + triples
 }
 
-/// Bits of single triples: three shares each, made two at a time.
+/// Bits of single triples: three shares each.
 #[must_use]
 pub const fn singles(count: u64) -> u64 {
-    3 * 2 * count.div_ceil(2)
+    3 * count
 }
 
 /// Bits of pairs of triples: five shares each.

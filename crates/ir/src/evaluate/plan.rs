@@ -185,7 +185,7 @@ mod tests {
     };
     use std::collections::BTreeMap;
 
-    const COMPARISON: Comparison = Comparison { ot: OtKind::Iknp, leaf_bits: 4 };
+    const COMPARISON: Comparison = Comparison { ot: OtKind::Iknp, leaf_bits: 4, tables: false };
 
     fn provenance() -> Provenance {
         Provenance::new("test", None, serde_json::Value::Null, None)

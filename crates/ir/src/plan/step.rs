@@ -220,18 +220,42 @@ pub enum Correlation {
 
 /// An OT extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "lowercase")]
 pub enum OtKind {
     /// Ishai, Kilian, Nissim, Petrank (CRYPTO 2003): 128 bits a transfer; 1-of-N transfers after
     /// Kolesnikov and Kumaresan (CRYPTO 2013).
     Iknp,
+    /// SoftSpoken (Roy, CRYPTO 2022) over GF(2^2): 64 bits a transfer.
+    SoftSpoken2,
+    /// SoftSpoken over GF(2^4): 32 bits a transfer.
+    SoftSpoken4,
+    /// SoftSpoken over GF(2^8): 16 bits a transfer, at eight times the computation.
+    SoftSpoken8,
+    /// Ferret (Yang, Weng, Lan, Zhang, Wang, CCS 2020): less than a bit a transfer, made in bulk.
+    Silent,
+}
+
+impl OtKind {
+    /// All of them, from the dearest in bytes.
+    pub const ALL: [Self; 5] =
+        [Self::Iknp, Self::SoftSpoken2, Self::SoftSpoken4, Self::SoftSpoken8, Self::Silent];
+
+    /// The name in plans and settings.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Iknp => "iknp",
+            Self::SoftSpoken2 => "softspoken2",
+            Self::SoftSpoken4 => "softspoken4",
+            Self::SoftSpoken8 => "softspoken8",
+            Self::Silent => "silent",
+        }
+    }
 }
 
 impl fmt::Display for OtKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Iknp => "iknp",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -243,6 +267,10 @@ pub struct Comparison {
     pub ot: OtKind,
     /// Bits of a digit, 1 to 4: leaves are 1-of-2^`leaf_bits` transfers.
     pub leaf_bits: u32,
+    /// Whether leaves are one-time truth tables, made offline: `leaf_bits` bits each way and one round
+    /// online, for far more bytes offline.
+    #[serde(default)]
+    pub tables: bool,
 }
 
 /// A truncation protocol.

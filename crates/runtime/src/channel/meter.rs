@@ -111,6 +111,16 @@ impl Meter {
         self.clock = self.clock.max(stamp);
     }
 
+    /// The clock goes on to the latest stamp: what follows waits for all that was.
+    pub(super) fn barrier(&mut self) {
+        self.clock = self.rounds;
+    }
+
+    /// Sends stamped with the clock, even in a lane, until [`Self::close_lane`].
+    pub(super) fn suspend_lane(&mut self) -> Option<LaneClock> {
+        self.lane.take()
+    }
+
     /// Opens a lane; what [`Self::close_lane`] needs back. A lane within a lane goes by the outer's clock.
     pub(super) fn open_lane(&mut self) -> Option<LaneClock> {
         self.lane.replace(self.lane.unwrap_or(LaneClock { opened: self.clock }))

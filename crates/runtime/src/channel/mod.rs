@@ -190,6 +190,18 @@ impl Channel {
         Lane { channel: self, outer }
     }
 
+    /// Sends that answer what came last: until it is dropped, they count as sent now, even within a lane.
+    pub fn answer(&mut self) -> Lane<'_> {
+        let outer = self.meter.suspend_lane();
+        Lane { channel: self, outer }
+    }
+
+    /// Lets all that follows count as later than all that was sent and received so far in this step and phase. Both
+    /// parties call it between the same two messages, everything sent having been received.
+    pub fn barrier(&mut self) {
+        self.meter.barrier();
+    }
+
     /// What was sent and received since the last [`Self::take_comm`].
     #[must_use]
     pub fn comm(&self) -> CommTable {

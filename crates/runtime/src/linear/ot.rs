@@ -50,7 +50,7 @@ pub(super) fn choose(
             watch(&lane);
         }
         let bits = chooser.bits(chunk.clone());
-        let keys = receiver.extend(&mut lane, Code::OneOf2, &bits)?.keys();
+        let keys = receiver.extend(&mut lane, product.kind, Code::OneOf2, &bits)?.keys();
         in_flight.push_back((chunk, keys));
     }
     for (chunk, keys) in in_flight {
@@ -78,7 +78,7 @@ pub(super) fn offer(
     let mut chunks = chunks(&product);
     let Some(mut chunk) = chunks.next() else { return Ok(share) };
     let transfers_of = |chunk: &Range<usize>| chunk.len() * product.choice_bits as usize;
-    let mut keys = sender.extend(channel, Code::OneOf2, transfers_of(&chunk))?.keys();
+    let mut keys = sender.extend(channel, product.kind, Code::OneOf2, transfers_of(&chunk))?.keys();
     // All payload answers the first extension message and counts as one round with it.
     let mut lane = channel.lane();
     loop {
@@ -90,7 +90,7 @@ pub(super) fn offer(
         lane.send(&payload.finish())?;
         watch(&lane);
         let Some(next) = chunks.next() else { return Ok(share) };
-        keys = sender.extend(&mut lane, Code::OneOf2, transfers_of(&next))?.keys();
+        keys = sender.extend(&mut lane, product.kind, Code::OneOf2, transfers_of(&next))?.keys();
         chunk = next;
     }
 }
@@ -154,14 +154,14 @@ fn empty_share(product: &OtProduct) -> Zeroizing<Vec<u64>> {
 mod tests {
     use super::*;
     use crate::ot::Prg;
-    use crate::ot::test_pair::both_with_ots;
+    use crate::ot::test_pair::both_with;
     use copriv_ir::lowering::mat_mul;
-    use copriv_ir::{MatMulShape, Party, Phase, Ring, StepId};
+    use copriv_ir::{MatMulShape, OtKind, Party, Phase, Ring, StepId};
     use proptest::prelude::*;
 
     /// Runs a product; the sum of the shares, the product in clear, and the server's measured traffic.
     fn run(product: OtProduct, seed: u8) -> (Vec<u64>, Vec<u64>, copriv_ir::Traffic) {
-        let OtProduct { chooser, count, inner, rows, len, choice_bits, ring } = product;
+        let OtProduct { chooser, count, inner, rows, len, choice_bits, ring, .. } = product;
         let mut random = Prg::from_seed(&[seed; 16]);
         let mut draw = |n: usize| -> Vec<u64> { (0..n).map(|_| random.next_u64()).collect() };
         let unused = 64 - choice_bits;
@@ -170,7 +170,7 @@ mod tests {
             .map(|x| ring.from_signed((x << unused).cast_signed() >> unused))
             .collect();
         let vectors: Vec<u64> = draw(count * inner * len).iter().map(|&x| ring.reduce(x)).collect();
-        let (server, client) = both_with_ots(seed, |channel, ots| {
+        let (server, client) = both_with(seed, &product.offline().ots, |channel, ots| {
             channel.enter(StepId(1), Phase::Offline).expect("nothing is left over");
             let share = if channel.party() == chooser {
                 choose(channel, &mut ots.receiver, product, &choices, &mut |_| ())
@@ -202,9 +202,11 @@ mod tests {
             (bits, choice_bits) in (1u32..=64, 1u32..=64),
             (count, inner) in (1usize..=3, 1usize..=6),
             (rows, len) in (1usize..=6, 1usize..=20),
+            kind in prop::sample::select(&OtKind::ALL),
             seed: u8,
         ) {
             let product = OtProduct {
+                kind,
                 chooser: if server_chooses { Party::Server } else { Party::Client },
                 count,
                 inner,
@@ -215,7 +217,7 @@ mod tests {
             };
             let (sum, expected, measured) = run(product, seed);
             prop_assert_eq!(sum, expected);
-            prop_assert_eq!(measured, product.traffic());
+            prop_assert_eq!(measured, product.offline().traffic);
         }
     }
 
@@ -224,11 +226,12 @@ mod tests {
         let ring = Ring::new(41).expect("in range");
         for (chooser, rows, len) in [(Party::Client, 300, 2), (Party::Server, 3, 9000)] {
             let (count, inner, choice_bits) = (2, 4, 41);
-            let product = OtProduct { chooser, count, inner, rows, len, choice_bits, ring };
+            let kind = OtKind::Iknp;
+            let product = OtProduct { kind, chooser, count, inner, rows, len, choice_bits, ring };
             assert!(product.values() > 2 * WINDOW as u64 * product.values_in_chunk());
             let (sum, expected, measured) = run(product, 3);
             assert_eq!(sum, expected);
-            assert_eq!(measured, product.traffic());
+            assert_eq!(measured, product.offline().traffic);
             assert_eq!(measured.rounds, 2);
         }
     }

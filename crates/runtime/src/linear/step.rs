@@ -9,7 +9,7 @@ use crate::{Channel, RuntimeError};
 use copriv_ir::cost::OtProduct;
 use copriv_ir::lowering::{bias_map, direct_conv, filter_matrices, input_matrices, output_map};
 use copriv_ir::{
-    Correlation, Fact, LinearStep, LinearWeights, MatMulShape, Party, Ring, Shape, StepId,
+    Correlation, Fact, LinearStep, LinearWeights, MatMulShape, OtKind, Party, Ring, Shape, StepId,
 };
 use zeroize::Zeroizing;
 
@@ -61,8 +61,8 @@ impl ServerLinear {
     ) -> Result<Self, RuntimeError> {
         let LinearLayer { step, input, ring, .. } = *layer;
         let mut share = match (step.correlation, lattice) {
-            (Correlation::Ot { chooser, .. }, _) => {
-                Self::prepare_ot(channel, ots, &layer.ot(chooser), weights, watch)?
+            (Correlation::Ot { kind, chooser }, _) => {
+                Self::prepare_ot(channel, ots, &layer.ot(kind, chooser), weights, watch)?
             }
             (Correlation::Lattice(_), Some(lattice)) => {
                 lattice.receive(channel, layer.id, weights)?
@@ -125,8 +125,8 @@ impl ClientLinear {
         watch: &mut dyn FnMut(&Channel),
     ) -> Result<Self, RuntimeError> {
         match (layer.step.correlation, lattice) {
-            (Correlation::Ot { chooser, .. }, _) => {
-                Self::prepare_ot(channel, ots, &layer.ot(chooser), watch)
+            (Correlation::Ot { kind, chooser }, _) => {
+                Self::prepare_ot(channel, ots, &layer.ot(kind, chooser), watch)
             }
             (Correlation::Lattice(_), Some(lattice)) => {
                 let (mask, share) = lattice.upload(channel, layer.id)?;
@@ -214,10 +214,10 @@ impl LinearLayer {
     }
 
     /// Its products by oblivious transfer.
-    fn ot(&self, chooser: Party) -> OtLayer<'_> {
+    fn ot(&self, kind: OtKind, chooser: Party) -> OtLayer<'_> {
         let products = || {
             let shape = self.step.lowering.mat_mul(&self.step.geometry, self.input)?;
-            Some((shape, OtProduct::new(&self.step, chooser, self.input, self.ring)?))
+            Some((shape, OtProduct::new(&self.step, (kind, chooser), self.input, self.ring)?))
         };
         let (shape, product) = products().expect("every plan's lowerings fit: it was verified");
         OtLayer { layer: self, shape, product }

@@ -105,7 +105,7 @@ impl VectorTransfers {
 mod tests {
     use super::*;
     use crate::ot::Prg;
-    use copriv_ir::{Party, Ring};
+    use copriv_ir::{OtKind, Party, Ring};
     use proptest::prelude::*;
 
     proptest! {
@@ -121,6 +121,7 @@ mod tests {
             let ring = Ring::new(bits).expect("in range");
             let choice_bits = choice_bits.min(bits);
             let product = OtProduct {
+                kind: OtKind::Iknp,
                 chooser: Party::Server,
                 count: 1,
                 inner: 1,

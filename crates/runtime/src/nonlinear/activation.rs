@@ -33,7 +33,8 @@ impl ActivationCorrelation {
         let (count, layout) = (rectified(function, count), drelu_layout(ring, comparison));
         super::requesting(channel, |channel| {
             // First what the server asks for too: it must not count as an answer to the comparisons.
-            let multiplexer = MultiplexerCorrelation::prepare(channel, ots, ring, count)?;
+            let multiplexer =
+                MultiplexerCorrelation::prepare(channel, ots, comparison.ot, (ring, count))?;
             let comparison = ComparisonCorrelation::prepare(channel, ots, layout, count)?;
             Ok(Self { function, ring, comparison, multiplexer })
         })

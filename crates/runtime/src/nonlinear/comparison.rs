@@ -50,8 +50,9 @@ impl ComparisonCorrelation {
                 Party::Server => server_leaves(channel, ots, &layout, count)?,
                 Party::Client => client_leaves(channel, ots, &layout, count)?,
             };
-            let singles = Singles::make(channel, ots, count * layout.singles())?;
-            let pairs = Pairs::make(channel, ots, count * layout.pairs())?;
+            let kind = layout.ot();
+            let singles = Singles::make(channel, ots, kind, count * layout.singles())?;
+            let pairs = Pairs::make(channel, ots, kind, count * layout.pairs())?;
             Ok(Self { layout, count, leaves, singles, pairs })
         })
     }
@@ -245,7 +246,8 @@ fn server_leaves(
         let leaves = count * run.digits;
         let mut packed = Zeroizing::new(Vec::with_capacity(leaves));
         for first in (0..leaves).step_by(BLOCK) {
-            let block = ots.sender.extend(channel, run.code(), BLOCK.min(leaves - first))?;
+            let count = BLOCK.min(leaves - first);
+            let block = ots.sender.extend_random(channel, layout.ot(), run.code(), count)?;
             let mut places = run.leaves_from(first);
             block.for_each(|_, pads| {
                 let (_, digit) = places.next().unwrap_or_default();
@@ -266,17 +268,19 @@ fn client_leaves(
     layout: &ComparisonLayout,
     count: usize,
 ) -> Result<Leaves, RuntimeError> {
-    let choices: Vec<u64> = (0..count).map(|_| ots.rng.next_u64()).collect();
-    let choices = Zeroizing::new(choices);
+    let mut choices = Zeroizing::new(vec![0; count]);
     let mut all = Vec::new();
     for run in runs(layout) {
         let leaves = count * run.digits;
         let mut pads = Zeroizing::new(Vec::with_capacity(leaves));
         for first in (0..leaves).step_by(BLOCK) {
-            let places = run.leaves_from(first).take(BLOCK.min(leaves - first));
-            let digits = places.map(|(index, digit)| run.digit(choices[index], digit) as u8);
-            let digits = Zeroizing::new(digits.collect::<Vec<_>>());
-            let block = ots.receiver.extend(channel, run.code(), &digits)?;
+            let Ots { receiver, rng, .. } = &mut *ots;
+            let count = BLOCK.min(leaves - first);
+            let (digits, block) =
+                receiver.extend_random(channel, layout.ot(), run.code(), (count, rng))?;
+            for ((index, digit), &choice) in run.leaves_from(first).zip(digits.iter()) {
+                choices[index] |= u64::from(choice) << (run.shift + run.width * digit as u32);
+            }
             pads.extend(block.pads().iter().map(|&pad| pad as u8));
         }
         all.push(pads);

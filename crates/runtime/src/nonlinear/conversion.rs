@@ -2,11 +2,11 @@
 
 use super::multiplexer::{restore_offered, swapped};
 use crate::bits::Bits;
-use crate::ot::{BLOCK, Code, Ots, random_choices};
+use crate::ot::{BLOCK, Code, Ots};
 use crate::packing::{Packer, Unpacker, packed_len};
 use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
 use crate::{Channel, RuntimeError};
-use copriv_ir::{Party, Ring};
+use copriv_ir::{OtKind, Party, Ring};
 use std::fmt;
 use zeroize::Zeroizing;
 
@@ -36,14 +36,15 @@ impl ConversionCorrelation {
     pub fn prepare(
         channel: &mut Channel,
         ots: &mut Ots,
-        ring: Ring,
-        count: usize,
+        kind: OtKind,
+        (ring, count): (Ring, usize),
     ) -> Result<Self, RuntimeError> {
         let blocks = (0..count).step_by(BLOCK).map(|first| BLOCK.min(count - first));
         let part = if channel.party() == Party::Server {
             let mut offered = Zeroizing::new(Vec::with_capacity(count));
             for count in blocks {
-                ots.sender.extend(channel, Code::OneOf2, count)?.for_each(|_, pads| {
+                let block = ots.sender.extend_random(channel, kind, Code::OneOf2, count)?;
+                block.for_each(|_, pads| {
                     if let [zero, one] = *pads {
                         offered.push([zero as u64, one as u64]);
                     }
@@ -54,9 +55,10 @@ impl ConversionCorrelation {
             let mut choices = Bits::with_capacity(count);
             let mut chosen = Zeroizing::new(Vec::with_capacity(count));
             for count in blocks {
-                let block = random_choices(&mut ots.rng, Code::OneOf2, count);
-                block.iter().for_each(|&choice| choices.push(choice.into()));
-                let block = ots.receiver.extend(channel, Code::OneOf2, &block)?;
+                let Ots { receiver, rng, .. } = &mut *ots;
+                let (bits, block) =
+                    receiver.extend_random(channel, kind, Code::OneOf2, (count, rng))?;
+                bits.iter().for_each(|&choice| choices.push(choice.into()));
                 chosen.extend(block.pads().iter().map(|&pad| pad as u64));
             }
             Part::Client { choices, chosen }

@@ -22,18 +22,14 @@ pub use reveal::reveal;
 pub use truncate::TruncationCorrelation;
 
 use crate::{Channel, RuntimeError};
-use copriv_ir::Party;
 
-/// Runs an offline protocol in which the client's requests depend on nothing: they all count as sent at the
-/// start, the server's answers as sent when they come.
+/// Runs an offline protocol whose requests depend on nothing: they all count as sent at the start. What answers a
+/// request says so ([`Channel::answer`]).
 fn requesting<T>(
     channel: &mut Channel,
     f: impl FnOnce(&mut Channel) -> Result<T, RuntimeError>,
 ) -> Result<T, RuntimeError> {
-    match channel.party() {
-        Party::Server => f(channel),
-        Party::Client => f(&mut channel.lane()),
-    }
+    f(&mut channel.lane())
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! Products of a shared bit and a shared number.
 
 use crate::bits::Bits;
-use crate::ot::{BLOCK, Code, Ots, random_choices};
+use crate::ot::{BLOCK, Code, Ots};
 use crate::packing::{Packer, Unpacker, packed_len};
 use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
 use crate::{Channel, RuntimeError};
-use copriv_ir::Ring;
+use copriv_ir::{OtKind, Ring};
 use std::fmt;
 use zeroize::Zeroizing;
 
@@ -39,8 +39,8 @@ impl MultiplexerCorrelation {
     pub fn prepare(
         channel: &mut Channel,
         ots: &mut Ots,
-        ring: Ring,
-        count: usize,
+        kind: OtKind,
+        (ring, count): (Ring, usize),
     ) -> Result<Self, RuntimeError> {
         let mut prepared = Self {
             ring,
@@ -51,11 +51,12 @@ impl MultiplexerCorrelation {
         let mut lane = channel.lane();
         for first in (0..count).step_by(BLOCK) {
             let count = BLOCK.min(count - first);
-            let choices = random_choices(&mut ots.rng, Code::OneOf2, count);
-            let block = ots.receiver.extend(&mut lane, Code::OneOf2, &choices)?;
+            let Ots { sender, receiver, rng } = &mut *ots;
+            let (choices, block) =
+                receiver.extend_random(&mut lane, kind, Code::OneOf2, (count, rng))?;
             prepared.chosen.extend(block.pads().iter().map(|&pad| ring.reduce(pad as u64)));
             choices.iter().for_each(|&choice| prepared.choices.push(choice.into()));
-            let block = ots.sender.extend(&mut lane, Code::OneOf2, count)?;
+            let block = sender.extend_random(&mut lane, kind, Code::OneOf2, count)?;
             block.for_each(|_, pads| {
                 if let [zero, one] = *pads {
                     prepared.offered.push([zero, one].map(|pad| ring.reduce(pad as u64)));

@@ -2,17 +2,26 @@
 
 use super::*;
 use crate::bits::Bits;
-use crate::ot::test_pair::both_with_ots;
+use crate::ot::test_pair::{both_with, both_with_ots};
 use crate::ot::{Ots, Prg};
 use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
-use copriv_ir::cost::{self, ComparisonLayout, stored};
-use copriv_ir::{Activation, Comparison, OtKind, Phase, Ring, StepId, Traffic};
+use copriv_ir::cost::{self, ComparisonLayout, Offline, stored};
+use copriv_ir::{Activation, Comparison, OtKind, Party, Phase, Ring, StepId, Traffic};
 use proptest::prelude::*;
 
 const STEP: StepId = StepId(5);
 
 fn comparison(leaf_bits: u32) -> Comparison {
-    Comparison { ot: OtKind::Iknp, leaf_bits }
+    Comparison { ot: OtKind::Iknp, leaf_bits, tables: false }
+}
+
+fn kind() -> impl Strategy<Value = OtKind> {
+    prop::sample::select(&OtKind::ALL)
+}
+
+/// All ways to compare.
+fn any_comparison() -> impl Strategy<Value = Comparison> {
+    (kind(), 1_u32..=4).prop_map(|(ot, leaf_bits)| Comparison { ot, leaf_bits, tables: false })
 }
 
 /// Numbers of a ring and random shares of them, with edge values among both.
@@ -68,25 +77,24 @@ fn open_bits((server, client): (Bits, Bits)) -> Vec<u64> {
 
 /// Runs a protocol at both parties and holds its traffic to the prediction.
 fn run<C, T: Send>(
-    predicted: (Traffic, Traffic),
+    predicted: (Offline, Traffic),
     prepare: impl Fn(&mut Channel, &mut Ots) -> Result<C, RuntimeError> + Sync,
     online: impl Fn(&mut Channel, C) -> Result<T, RuntimeError> + Sync,
 ) -> (T, T) {
-    both_with_ots(1, |channel, ots| {
+    both_with(1, &predicted.0.ots, |channel, ots| {
         channel.enter(STEP, Phase::Offline).expect("nothing is left");
         let correlation = prepare(channel, ots).expect("prepares");
         channel.enter(STEP, Phase::Online).expect("nothing is left");
         let result = online(channel, correlation).expect("runs");
         channel.enter(StepId(6), Phase::Online).expect("nothing is left");
         let comm = channel.comm();
-        assert_eq!(comm.traffic(STEP, Phase::Offline), predicted.0, "offline");
+        assert_eq!(comm.traffic(STEP, Phase::Offline), predicted.0.traffic, "offline");
         assert_eq!(comm.traffic(STEP, Phase::Online), predicted.1, "online");
         result
     })
 }
 
-fn run_comparisons(batches: &[(u32, usize)], leaf_bits: u32, seed: u8) {
-    let comparison = comparison(leaf_bits);
+fn run_comparisons(batches: &[(u32, usize)], comparison: Comparison, seed: u8) {
     let layouts: Vec<_> =
         batches.iter().map(|&(bits, _)| ComparisonLayout::new(bits, &comparison)).collect();
     let numbers: Vec<_> = batches
@@ -106,7 +114,7 @@ fn run_comparisons(batches: &[(u32, usize)], leaf_bits: u32, seed: u8) {
         })
         .collect();
     let predicted = layouts.iter().zip(batches).fold(
-        (Traffic::default(), Traffic::default()),
+        (Offline::default(), Traffic::default()),
         |(offline, online), (layout, &(_, count))| {
             let count = count as u64;
             (offline.beside(layout.offline(count)), online.beside(layout.online(count)))
@@ -129,11 +137,7 @@ fn run_comparisons(batches: &[(u32, usize)], leaf_bits: u32, seed: u8) {
     for ((shares, [a, b]), &(bits, _)) in server.into_iter().zip(client).zip(&numbers).zip(batches)
     {
         let less = a.iter().zip(b).map(|(a, b)| u64::from(bits > 0 && a < b));
-        assert_eq!(
-            open_bits(shares),
-            less.collect::<Vec<_>>(),
-            "{bits} bits, digits of {leaf_bits}"
-        );
+        assert_eq!(open_bits(shares), less.collect::<Vec<_>>(), "{bits} bits, {comparison:?}");
     }
 }
 
@@ -141,15 +145,15 @@ fn run_comparisons(batches: &[(u32, usize)], leaf_bits: u32, seed: u8) {
 fn comparisons_of_every_width_and_digit() {
     for leaf_bits in 1..=4 {
         let all: Vec<_> = (0..=64).map(|bits| (bits, 40 + bits as usize)).collect();
-        run_comparisons(&all, leaf_bits, leaf_bits as u8);
+        run_comparisons(&all, comparison(leaf_bits), leaf_bits as u8);
     }
 }
 
 #[test]
 fn batches_longer_than_the_windows() {
-    run_comparisons(&[(7, 3 * 8192 + 5), (4, 10), (0, 3), (12, 1)], 4, 9);
+    run_comparisons(&[(7, 3 * 8192 + 5), (4, 10), (0, 3), (12, 1)], comparison(4), 9);
     let shared = Shared::random(Ring::new(9).expect("in range"), 45_000, 3);
-    assert_activation(Activation::Relu, &shared, 1, 4);
+    assert_activation(Activation::Relu, &shared, 1, comparison(4));
 }
 
 /// The correlation as it comes back from disk, where it takes as many bits as predicted.
@@ -176,9 +180,8 @@ fn through_a_record<C: Stored<Shape: Clone>>(
     restored
 }
 
-fn assert_activation(function: Activation, shared: &Shared, scale: u32, leaf_bits: u32) {
+fn assert_activation(function: Activation, shared: &Shared, scale: u32, comparison: Comparison) {
     let (ring, count) = (shared.ring, shared.values.len());
-    let comparison = comparison(leaf_bits);
     let opened = run(
         cost::activation(function, ring, count as u64, &comparison),
         |channel, ots| {
@@ -204,18 +207,17 @@ proptest! {
 
     #[test]
     fn comparisons_side_by_side(
-        batches in prop::collection::vec((0_u32..=64, 1_usize..300), 1..4), leaf_bits in 1_u32..=4, seed: u8,
+        batches in prop::collection::vec((0_u32..=64, 1_usize..300), 1..4), comparison in any_comparison(), seed: u8,
     ) {
-        run_comparisons(&batches, leaf_bits, seed);
+        run_comparisons(&batches, comparison, seed);
     }
 
     #[test]
     fn drelu_is_one_where_a_number_is_not_negative(
-        bits in 1_u32..=64, count in 1_usize..300, leaf_bits in 1_u32..=4, seed: u8,
+        bits in 1_u32..=64, count in 1_usize..300, comparison in any_comparison(), seed: u8,
     ) {
         let ring = Ring::new(bits).expect("in range");
         let shared = Shared::random(ring, count, seed);
-        let comparison = comparison(leaf_bits);
         let layout = ComparisonLayout::new(bits - 1, &comparison);
         let opened = run(
             cost::drelu(ring, count as u64, &comparison),
@@ -227,13 +229,15 @@ proptest! {
     }
 
     #[test]
-    fn the_multiplexer_multiplies_bits_and_numbers(bits in 1_u32..=64, count in 1_usize..300, seed: u8) {
+    fn the_multiplexer_multiplies_bits_and_numbers(
+        bits in 1_u32..=64, count in 1_usize..300, kind in kind(), seed: u8,
+    ) {
         let ring = Ring::new(bits).expect("in range");
         let shared = Shared::random(ring, count, seed);
         let choices = [1, 2].map(|n| Bits::random(count, &mut Prg::from_seed(&[seed ^ n; 16])));
         let opened = run(
-            cost::multiplexer(ring, count as u64),
-            |channel, ots| MultiplexerCorrelation::prepare(channel, ots, ring, count),
+            cost::multiplexer(kind, ring, count as u64),
+            |channel, ots| MultiplexerCorrelation::prepare(channel, ots, kind, (ring, count)),
             |channel, correlation| {
                 let side = usize::from(channel.party() == Party::Client);
                 correlation.multiply(channel, &choices[side], shared.of(channel.party()))
@@ -246,7 +250,7 @@ proptest! {
 
     #[test]
     fn conversions_keep_bits(
-        batches in prop::collection::vec((1_u32..=64, 1_usize..300), 1..4), seed: u8,
+        batches in prop::collection::vec((1_u32..=64, 1_usize..300), 1..4), kind in kind(), seed: u8,
     ) {
         let batches: Vec<_> = batches
             .into_iter()
@@ -256,10 +260,11 @@ proptest! {
             let mut rng = Prg::from_seed(&[seed ^ n; 16]);
             batches.iter().map(|&(_, count)| Bits::random(count, &mut rng)).collect::<Vec<_>>()
         });
-        let up = batches.iter().map(|&(_, n)| [cost::ot::extension(n as u64, 1), cost::packed(n as u64, 1)]);
-        let [offline, corrections] = up.fold([0; 2], |[a, b], [c, d]| [a + c, b + d]);
+        let corrections = batches.iter().map(|&(_, n)| cost::packed(n as u64, 1)).sum();
         let answers = batches.iter().map(|&(ring, n)| cost::packed(n as u64, u64::from(ring.bits()) - 1)).sum();
-        let offline = Traffic { client_to_server: offline, rounds: 1, ..Traffic::default() };
+        let offline = batches.iter().fold(Offline::default(), |offline, &(_, n)| {
+            offline.beside(cost::ot::random(kind, Party::Server, n as u64, 1))
+        });
         let online = Traffic {
             server_to_client: answers,
             client_to_server: corrections,
@@ -268,7 +273,7 @@ proptest! {
         let (server, client) = run(
             (offline, online),
             |channel, ots| {
-                let prepare = |&(ring, count)| ConversionCorrelation::prepare(channel, ots, ring, count);
+                let prepare = |&(ring, count)| ConversionCorrelation::prepare(channel, ots, kind, (ring, count));
                 batches.iter().map(prepare).collect::<Result<Vec<_>, _>>()
             },
             |channel, correlations| {
@@ -286,15 +291,15 @@ proptest! {
 
     #[test]
     fn relu_is_the_greater_of_zero_and_the_number(
-        bits in 2_u32..=64, count in 1_usize..300, leaf_bits in 1_u32..=4, seed: u8,
+        bits in 2_u32..=64, count in 1_usize..300, comparison in any_comparison(), seed: u8,
     ) {
         let shared = Shared::random(Ring::new(bits).expect("in range"), count, seed);
-        assert_activation(Activation::Relu, &shared, 0, leaf_bits);
+        assert_activation(Activation::Relu, &shared, 0, comparison);
     }
 
     #[test]
     fn relu6_also_caps(
-        bits in 5_u32..=64, count in 1_usize..300, leaf_bits in 1_u32..=4, room in 0_u32..60, seed: u8,
+        bits in 5_u32..=64, count in 1_usize..300, comparison in any_comparison(), room in 0_u32..60, seed: u8,
     ) {
         let ring = Ring::new(bits).expect("in range");
         let scale = room.min(bits - 5);
@@ -306,15 +311,15 @@ proptest! {
             shared.values[index] = ring.from_signed(x);
             shared.shares[1][index] = ring.sub(ring.from_signed(x), shared.shares[0][index]);
         }
-        assert_activation(Activation::Relu6, &shared, scale, leaf_bits);
+        assert_activation(Activation::Relu6, &shared, scale, comparison);
     }
 
     #[test]
     fn truncation_is_the_arithmetic_shift(
-        bits in 2_u32..=64, shift in 1_u32..64, count in 1_usize..300, leaf_bits in 1_u32..=4, seed: u8,
+        bits in 2_u32..=64, shift in 1_u32..64, count in 1_usize..300, comparison in any_comparison(), seed: u8,
     ) {
         let shift = 1 + (shift - 1) % (bits - 1);
-        assert_truncation(bits, shift, count, leaf_bits, seed);
+        assert_truncation(bits, shift, count, comparison, seed);
     }
 
     #[test]
@@ -331,10 +336,9 @@ proptest! {
     }
 }
 
-fn assert_truncation(bits: u32, shift: u32, count: usize, leaf_bits: u32, seed: u8) {
+fn assert_truncation(bits: u32, shift: u32, count: usize, comparison: Comparison, seed: u8) {
     let ring = Ring::new(bits).expect("in range");
     let shared = Shared::random(ring, count, seed);
-    let comparison = comparison(leaf_bits);
     let opened = run(
         cost::truncate(ring, shift, count as u64, &comparison),
         |channel, ots| {
@@ -354,7 +358,7 @@ fn assert_truncation(bits: u32, shift: u32, count: usize, leaf_bits: u32, seed: 
 #[test]
 fn truncation_at_the_edges_of_width_and_shift() {
     for (bits, shift) in [(2, 1), (3, 1), (3, 2), (41, 12), (41, 40), (64, 1), (64, 12), (64, 63)] {
-        assert_truncation(bits, shift, 100, 4, bits as u8);
+        assert_truncation(bits, shift, 100, comparison(4), bits as u8);
     }
 }
 

@@ -37,12 +37,14 @@ impl TruncationCorrelation {
         assert!((1..ring.bits()).contains(&shift), "cannot drop {shift} bits in {ring}");
         let wrap_ring = Ring::new(shift).expect("at least 1 and less than a ring's");
         super::requesting(channel, |channel| {
+            let kind = comparison.ot;
             let mut comparison = |bits| {
                 let layout = ComparisonLayout::new(bits, comparison);
                 ComparisonCorrelation::prepare(channel, ots, layout, count)
             };
             let comparisons = [comparison(ring.bits())?, comparison(shift)?];
-            let mut conversion = |ring| ConversionCorrelation::prepare(channel, ots, ring, count);
+            let mut conversion =
+                |ring| ConversionCorrelation::prepare(channel, ots, kind, (ring, count));
             let conversions = [conversion(wrap_ring)?, conversion(ring)?];
             Ok(Self { ring, shift, comparisons, conversions })
         })

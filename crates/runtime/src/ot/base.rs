@@ -128,6 +128,19 @@ fn random_scalar(rng: &mut Prg) -> Scalar {
 }
 
 #[cfg(test)]
+impl BaseOts {
+    /// A party's transfers with itself.
+    pub(super) fn random(seed: u8) -> Self {
+        let mut rng = Prg::from_seed(&[seed; 16]);
+        let both: Vec<[[u8; 16]; 2]> = (0..COUNT).map(|_| [rng.array(), rng.array()]).collect();
+        let choices: Vec<u8> = rng.array::<COUNT>().iter().map(|byte| byte & 1).collect();
+        let chosen =
+            both.iter().zip(&choices).map(|(keys, &choice)| keys[usize::from(choice)]).collect();
+        Self { choices, chosen, both }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::ot::test_pair::both;

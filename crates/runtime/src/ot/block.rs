@@ -14,34 +14,63 @@ pub const BLOCK: usize = copriv_ir::cost::ot::BLOCK as usize;
 /// Words of 128 transfers in a block.
 pub(super) const WORDS: usize = BLOCK / SIDE;
 
+/// What a tweak is for. All hashes of a session share a key, so no two uses may share a tweak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Domain {
+    Iknp,
+    SoftSpoken2,
+    SoftSpoken4,
+    SoftSpoken8,
+    Silent,
+    Trees,
+}
+
+/// Tweaks of one direction in one domain: direction, domain, then a counter. They never repeat.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tweaks(u128);
+
+impl Tweaks {
+    /// For the direction in which `sender` is the OT sender.
+    pub(super) fn new(sender: Party, domain: Domain) -> Self {
+        Self(u128::from(sender == Party::Client) << 127 | (domain as u128) << 120)
+    }
+
+    /// The first of the next `count` tweaks.
+    pub(super) fn next(&mut self, count: usize) -> u128 {
+        let first = self.0;
+        self.0 += count as u128;
+        first
+    }
+}
+
 /// Working memory and counters of one direction.
 pub(super) struct BlockState {
     pub hash: TweakedHash,
-    /// Tweak of the next transfer: the direction in the highest bit, then a counter. Never repeats.
-    tweak: u128,
+    /// Tweaks of the transfers.
+    tweaks: Tweaks,
     /// AES counter of the next block's column streams.
     counter: u128,
     /// Words in use in the current block.
     words: usize,
     counters: [Block; WORDS],
     stream: [u128; WORDS],
-    /// 128 columns of `WORDS` words: sums of the code's columns.
-    mixed: Vec<u128>,
+    /// 128 columns of `WORDS` words, for IKNP sums of the code's columns.
+    columns: Vec<u128>,
     /// One row for each transfer.
     pub rows: Vec<u128>,
 }
 
 impl BlockState {
     /// For the direction in which `sender` is the OT sender.
-    pub(super) fn new(sender: Party) -> Self {
+    pub(super) fn new(sender: Party, domain: Domain) -> Self {
         Self {
             hash: TweakedHash::new(),
-            tweak: u128::from(sender == Party::Client) << 127,
+            tweaks: Tweaks::new(sender, domain),
             counter: 0,
             words: 0,
             counters: [Block::default(); WORDS],
             stream: [0; WORDS],
-            mixed: vec![0; SIDE * WORDS],
+            columns: vec![0; SIDE * WORDS],
             rows: vec![0; BLOCK],
         }
     }
@@ -54,22 +83,38 @@ impl BlockState {
             *counter = self.counter.to_le_bytes().into();
             self.counter += 1;
         }
-        self.mixed.fill(0);
-        let first = self.tweak;
-        self.tweak += count as u128;
-        first
+        self.columns.fill(0);
+        self.tweaks.next(count)
     }
 
     /// The stream of one column.
     #[inline]
     pub(super) fn stream(&mut self, cipher: &Aes128Enc) -> &mut [u128] {
+        let mut stream = self.stream;
+        self.stream_into(cipher, &mut stream);
+        self.stream = stream;
+        &mut self.stream[..self.words]
+    }
+
+    /// Fills `stream` with as many words as the block has.
+    #[inline]
+    pub(super) fn stream_into(&self, cipher: &Aes128Enc, stream: &mut [u128; WORDS]) {
         let mut blocks = self.counters;
         let blocks = &mut blocks[..self.words];
         cipher.encrypt_blocks(blocks);
-        for (word, block) in self.stream.iter_mut().zip(&*blocks) {
+        for (word, block) in stream.iter_mut().zip(&*blocks) {
             *word = u128::from_le_bytes((*block).into());
         }
-        &mut self.stream[..self.words]
+    }
+
+    /// Words in use in the current block.
+    pub(super) fn words(&self) -> usize {
+        self.words
+    }
+
+    /// One of the 128 columns that become rows.
+    pub(super) fn column(&mut self, column: usize) -> &mut [u128] {
+        &mut self.columns[column * WORDS..][..self.words]
     }
 
     /// Adds the stream, which is column `column` of `group`, into the mixed columns that take it.
@@ -78,26 +123,67 @@ impl BlockState {
         let size = code.group_size();
         for (part, _) in code.mixes().iter().enumerate().filter(|(_, mix)| *mix >> group & 1 == 1) {
             let target = (part * size + column % size) * WORDS;
-            xor(&mut self.mixed[target..target + self.words], &self.stream);
+            xor(&mut self.columns[target..target + self.words], &self.stream);
         }
     }
 
     /// Turns the mixed columns into rows.
     pub(super) fn finish(&mut self) {
-        transpose(&self.mixed, WORDS, &mut self.rows[..self.words * SIDE]);
+        transpose(&self.columns, WORDS, &mut self.rows[..self.words * SIDE]);
     }
 }
 
 impl Drop for BlockState {
     fn drop(&mut self) {
         self.stream.zeroize();
-        self.mixed.zeroize();
+        self.columns.zeroize();
         self.rows.zeroize();
     }
 }
 
 pub(super) fn xor(sum: &mut [u128], words: &[u128]) {
     sum.iter_mut().zip(words).for_each(|(sum, word)| *sum ^= word);
+}
+
+/// Bit `bit` of each of at most [`BLOCK`] bytes.
+pub(super) fn gather(bytes: &[u8], bit: u32) -> [u128; WORDS] {
+    let mut plane = [0; WORDS];
+    for (position, eight) in bytes.chunks(8).enumerate() {
+        let mut bytes = [0; 8];
+        bytes[..eight.len()].copy_from_slice(eight);
+        let word = u64::from_le_bytes(bytes) >> bit & 0x0101_0101_0101_0101;
+        // The multiplication gathers the lowest bits of the eight bytes in the highest byte.
+        let gathered = word.wrapping_mul(0x0102_0408_1020_4080) >> 56;
+        plane[position / 16] |= u128::from(gathered) << (8 * (position % 16));
+    }
+    plane
+}
+
+/// Adds bit `j` of `plane` to bit `bit` of byte `j`.
+pub(super) fn scatter(plane: &[u128], bit: u32, bytes: &mut [u8]) {
+    for (bytes, word) in bytes.chunks_mut(SIDE).zip(plane) {
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte ^= ((word >> at & 1) as u8) << bit;
+        }
+    }
+}
+
+/// Appends the first `bytes` bytes of a column.
+pub(super) fn append(message: &mut Vec<u8>, column: &[u128], bytes: usize) {
+    let mut packed = [0; 16 * WORDS];
+    for (packed, word) in packed.as_chunks_mut().0.iter_mut().zip(column) {
+        *packed = word.to_le_bytes();
+    }
+    message.extend_from_slice(&packed[..bytes]);
+}
+
+/// The words of a message's column.
+pub(super) fn words(column: &[u8]) -> impl Iterator<Item = u128> {
+    column.chunks(16).map(|chunk| {
+        let mut bytes = [0; 16];
+        bytes[..chunk.len()].copy_from_slice(chunk);
+        u128::from_le_bytes(bytes)
+    })
 }
 
 #[cfg(test)]
@@ -108,8 +194,10 @@ mod tests {
 
     #[test]
     fn the_two_directions_never_share_a_tweak() {
-        let (mut server, mut client) =
-            (BlockState::new(Party::Server), BlockState::new(Party::Client));
+        let (mut server, mut client) = (
+            BlockState::new(Party::Server, Domain::Iknp),
+            BlockState::new(Party::Client, Domain::Iknp),
+        );
         let mut used = HashSet::new();
         for count in [1, 8, 0, BLOCK, 5, BLOCK] {
             for state in [&mut server, &mut client] {
@@ -121,7 +209,7 @@ mod tests {
 
     #[test]
     fn column_streams_never_repeat() {
-        let mut state = BlockState::new(Party::Server);
+        let mut state = BlockState::new(Party::Server, Domain::Iknp);
         let key = Aes128Enc::new(&[9; 16].into());
         let mut used = HashSet::new();
         for count in [1, 128, 129, BLOCK, 3] {

@@ -7,8 +7,15 @@ mod base;
 mod block;
 mod code;
 mod extension;
+mod field;
 mod hash;
+mod iknp;
+mod lpn;
+mod noise_tree;
 mod prg;
+mod seed_tree;
+mod silent;
+mod soft_spoken;
 mod transpose;
 mod triples;
 
@@ -19,9 +26,11 @@ pub use hash::TweakedHash;
 pub use prg::Prg;
 pub use triples::{Pairs, Singles};
 
-pub(crate) use triples::random_choices;
-
 use crate::{Channel, RuntimeError};
+use copriv_ir::OtKind;
+use copriv_ir::cost::{OtUse, SilentPool};
+use silent::{SilentReceiver, SilentSender};
+use soft_spoken::{SoftSpokenReceiver, SoftSpokenSender};
 
 /// One party's end of the OT extensions in both directions, and its private randomness.
 #[derive(Debug)]
@@ -34,16 +43,81 @@ pub struct Ots {
     pub rng: Prg,
 }
 
+/// The fields that SoftSpoken comes with.
+const FIELDS: [u32; 3] = [2, 4, 8];
+
+/// The field whose transfers seed silent ones.
+const SEED_FIELD: u32 = 8;
+
 impl Ots {
-    /// Runs the base transfers of both directions: 7,712 bytes each way, 2 rounds.
+    /// Runs the base transfers of both directions, 7,712 bytes each way, 2 rounds; then sets up the other kinds that
+    /// an inference draws on: [`copriv_ir::cost::SessionCost::setup`].
     ///
     /// # Errors
     /// [`RuntimeError::PeerMisbehaved`] on points that are none; as [`Channel::exchange`].
-    pub fn setup(channel: &mut Channel, mut rng: Prg) -> Result<Self, RuntimeError> {
+    pub fn setup(channel: &mut Channel, mut rng: Prg, ots: &OtUse) -> Result<Self, RuntimeError> {
         let party = channel.party();
         let base = base::run(channel, &mut rng)?;
-        let (sender, receiver) = (OtSender::new(party, &base), OtReceiver::new(party, &base));
+        channel.barrier();
+        let (mut sender, mut receiver) =
+            (OtSender::new(party, &base), OtReceiver::new(party, &base));
+        let silent = |sender| SilentPool::new(sender, ots.silent(sender));
+        let fields = |sender| {
+            let seeds = silent(sender).is_some();
+            let used = move |&k: &u32| ots.soft_spoken(sender, k) || k == SEED_FIELD && seeds;
+            FIELDS.into_iter().filter(used)
+        };
+        for k in fields(party.peer()) {
+            receiver.soft_spoken.push(SoftSpokenReceiver::setup(channel, &base, k)?);
+        }
+        for k in fields(party) {
+            sender.soft_spoken.push(SoftSpokenSender::setup(channel, &base, k)?);
+        }
+        channel.barrier();
+        // The field of the seeds is the last of those in use.
+        if let (Some(pool), Some(seeder)) = (silent(party.peer()), receiver.soft_spoken.last_mut())
+        {
+            receiver.silent = Some(SilentReceiver::setup(channel, seeder, pool.set())?);
+        }
+        if let (Some(pool), Some(seeder)) = (silent(party), sender.soft_spoken.last_mut()) {
+            sender.silent = Some(SilentSender::setup(channel, seeder, pool.set())?);
+        }
+        channel.barrier();
+        sender.silent.iter_mut().try_for_each(|silent| silent.grow_seeds(channel))?;
+        receiver.silent.iter_mut().try_for_each(|silent| silent.grow_seeds(channel))?;
+        channel.barrier();
         Ok(Self { sender, receiver, rng })
+    }
+
+    /// Makes ready the silent transfers that a step draws; nothing where enough are left. Both parties call it with the
+    /// same numbers before the step's first message: [`copriv_ir::cost::SessionCost::fill`].
+    ///
+    /// # Errors
+    /// [`RuntimeError::NotSetUp`] where the session was set up for none; as [`Channel::send`] and
+    /// [`Channel::recv`].
+    pub fn reserve(&mut self, channel: &mut Channel, ots: &OtUse) -> Result<(), RuntimeError> {
+        let party = channel.party();
+        let (offered, chosen) = (ots.silent(party), ots.silent(party.peer()));
+        let (sender, receiver) = (self.sender.silent.as_mut(), self.receiver.silent.as_mut());
+        let is_set_up = (offered == 0 || sender.is_some()) && (chosen == 0 || receiver.is_some());
+        if !is_set_up {
+            return Err(RuntimeError::NotSetUp { kind: OtKind::Silent });
+        }
+        let to_send = sender.as_ref().map_or(0, |sender| sender.missing(offered));
+        let to_take = receiver.as_ref().map_or(0, |receiver| receiver.missing(chosen));
+        let (mut sender, mut receiver) = (sender, receiver);
+        let mut lane = channel.lane();
+        for turn in 0..to_send.max(to_take) {
+            if let Some(sender) = sender.as_mut().filter(|_| turn < to_send) {
+                sender.refill(&mut lane)?;
+            }
+            if let Some(receiver) = receiver.as_mut().filter(|_| turn < to_take) {
+                receiver.refill(&mut lane)?;
+            }
+        }
+        drop(lane);
+        channel.barrier();
+        Ok(())
     }
 }
 
@@ -54,6 +128,7 @@ pub(crate) mod test_pair {
     use super::{Ots, Prg};
     use crate::Channel;
     use copriv_ir::Party;
+    use copriv_ir::cost::OtUse;
     use std::thread;
 
     /// What `f` gives as server and as client, over one line.
@@ -72,10 +147,21 @@ pub(crate) mod test_pair {
         seed: u8,
         f: impl Fn(&mut Channel, &mut Ots) -> T + Sync,
     ) -> (T, T) {
+        both_with(seed, &OtUse::default(), f)
+    }
+
+    /// The same after the set-up for what `ots` says, which is ready for use.
+    pub fn both_with<T: Send>(
+        seed: u8,
+        ots: &OtUse,
+        f: impl Fn(&mut Channel, &mut Ots) -> T + Sync,
+    ) -> (T, T) {
+        let reserved = ots;
         both(|channel| {
             let rng =
                 Prg::from_seed(&[seed ^ (u8::from(channel.party() == Party::Client) << 7); 16]);
-            let mut ots = Ots::setup(channel, rng).expect("base transfers run");
+            let mut ots = Ots::setup(channel, rng, reserved).expect("the set-up runs");
+            ots.reserve(channel, reserved).expect("the peer is honest");
             f(channel, &mut ots)
         })
     }

@@ -1,12 +1,15 @@
-//! Shared products of random bits, made from 1-of-8 and 1-of-16 transfers.
+//! Shared products of random bits.
+//!
+//! Where transfers cost bytes by the hundred (IKNP), a 1-of-8 or 1-of-16 transfer and a table make one; elsewhere two random
+//! 1-of-2 transfers, one in each direction, and no message more.
 
-use super::{BLOCK, Code, Ots, Prg};
+use super::{BLOCK, Code, Ots};
 use crate::bits::Bits;
 use crate::packing::{Packer, Unpacker, packed_len};
 use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
 use crate::{Channel, RuntimeError};
-use copriv_ir::Party;
 use copriv_ir::cost::ot::{PAIR_TABLE, SINGLES_TABLE};
+use copriv_ir::{OtKind, Party};
 use std::collections::VecDeque;
 use zeroize::Zeroizing;
 
@@ -36,7 +39,7 @@ pub struct Pairs {
 }
 
 impl Singles {
-    /// Makes at least `count` triples, two by one 1-of-16 transfer.
+    /// Makes `count` triples. IKNP makes two by one 1-of-16 transfer, other kinds each by [`Crossed`]:
     ///
     /// | server: `a0, b0, c0` at random, twice | | client |
     /// |---|---|---|
@@ -45,7 +48,16 @@ impl Singles {
     ///
     /// # Errors
     /// As [`Channel::send`] and [`Channel::recv`].
-    pub fn make(channel: &mut Channel, ots: &mut Ots, count: usize) -> Result<Self, RuntimeError> {
+    pub fn make(
+        channel: &mut Channel,
+        ots: &mut Ots,
+        kind: OtKind,
+        count: usize,
+    ) -> Result<Self, RuntimeError> {
+        if kind != OtKind::Iknp {
+            let Crossed { a, b: [b, _], c: [c, _] } = Crossed::make(channel, ots, kind, count)?;
+            return Ok(Self { a, b, c });
+        }
         let transfers = count.div_ceil(2);
         let len = 2 * transfers;
         if channel.party() == Party::Server {
@@ -57,7 +69,7 @@ impl Singles {
                     a.get(first) | b.get(first) << 1 | a.get(second) << 2 | b.get(second) << 3;
                 products[factors as usize] ^ mask(c.get(first), c.get(second))
             })?;
-            return Ok(Self { a, b, c });
+            return Ok(Self { a, b, c }.truncated(count));
         }
         let [mut a, mut b, mut c] = [(); 3].map(|()| Bits::with_capacity(len));
         request(channel, ots, Code::OneOf16, SINGLES_TABLE, transfers, |choice, products| {
@@ -67,12 +79,21 @@ impl Singles {
                 c.push(products >> triple & 1);
             }
         })?;
-        Ok(Self { a, b, c })
+        Ok(Self { a, b, c }.truncated(count))
+    }
+
+    /// The first `count` of them.
+    fn truncated(self, count: usize) -> Self {
+        if self.a.len() == count {
+            return self;
+        }
+        let [a, b, c] = [&self.a, &self.b, &self.c].map(|bits| bits.slice(0..count));
+        Self { a, b, c }
     }
 }
 
 impl Pairs {
-    /// Makes `count` pairs, each by one 1-of-8 transfer.
+    /// Makes `count` pairs. IKNP makes each by one 1-of-8 transfer, other kinds by [`Crossed`]:
     ///
     /// | server: `a0, b0, b0', c0, c0'` at random | | client |
     /// |---|---|---|
@@ -81,7 +102,16 @@ impl Pairs {
     ///
     /// # Errors
     /// As [`Channel::send`] and [`Channel::recv`].
-    pub fn make(channel: &mut Channel, ots: &mut Ots, count: usize) -> Result<Self, RuntimeError> {
+    pub fn make(
+        channel: &mut Channel,
+        ots: &mut Ots,
+        kind: OtKind,
+        count: usize,
+    ) -> Result<Self, RuntimeError> {
+        if kind != OtKind::Iknp {
+            let Crossed { a, b, c } = Crossed::make(channel, ots, kind, count)?;
+            return Ok(Self { a, b, c });
+        }
         if channel.party() == Party::Server {
             let [a, b0, b1, c0, c1] = [(); 5].map(|()| Bits::random(count, &mut ots.rng));
             let products = product_tables(&PAIR_FACTORS);
@@ -103,8 +133,58 @@ impl Pairs {
     }
 }
 
+/// Pairs from random 1-of-2 transfers in both directions.
+struct Crossed {
+    a: Bits,
+    b: [Bits; 2],
+    c: [Bits; 2],
+}
+
+impl Crossed {
+    /// Makes `count` pairs. `p_0, p_1` are the last two bits of a transfer's pads, in which the other party chose at random.
+    ///
+    /// | server: choices `a0`, pads `p_0, p_1` | | client: choices `a1`, pads `q_0, q_1` |
+    /// |---|---|---|
+    /// | `b0 = p_0 ^ p_1` | `<->` extension, both ways | `b1 = q_0 ^ q_1` |
+    /// | `c0 = a0 b0 ^ p_0 ^ q_(a0)` | | `c1 = a1 b1 ^ q_0 ^ p_(a1)` |
+    fn make(
+        channel: &mut Channel,
+        ots: &mut Ots,
+        kind: OtKind,
+        count: usize,
+    ) -> Result<Self, RuntimeError> {
+        let mut made = Self {
+            a: Bits::with_capacity(count),
+            b: [(); 2].map(|()| Bits::with_capacity(count)),
+            c: [(); 2].map(|()| Bits::with_capacity(count)),
+        };
+        let mut lane = channel.lane();
+        for first in (0..count).step_by(BLOCK) {
+            let count = BLOCK.min(count - first);
+            let code = Code::OneOf2;
+            let Ots { sender, receiver, rng } = ots;
+            let (choices, block) = receiver.extend_random(&mut lane, kind, code, (count, rng))?;
+            let chosen: Vec<u8> = block.pads().iter().map(|&pad| pad as u8).collect();
+            let chosen = Zeroizing::new(chosen);
+            let block = sender.extend_random(&mut lane, kind, code, count)?;
+            block.for_each(|position, pads| {
+                let [zero, one] = [0, 1].map(|w| pads.get(w).map_or(0, |&pad| pad as u8));
+                let a = choices[position];
+                let b = zero ^ one;
+                let c = b & a.wrapping_neg() ^ zero ^ chosen[position];
+                made.a.push(a.into());
+                for bit in 0..2 {
+                    made.b[bit].push(u64::from(b >> bit & 1));
+                    made.c[bit].push(u64::from(c >> bit & 1));
+                }
+            });
+        }
+        Ok(made)
+    }
+}
+
 impl Stored for Singles {
-    /// How many were asked for.
+    /// How many there are.
     type Shape = usize;
 
     fn store(self, record: &mut RecordWriter) {
@@ -112,8 +192,7 @@ impl Stored for Singles {
     }
 
     fn restore(count: usize, record: &mut RecordReader<'_>) -> Result<Self, RecordTooShort> {
-        let len = 2 * count.div_ceil(2);
-        Ok(Self { a: record.bits(len)?, b: record.bits(len)?, c: record.bits(len)? })
+        Ok(Self { a: record.bits(count)?, b: record.bits(count)?, c: record.bits(count)? })
     }
 }
 
@@ -171,11 +250,11 @@ fn offer(
     for first in (0..transfers).step_by(BLOCK) {
         let count = BLOCK.min(transfers - first);
         let mut message = Packer::with_capacity(packed_len(count, table_bits));
-        ots.sender.extend(channel, code, count)?.for_each(|position, pads| {
+        ots.sender.extend_random(channel, OtKind::Iknp, code, count)?.for_each(|position, pads| {
             let pads = pads.iter().rev().fold(0, |all, &pad| all << 2 | pad as u64 & 3);
             message.push(table(first + position) ^ pads, table_bits);
         });
-        channel.send(&message.finish())?;
+        channel.answer().send(&message.finish())?;
     }
     Ok(())
 }
@@ -197,8 +276,10 @@ fn request(
         {
             unmask(&mut lane, &block, table_bits, &mut f)?;
         }
-        let choices = random_choices(&mut ots.rng, code, BLOCK.min(transfers - first));
-        let pads = ots.receiver.extend(&mut lane, code, &choices)?;
+        let Ots { receiver, rng, .. } = &mut *ots;
+        let count = BLOCK.min(transfers - first);
+        let (choices, pads) =
+            receiver.extend_random(&mut lane, OtKind::Iknp, code, (count, rng))?;
         let pads = pads.pads().iter().map(|&pad| pad as u8 & 3).collect();
         in_flight.push_back((choices, Zeroizing::new(pads)));
     }
@@ -223,19 +304,10 @@ fn unmask(
     Ok(())
 }
 
-/// Random choices for `count` transfers.
-pub(crate) fn random_choices(rng: &mut Prg, code: Code, count: usize) -> Zeroizing<Vec<u8>> {
-    let mut choices = Zeroizing::new(vec![0; count]);
-    rng.fill(&mut choices);
-    let mask = u8::MAX >> (8 - code.bits());
-    choices.iter_mut().for_each(|choice| *choice &= mask);
-    choices
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ot::test_pair::both_with_ots;
+    use crate::ot::test_pair::both_with;
     use copriv_ir::cost::ot;
     use copriv_ir::{Phase, StepId};
 
@@ -249,19 +321,25 @@ mod tests {
         assert!((0..a.len()).all(|i| a[i] & b[i] == c[i]));
     }
 
+    fn kinds_and<const N: usize>(counts: [usize; N]) -> impl Iterator<Item = (OtKind, usize)> {
+        let kinds = [OtKind::Iknp, OtKind::SoftSpoken4, OtKind::Silent].into_iter();
+        kinds.flat_map(move |kind| counts.map(|count| (kind, count)))
+    }
+
     #[test]
     fn singles_are_products() {
-        for count in [0, 1, 2, 3, 301, 6 * 2 * BLOCK + 5] {
-            let (server, client) = both_with_ots(1, |channel, ots| {
+        for (kind, count) in kinds_and([0, 1, 2, 3, 301, 6 * 2 * BLOCK + 5]) {
+            let expected = ot::singles(kind, count as u64);
+            let (server, client) = both_with(1, &expected.ots, |channel, ots| {
                 channel.enter(StepId(1), Phase::Offline).expect("nothing is left");
-                let made = Singles::make(channel, ots, count).expect("runs");
-                let expected = ot::singles(count as u64);
-                assert_eq!(channel.comm().traffic(StepId(1), Phase::Offline), expected);
+                let made = Singles::make(channel, ots, kind, count).expect("runs");
+                channel.enter(StepId(2), Phase::Offline).expect("nothing is left");
+                assert_eq!(channel.comm().traffic(StepId(1), Phase::Offline), expected.traffic);
                 made
             });
             let [a, b, c] =
                 [open(server.a, &client.a), open(server.b, &client.b), open(server.c, &client.c)];
-            assert_eq!([a.len(), b.len(), c.len()], [count.next_multiple_of(2); 3]);
+            assert_eq!([a.len(), b.len(), c.len()], [count; 3]);
             assert_products(&a, &b, &c);
             assert!(count < 300 || [&a, &b].iter().all(|x| x.contains(&0) && x.contains(&1)));
         }
@@ -269,12 +347,13 @@ mod tests {
 
     #[test]
     fn pairs_are_products_with_a_common_factor() {
-        for count in [0, 1, 7, 300, 6 * BLOCK + 1] {
-            let (server, client) = both_with_ots(2, |channel, ots| {
+        for (kind, count) in kinds_and([0, 1, 7, 300, 6 * BLOCK + 1]) {
+            let expected = ot::pairs(kind, count as u64);
+            let (server, client) = both_with(2, &expected.ots, |channel, ots| {
                 channel.enter(StepId(1), Phase::Offline).expect("nothing is left");
-                let made = Pairs::make(channel, ots, count).expect("runs");
-                let expected = ot::pairs(count as u64);
-                assert_eq!(channel.comm().traffic(StepId(1), Phase::Offline), expected);
+                let made = Pairs::make(channel, ots, kind, count).expect("runs");
+                channel.enter(StepId(2), Phase::Offline).expect("nothing is left");
+                assert_eq!(channel.comm().traffic(StepId(1), Phase::Offline), expected.traffic);
                 made
             });
             let a = open(server.a, &client.a);

@@ -11,7 +11,7 @@ use crate::ot::{Ots, Prg};
 use crate::{Channel, Control, RuntimeError};
 use copriv_ir::evaluate::quantise_input;
 use copriv_ir::lattice::Hint;
-use copriv_ir::{CommTable, Plan, ValueId};
+use copriv_ir::{CommTable, Plan, ValueId, cost};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -69,7 +69,7 @@ impl ClientSession {
         let start = Instant::now();
         let tag = rng.next_u64();
         handshake(&mut channel, &plan)?;
-        let setup = Ots::setup(&mut channel, rng);
+        let setup = Ots::setup(&mut channel, rng, &cost::ot_use(&plan));
         let ots = abort(&mut channel, setup)?;
         let setup = (channel.take_comm()?, start.elapsed().as_secs_f64());
         let role = ClientRole { lattice: plan.lattice_plan(), hint: None };

@@ -6,7 +6,7 @@ use crate::linear::LinearLayer;
 use crate::nonlinear::{ActivationCorrelation, TruncationCorrelation};
 use crate::ot::Ots;
 use crate::{Channel, RuntimeError};
-use copriv_ir::{Phase, Plan, Step, StepOp, TruncateMethod};
+use copriv_ir::{Phase, Plan, Step, StepOp, TruncateMethod, cost};
 
 /// One inference of which all is ready but the input: one party's correlations, to be used once.
 pub(super) struct Correlations<L> {
@@ -41,6 +41,7 @@ pub(super) fn prepare<R: Role>(
         let mut watch =
             |channel: &Channel| progress(Phase::Offline, step.id, channel.bytes() - before);
         watch(channel);
+        ots.reserve(channel, &cost::step_cost(plan, step).0.ots)?;
         steps.push(prepare_step(role, channel, (ots, &mut lattice), (plan, step), &mut watch)?);
         channel.flush()?;
         watch(channel);

@@ -8,7 +8,7 @@ use super::{MAX_PREPARED, abort};
 use crate::linear::ServerLinear;
 use crate::ot::{Ots, Prg};
 use crate::{Channel, Control, RuntimeError};
-use copriv_ir::{CommTable, Plan, ServerWeights, ValueId};
+use copriv_ir::{CommTable, Plan, ServerWeights, ValueId, cost};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ impl<'a> ServerSession<'a> {
             (None, _) => None,
         };
         handshake(&mut channel, &plan)?;
-        let setup = Ots::setup(&mut channel, rng);
+        let setup = Ots::setup(&mut channel, rng, &cost::ot_use(&plan));
         let ots = abort(&mut channel, setup)?;
         channel.flush()?;
         let (role, prepared) = (ServerRole { weights, lattice }, BTreeMap::new());

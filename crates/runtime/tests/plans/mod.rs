@@ -24,6 +24,10 @@ pub struct Model {
 
 /// Builds a plan step by step. Each step's fact follows from its inputs.
 pub struct Builder {
+    /// The OT extension of the steps to come.
+    pub ot: OtKind,
+    /// Whether their comparisons take one-time tables.
+    pub tables: bool,
     facts: Vec<Fact>,
     steps: Vec<Step>,
     layers: BTreeMap<StepId, LinearWeights>,
@@ -36,7 +40,8 @@ impl Builder {
         let ring = Ring::new(bits).expect("in range");
         let fact = Fact { shape, ring, scale, sign: Sign::Any, visibility: Visibility::Client };
         let random = Prg::from_seed(&(u128::from(seed)).to_le_bytes());
-        let mut builder = Self { facts: vec![], steps: vec![], layers: BTreeMap::new(), random };
+        let (ot, tables, layers) = (OtKind::Iknp, false, BTreeMap::new());
+        let mut builder = Self { ot, tables, facts: vec![], steps: vec![], layers, random };
         builder.push(StepOp::Input, vec![], fact);
         builder
     }
@@ -67,7 +72,7 @@ impl Builder {
         (taps, weight_bits): (u32, u32),
     ) -> ValueId {
         let input = self.fact(self.last());
-        let correlation = Correlation::Ot { kind: OtKind::Iknp, chooser };
+        let correlation = Correlation::Ot { kind: self.ot, chooser };
         let step = LinearStep { geometry, lowering, correlation, weight_scale: 2, weight_bits };
         let classes = |extent| geometry.border_classes(extent).count();
         let mut biases = geometry.out_channels;
@@ -95,14 +100,14 @@ impl Builder {
 
     pub fn truncate(&mut self, shift: u32, leaf_bits: u32) -> ValueId {
         let input = self.fact(self.last());
-        let comparison = Comparison { ot: OtKind::Iknp, leaf_bits };
+        let comparison = Comparison { ot: self.ot, leaf_bits, tables: self.tables };
         let op = StepOp::Truncate { shift, method: TruncateMethod::Faithful, comparison };
         let fact = Fact { scale: input.scale - shift, visibility: Visibility::Shared, ..input };
         self.push(op, vec![self.last()], fact)
     }
 
     pub fn activation(&mut self, function: Activation, leaf_bits: u32) -> ValueId {
-        let comparison = Comparison { ot: OtKind::Iknp, leaf_bits };
+        let comparison = Comparison { ot: self.ot, leaf_bits, tables: self.tables };
         let op = StepOp::Activation { function, comparison };
         let input = self.fact(self.last());
         let fact = Fact { sign: Sign::NonNegative, visibility: Visibility::Shared, ..input };
@@ -181,8 +186,19 @@ fn provenance() -> Provenance {
 /// Every kind of step once: a convolution, a residual Winograd block, a strided depthwise convolution with ReLU6, a
 /// strided Winograd convolution, pooling, a classifier. `choosers` take turns.
 pub fn every_step(choosers: [Party; 2], leaf_bits: u32, seed: u64) -> Model {
+    every_step_by((OtKind::Iknp, false), choosers, leaf_bits, seed)
+}
+
+/// The same with another OT extension, and perhaps one-time tables.
+pub fn every_step_by(
+    (ot, tables): (OtKind, bool),
+    choosers: [Party; 2],
+    leaf_bits: u32,
+    seed: u64,
+) -> Model {
     let [odd, even] = choosers;
     let mut plan = Builder::new(Shape::new(3, 9, 7), 30, 8, seed);
+    (plan.ot, plan.tables) = (ot, tables);
     plan.linear(ConvGeometry::same(3, 4, 3, 1), Lowering::Direct, odd, (5, 5));
     plan.truncate(2, leaf_bits);
     let shortcut = plan.activation(Activation::Relu, leaf_bits);

@@ -1,0 +1,291 @@
+//! SoftSpoken OT extension: fewer bytes than IKNP for more computation.
+
+use super::base::BaseOts;
+use super::block::{BLOCK, BlockState, Domain, WORDS, append, gather, scatter, words, xor};
+use super::code::Code;
+use super::extension::{ReceiverBlock, SenderBlock};
+use super::field::{add_multiple, multiples};
+use super::seed_tree;
+use crate::{Channel, RuntimeError};
+use aes::Aes128Enc;
+use aes::cipher::KeyInit;
+use copriv_ir::cost::ot::Choices;
+use copriv_ir::{OtKind, Party};
+use zeroize::Zeroizing;
+
+/// One sub-field's part, over GF(2^k) with `k` = 2, 4 or 8.
+///
+/// SoftSpoken (Roy, CRYPTO 2022), against semi-honest parties. `128 / k` seed trees of `2^k` leaves, of each of which the
+/// sender lacks the leaf at `a`, a part of its secret `delta`. For each block and tree, `r_x` being leaf `x`'s stream:
+///
+/// | sender, `delta` of 128 bits in parts `a` | | receiver, choices `c` |
+/// |---|---|---|
+/// | | | `u = sum_x r_x`, `t = sum_x x r_x` (k columns) |
+/// | | `<-` | `d = u ^ c`; if choices are random the first tree's `u` is `c`, and is not sent |
+/// | `q = sum_x (x ^ a) r_x ^ a d` | | |
+/// | rows of all trees: `q` | | `t = q ^ c delta` |
+///
+/// 1-of-`2^m` transfers take `m` of these, one *plane* each: see [`super::field`].
+struct Field {
+    kind: OtKind,
+    bits: usize,
+    /// The leaves of each tree in turn.
+    leaves: Vec<Aes128Enc>,
+    block: BlockState,
+    /// What is to be hashed.
+    rows: Zeroizing<Vec<u128>>,
+}
+
+/// The OT sender's end.
+pub(super) struct SoftSpokenSender {
+    /// Without the first leaf of each tree, leaf `y` being the receiver's `y ^ a`.
+    field: Field,
+    delta: Zeroizing<u128>,
+    multiples: Zeroizing<[u128; 16]>,
+}
+
+/// The OT receiver's end.
+pub(super) struct SoftSpokenReceiver {
+    field: Field,
+}
+
+impl SoftSpokenSender {
+    /// Receives the sums of the peer's trees.
+    ///
+    /// # Errors
+    /// As [`Channel::recv_into`].
+    pub(super) fn setup(
+        channel: &mut Channel,
+        base: &BaseOts,
+        field_bits: u32,
+    ) -> Result<Self, RuntimeError> {
+        let bits = field_bits as usize;
+        let message = channel.recv(seed_tree::message_bytes(bits))?;
+        let leaves = seed_tree::punctured(base, bits, &message);
+        let delta = (0..128).fold(0, |delta, bit| delta | u128::from(base.choices[bit]) << bit);
+        Ok(Self {
+            field: Field::new(channel.party(), bits, &leaves),
+            delta: Zeroizing::new(delta),
+            multiples: multiples(delta),
+        })
+    }
+
+    pub(super) fn kind(&self) -> OtKind {
+        self.field.kind
+    }
+
+    /// The secret that all transfers share.
+    pub(super) fn delta(&self) -> u128 {
+        *self.delta
+    }
+
+    pub(super) fn extend(
+        &mut self,
+        channel: &mut Channel,
+        code: Code,
+        count: usize,
+        choices: Choices,
+    ) -> Result<SenderBlock<'_>, RuntimeError> {
+        let mut first = 0;
+        self.field.rows[..count].fill(0);
+        for power in 0..code.bits() {
+            first = self.plane(channel, count, choices)?;
+            let Field { rows, block, .. } = &mut self.field;
+            add_multiple(&mut rows[..count], &block.rows[..count], power);
+        }
+        let Field { rows, block, .. } = &self.field;
+        let offsets = &self.multiples[..code.options()];
+        Ok(SenderBlock { rows: &rows[..count], offsets, first, hash: &block.hash })
+    }
+
+    /// At most [`BLOCK`] transfers with random choices, not yet hashed: the rows `q`.
+    pub(super) fn correlated(
+        &mut self,
+        channel: &mut Channel,
+        count: usize,
+    ) -> Result<&[u128], RuntimeError> {
+        self.plane(channel, count, Choices::Random)?;
+        Ok(&self.field.block.rows[..count])
+    }
+
+    /// Makes the rows of one plane; the tweak of the first.
+    fn plane(
+        &mut self,
+        channel: &mut Channel,
+        count: usize,
+        choices: Choices,
+    ) -> Result<u128, RuntimeError> {
+        let field = &mut self.field;
+        let first = field.block.begin(count);
+        let (trees, bytes) = (128 / field.bits, count.div_ceil(8));
+        let unsent = usize::from(choices == Choices::Random);
+        let message = channel.recv((trees - unsent) * bytes)?;
+        let corrections = message.chunks_exact(bytes.max(1)).map(Some);
+        let corrections = std::iter::repeat_n(None, unsent).chain(corrections);
+        for (tree, correction) in (0..trees).zip(corrections) {
+            field.fold(tree);
+            for bit in tree * field.bits..(tree + 1) * field.bits {
+                let mask = (*self.delta >> bit & 1).wrapping_neg();
+                let column = field.block.column(bit).iter_mut();
+                for (q, d) in column.zip(words(correction.unwrap_or_default())) {
+                    *q ^= d & mask;
+                }
+            }
+        }
+        field.block.finish();
+        Ok(first)
+    }
+}
+
+impl SoftSpokenReceiver {
+    /// Sends the sums of its trees.
+    ///
+    /// # Errors
+    /// As [`Channel::send`].
+    pub(super) fn setup(
+        channel: &mut Channel,
+        base: &BaseOts,
+        field_bits: u32,
+    ) -> Result<Self, RuntimeError> {
+        let bits = field_bits as usize;
+        let (leaves, message) = seed_tree::grown(base, bits);
+        channel.send(&message)?;
+        Ok(Self { field: Field::new(channel.party().peer(), bits, &leaves) })
+    }
+
+    pub(super) fn kind(&self) -> OtKind {
+        self.field.kind
+    }
+
+    pub(super) fn extend(
+        &mut self,
+        channel: &mut Channel,
+        code: Code,
+        choices: &[u8],
+    ) -> Result<ReceiverBlock<'_>, RuntimeError> {
+        let count = choices.len();
+        let mut first = 0;
+        self.field.rows[..count].fill(0);
+        for power in 0..code.bits() {
+            let plane = Zeroizing::new(gather(choices, power));
+            (first, _) = self.plane(channel, count, Some(&plane))?;
+            self.field.take_plane(count, power);
+        }
+        Ok(self.field.receiver_block(count, first))
+    }
+
+    pub(super) fn extend_random(
+        &mut self,
+        channel: &mut Channel,
+        code: Code,
+        count: usize,
+    ) -> Result<(Zeroizing<Vec<u8>>, ReceiverBlock<'_>), RuntimeError> {
+        let mut choices = Zeroizing::new(vec![0; count]);
+        let mut first = 0;
+        self.field.rows[..count].fill(0);
+        for power in 0..code.bits() {
+            let plane;
+            (first, plane) = self.plane(channel, count, None)?;
+            scatter(&*plane, power, &mut choices);
+            self.field.take_plane(count, power);
+        }
+        Ok((choices, self.field.receiver_block(count, first)))
+    }
+
+    /// At most [`BLOCK`] transfers with random choices, not yet hashed: the choices and the rows `t`.
+    pub(super) fn correlated(
+        &mut self,
+        channel: &mut Channel,
+        count: usize,
+    ) -> Result<(Zeroizing<[u128; WORDS]>, &[u128]), RuntimeError> {
+        let (_, choices) = self.plane(channel, count, None)?;
+        Ok((choices, &self.field.block.rows[..count]))
+    }
+
+    /// Makes the rows of one plane; the tweak of the first, and the choices.
+    fn plane(
+        &mut self,
+        channel: &mut Channel,
+        count: usize,
+        choices: Option<&[u128; WORDS]>,
+    ) -> Result<(u128, Zeroizing<[u128; WORDS]>), RuntimeError> {
+        let field = &mut self.field;
+        let first = field.block.begin(count);
+        let (trees, bytes) = (128 / field.bits, count.div_ceil(8));
+        let mut chosen = choices.map(|choices| Zeroizing::new(*choices));
+        let mut message = Vec::with_capacity(trees * bytes);
+        for tree in 0..trees {
+            let mut sum = field.fold(tree);
+            match &chosen {
+                Some(choices) => {
+                    xor(&mut *sum, &**choices);
+                    append(&mut message, &*sum, bytes);
+                }
+                None => chosen = Some(sum),
+            }
+        }
+        channel.send(&message)?;
+        field.block.finish();
+        Ok((first, chosen.unwrap_or_else(|| Zeroizing::new([0; WORDS]))))
+    }
+}
+
+impl Field {
+    /// For the direction in which `sender` is the OT sender.
+    fn new(sender: Party, bits: usize, leaves: &[[u8; 16]]) -> Self {
+        let (kind, domain) = match bits {
+            2 => (OtKind::SoftSpoken2, Domain::SoftSpoken2),
+            4 => (OtKind::SoftSpoken4, Domain::SoftSpoken4),
+            _ => (OtKind::SoftSpoken8, Domain::SoftSpoken8),
+        };
+        Self {
+            kind,
+            bits,
+            leaves: leaves.iter().map(|leaf| Aes128Enc::new(leaf.into())).collect(),
+            block: BlockState::new(sender, domain),
+            rows: Zeroizing::new(vec![0; BLOCK]),
+        }
+    }
+
+    /// Adds up the streams of a tree: returns `sum_x r_x` and leaves `sum_x x r_x` in the tree's columns.
+    ///
+    /// Where the tree lacks leaf 0, the first sum is without it. The second does not miss it.
+    fn fold(&mut self, tree: usize) -> Zeroizing<[u128; WORDS]> {
+        let Self { bits, leaves, block, .. } = self;
+        let (bits, words) = (*bits, block.words());
+        let each = leaves.len() / (128 / bits);
+        let leaves = &leaves[tree * each..][..each];
+        for bit in 0..bits {
+            block.column(tree * bits + bit).fill(0);
+        }
+        let missing = (1 << bits) - each;
+        // Sums of complete subtrees, as in a binary counter: neighbours of equal size merge.
+        let mut sums = Zeroizing::new([[0; WORDS]; 9]);
+        let mut top = 0;
+        for x in 0..1_usize << bits {
+            sums[top] = [0; WORDS];
+            if x >= missing {
+                block.stream_into(&leaves[x - missing], &mut sums[top]);
+            }
+            for bit in 0..x.trailing_ones() as usize {
+                let (left, right) = sums.split_at_mut(top);
+                xor(block.column(tree * bits + bit), &right[0][..words]);
+                xor(&mut left[top - 1][..words], &right[0][..words]);
+                top -= 1;
+            }
+            top += 1;
+        }
+        Zeroizing::new(sums[0])
+    }
+
+    /// Adds the rows of a plane to those that are to be hashed.
+    fn take_plane(&mut self, count: usize, power: u32) {
+        add_multiple(&mut self.rows[..count], &self.block.rows[..count], power);
+    }
+
+    fn receiver_block(&mut self, count: usize, first: u128) -> ReceiverBlock<'_> {
+        let pads = &mut self.rows[..count];
+        self.block.hash.hash(pads, |position| first + position as u128);
+        ReceiverBlock { pads }
+    }
+}
