@@ -33,6 +33,7 @@ mod ring;
 mod server_weights;
 mod shape;
 mod tensor;
+mod weight_scales;
 pub mod winograd;
 
 pub use artefact::{ArtefactError, ArtefactKind};
@@ -57,3 +58,4 @@ pub use ring::{Ring, RingError};
 pub use server_weights::{LinearWeights, ServerWeights};
 pub use shape::Shape;
 pub use tensor::Tensor;
+pub use weight_scales::{WeightNoise, WeightScales};

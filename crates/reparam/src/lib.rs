@@ -16,15 +16,20 @@
 //! | a convolution after a convolution | kernels convolve, biases pass through the second kernel | `merge_convs.rs` |
 //! | a branch or shortcut beside a convolution | kernels add, the identity being the centre tap | `merge_branches.rs` |
 //!
+//! [`equalise`] then evens out the channels of a fused model, for weights of few bits (`equalise.rs`, the channels
+//! that go together in `channel_groups.rs`), again without changing its function.
+//!
 //! After CoPriv (arXiv 2311.01737), DepthShrinker (arXiv 2206.00843) and RepVGG (arXiv 2101.03697);
 //! unlike theirs it is exact at the borders, because the fused convolution carries a bias map (see
 //! [`copriv_ir::BorderClasses`]), and what no bias map makes exact is not merged (see
 //! [`copriv_ir::ConvGeometry::then`]). All arithmetic is in `f64`; the result is stored in `f32`.
 
 mod assemble;
+mod channel_groups;
 mod config;
 mod convolution;
 mod decide;
+mod equalise;
 mod fold_batch_norm;
 mod layers;
 mod merge_branches;
@@ -33,7 +38,9 @@ mod product;
 mod runs;
 mod verify;
 
+pub use channel_groups::Fixed;
 pub use config::{Count, FuseConfig};
+pub use equalise::{EqualisationReport, LayerNoise, equalise};
 pub use verify::{Verification, verify, verify_random};
 
 use copriv_ir::{Checkpoint, FusedModel};
