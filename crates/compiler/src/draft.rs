@@ -1,10 +1,7 @@
 //! A valid plan on its way through the passes.
 
 use crate::{CompileConfig, Objective};
-use copriv_ir::{
-    Fact, LayerId, LinearStep, Phase, Plan, PlanError, Shape, Sign, Step, StepId, StepOp,
-    Visibility,
-};
+use copriv_ir::{Fact, LayerId, LinearStep, Phase, Plan, PlanError, Shape, Step, StepId, StepOp};
 
 /// A plan, and the fused layer behind each of its steps. The plan is verified whenever it changes.
 #[derive(Clone)]
@@ -22,7 +19,7 @@ impl Draft {
         plan: impl FnOnce(Vec<Fact>, Vec<Step>) -> Result<Plan, PlanError>,
     ) -> Result<Self, PlanError> {
         let (mut steps, layers): (Vec<Step>, Vec<LayerId>) = steps.into_iter().unzip();
-        let values = infer(input, &mut steps);
+        let values = infer(input, &mut steps)?;
         Ok(Self { plan: plan(values, steps)?, layers })
     }
 
@@ -31,7 +28,7 @@ impl Draft {
         let plan = &self.plan;
         let mut steps = plan.steps().to_vec();
         steps[id.0].op = StepOp::Linear(linear);
-        let values = infer(plan.values()[0], &mut steps);
+        let values = infer(plan.values()[0], &mut steps)?;
         let plan = Plan::new(
             plan.network().into(),
             plan.preset().into(),
@@ -96,35 +93,18 @@ impl Draft {
 
 /// The facts of all values, from that of the input. Truncations are set to drop what exceeds its
 /// scale.
-fn infer(input: Fact, steps: &mut [Step]) -> Vec<Fact> {
+fn infer(input: Fact, steps: &mut [Step]) -> Result<Vec<Fact>, PlanError> {
     let mut values: Vec<Fact> = Vec::with_capacity(steps.len());
     for step in steps {
-        let x = step.inputs.first().map_or(input, |value| values[value.0]);
-        let shared = Fact { visibility: Visibility::Shared, ..x };
-        values.push(match &mut step.op {
+        let inputs: Vec<&Fact> = step.inputs.iter().map(|value| &values[value.0]).collect();
+        if let (StepOp::Truncate { shift, .. }, [x]) = (&mut step.op, &inputs[..]) {
+            *shift = x.scale.saturating_sub(input.scale);
+        }
+        let fault = |fault| PlanError { step: step.id, name: step.name.clone(), fault };
+        values.push(match step.op {
             StepOp::Input => input,
-            StepOp::Linear(linear) => Fact {
-                shape: linear.geometry.output_shape(x.shape),
-                scale: x.scale + linear.weight_scale + linear.lowering.extra_scale(),
-                sign: Sign::Any,
-                ..shared
-            },
-            StepOp::Add => {
-                let other = step.inputs.get(1).map_or(x, |value| values[value.0]);
-                let sign = if x.sign == other.sign { x.sign } else { Sign::Any };
-                Fact { sign, ..shared }
-            }
-            StepOp::SumPool => {
-                let extra = x.shape.area().next_power_of_two().trailing_zeros();
-                Fact { shape: Shape::vector(x.shape.channels), scale: x.scale + extra, ..x }
-            }
-            StepOp::Truncate { shift, .. } => {
-                *shift = x.scale.saturating_sub(input.scale);
-                Fact { scale: x.scale - *shift, ..shared }
-            }
-            StepOp::Activation { .. } => Fact { sign: Sign::NonNegative, ..shared },
-            StepOp::Reveal => Fact { visibility: Visibility::Client, ..x },
+            _ => step.op.output(&inputs).map_err(fault)?,
         });
     }
-    values
+    Ok(values)
 }

@@ -66,8 +66,8 @@ fn steps(model: &FusedModel, config: &CompileConfig) -> Result<Vec<(Step, LayerI
         let mut value = push((number, layer), op, inputs);
         if truncated {
             // The shift follows from the scales.
-            let method = TruncateMethod::Faithful;
-            let truncate = StepOp::Truncate { shift: 0, method, comparison };
+            let method = TruncateMethod::Faithful(comparison);
+            let truncate = StepOp::Truncate { shift: 0, method };
             value = push((number, layer), truncate, vec![value]);
         }
         if number == last {

@@ -79,6 +79,7 @@ fn expected(model: &FusedModel, plan: &Plan, step: &Step, inputs: &[Vec<f64>]) -
             let half = unit(step.output) / 2.0;
             (inputs[0].iter().map(|x| x - half).collect(), half)
         }
+        StepOp::Extend { .. } | StepOp::Reduce { .. } => (inputs[0].clone(), 0.0),
         StepOp::Activation { function: Activation::Relu, .. } => {
             (inputs[0].iter().map(|x| x.max(0.0)).collect(), 0.0)
         }

@@ -49,9 +49,9 @@ pub use network::{
 };
 pub use network_profile::{ComputeRates, NetworkProfile, ProfileError};
 pub use plan::{
-    Comparison, Correlation, Fact, LatticePlan, LatticeSection, LinearStep, Lowering, MatMulShape,
-    OtKind, Plan, PlanError, Sign, Step, StepId, StepOp, TruncateMethod, ValueId, Visibility,
-    WinogradTile,
+    Comparison, Correlation, ExtendMethod, Fact, LatticePlan, LatticeSection, LinearStep, Lowering,
+    MatMulShape, OtKind, Plan, PlanError, Sign, Step, StepId, StepOp, TruncateMethod, ValueId,
+    Visibility, WinogradTile,
 };
 pub use provenance::Provenance;
 pub use ring::{Ring, RingError};

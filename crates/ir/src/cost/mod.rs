@@ -10,15 +10,19 @@ pub mod ot;
 mod session;
 mod silent;
 pub mod stored;
+mod wrap;
 
 pub use comparison::ComparisonLayout;
 pub use linear::{OtProduct, linear};
-pub use nonlinear::{activation, drelu, multiplexer, reveal, truncate};
+pub use nonlinear::{activation, drelu, multiplexer, reveal};
 pub use offline::{Offline, OtUse};
 pub use session::SessionCost;
 pub use silent::{SilentPool, SilentSet};
+pub use wrap::{
+    Wrap, WrapMethod, bit_product, extend, extension_wrap, truncate, truncation_wraps, wraps,
+};
 
-use crate::{CommTable, Plan, Step, StepOp, Traffic, TruncateMethod};
+use crate::{CommTable, Plan, Step, StepOp, Traffic};
 
 /// Bytes of `count` values of `bits` bits, packed without gaps.
 #[must_use]
@@ -52,13 +56,12 @@ pub fn step_cost(plan: &Plan, step: &Step) -> (Offline, Traffic) {
     let elements = input.shape.elements() as u64;
     match &step.op {
         StepOp::Linear(step) => linear(step, input.shape, input.ring),
-        StepOp::Truncate { shift, method: TruncateMethod::Faithful, comparison } => {
-            truncate(input.ring, *shift, elements, comparison)
-        }
+        StepOp::Truncate { shift, method } => truncate(input.ring, *shift, elements, *method),
+        StepOp::Extend { ring, method } => extend(input.ring, *ring, elements, *method),
         StepOp::Activation { function, comparison } => {
             activation(*function, input.ring, elements, comparison)
         }
         StepOp::Reveal => reveal(input.ring, elements),
-        StepOp::Input | StepOp::Add | StepOp::SumPool => Default::default(),
+        StepOp::Input | StepOp::Add | StepOp::SumPool | StepOp::Reduce { .. } => Default::default(),
     }
 }

@@ -39,27 +39,6 @@ pub fn multiplexer(kind: OtKind, ring: Ring, count: u64) -> (Offline, Traffic) {
     (offline, corrections + differences)
 }
 
-/// Offline and online traffic of the faithful truncation of `count` elements of `ring` by `shift` bits,
-/// `0 < shift < ring.bits()`.
-#[must_use]
-pub fn truncate(ring: Ring, shift: u32, count: u64, comparison: &Comparison) -> (Offline, Traffic) {
-    let [wrap, low] = [ring.bits(), shift].map(|bits| ComparisonLayout::new(bits, comparison));
-    let up = |bytes| message(Direction::ClientToServer, bytes);
-    let down = |bytes| message(Direction::ServerToClient, bytes);
-    let differences = [shift, ring.bits()].map(|bits| packed(count, u64::from(bits) - 1));
-    let conversion = || ot::random(comparison.ot, Party::Server, count, 1);
-    let offline =
-        wrap.offline(count).beside(low.offline(count)).beside(conversion()).beside(conversion());
-    let mut online = wrap.online(count).beside(low.online(count))
-        + up(2 * packed(count, 1))
-        + down(differences.iter().sum());
-    // The server's first openings leave with the tables, a round before the client's, and the parties take
-    // turns to be ahead: after an odd number of levels the client has what it needs a round early.
-    let levels = wrap.levels().len().max(low.levels().len()) as u32;
-    online.rounds = online.rounds.saturating_sub(levels % 2);
-    (offline, online)
-}
-
 /// Offline and online traffic of opening `count` elements of `ring` to the client.
 #[must_use]
 pub fn reveal(ring: Ring, count: u64) -> (Offline, Traffic) {
@@ -67,7 +46,7 @@ pub fn reveal(ring: Ring, count: u64) -> (Offline, Traffic) {
 }
 
 /// The same message in both directions, crossing.
-fn both_ways(bytes: u64) -> Traffic {
+pub(super) fn both_ways(bytes: u64) -> Traffic {
     message(Direction::ServerToClient, bytes).beside(message(Direction::ClientToServer, bytes))
 }
 
@@ -99,21 +78,5 @@ mod tests {
             activation(Activation::Relu6, ring(41), 20, &RADIX_16),
             activation(Activation::Relu, ring(41), 40, &RADIX_16),
         );
-    }
-
-    #[test]
-    fn faithful_truncation_compares_whole_and_low_parts_side_by_side() {
-        let (offline, online) = truncate(ring(41), 12, 8, &RADIX_16);
-        let [wrap, low] = [41, 12].map(|bits| ComparisonLayout::new(bits, &RADIX_16));
-        let offline = offline.traffic;
-        assert_eq!((offline.rounds, online.rounds), (2, 8));
-        let up = wrap.online(8).client_to_server + low.online(8).client_to_server + 2;
-        assert_eq!(online.client_to_server, up);
-        let down = wrap.online(8).server_to_client + low.online(8).server_to_client + 11 + 40;
-        assert_eq!(online.server_to_client, down);
-        // CrypTFlow2, section 5.3: fewer than 128 (l + s + 2) + 19 l + 14 s bits. With eight elements, bytes
-        // in all are bits for each.
-        let bits = offline.bytes() + online.bytes();
-        assert!(bits < 128 * (41 + 12 + 2) + 19 * 41 + 14 * 12, "{bits} bits");
     }
 }

@@ -3,9 +3,10 @@
 //! A record's payload is one stream of bits: what each party keeps of each step, in the order of the plan,
 //! without gaps. What is public (rings, counts, layouts) follows from the plan and is not stored.
 
-use super::ComparisonLayout;
+use super::{ComparisonLayout, Wrap, WrapMethod, extension_wrap, truncation_wraps};
 use crate::{
-    Activation, Comparison, ConvGeometry, Party, Plan, Ring, Shape, Step, StepOp, TruncateMethod,
+    Activation, Comparison, ConvGeometry, ExtendMethod, Party, Plan, Ring, Shape, Step, StepOp,
+    TruncateMethod,
 };
 
 /// Bytes before the payload of a record: who made it, for which plan, which inference, and digests.
@@ -24,13 +25,12 @@ fn step_bits(plan: &Plan, step: &Step, party: Party) -> u64 {
     let (ring, elements) = (input.ring, input.shape.elements() as u64);
     match &step.op {
         StepOp::Linear(step) => linear(&step.geometry, input.shape, ring, party),
-        StepOp::Truncate { shift, method: TruncateMethod::Faithful, comparison } => {
-            truncate(ring, *shift, elements, comparison, party)
-        }
+        StepOp::Truncate { shift, method } => truncate(ring, *shift, elements, *method, party),
+        StepOp::Extend { ring: wider, method } => extend(ring, *wider, elements, *method, party),
         StepOp::Activation { function, comparison } => {
             activation(*function, ring, elements, comparison, party)
         }
-        StepOp::Input | StepOp::Add | StepOp::SumPool | StepOp::Reveal => 0,
+        StepOp::Input | StepOp::Add | StepOp::SumPool | StepOp::Reduce { .. } | StepOp::Reveal => 0,
     }
 }
 
@@ -45,14 +45,27 @@ pub fn linear(geometry: &ConvGeometry, input: Shape, ring: Ring, party: Party) -
     elements * u64::from(ring.bits())
 }
 
-/// Bits of the faithful truncation of `count` elements.
+/// Bits of a truncation of `count` elements.
 #[must_use]
-pub fn truncate(ring: Ring, shift: u32, count: u64, how: &Comparison, party: Party) -> u64 {
-    let compared = [ring.bits(), shift].map(|bits| {
-        let layout = ComparisonLayout::new(bits, how);
-        comparison(&layout, count, party) + conversion(bits, count, party)
-    });
-    compared.iter().sum()
+pub fn truncate(ring: Ring, shift: u32, count: u64, how: TruncateMethod, party: Party) -> u64 {
+    truncation_wraps(ring, shift, how).iter().map(|w| wrap(w, count, party)).sum()
+}
+
+/// Bits of an extension of `count` elements.
+#[must_use]
+pub fn extend(from: Ring, to: Ring, count: u64, how: ExtendMethod, party: Party) -> u64 {
+    extension_wrap(from, to, how).map_or(0, |w| wrap(&w, count, party))
+}
+
+/// Bits of the wraps of `count` elements.
+fn wrap(wrap: &Wrap, count: u64, party: Party) -> u64 {
+    let compared = match &wrap.method {
+        WrapMethod::Compare(how) => {
+            comparison(&ComparisonLayout::new(wrap.bits, how), count, party)
+        }
+        WrapMethod::KnownSign(_) => 0,
+    };
+    compared + bit_product(wrap.product_bits(), count)
 }
 
 /// Bits of an activation on `count` elements.
@@ -104,12 +117,8 @@ pub fn multiplexer(ring: Ring, count: u64) -> u64 {
     count * (1 + 3 * u64::from(ring.bits()))
 }
 
-/// Bits of `count` conversions of a bit into a ring of `bits` bits, whose pads have one bit less.
+/// Bits of `count` products of one bit of each party, shared in `bits` bits: a factor and a share of a product.
 #[must_use]
-pub const fn conversion(bits: u32, count: u64, party: Party) -> u64 {
-    count
-        * match party {
-            Party::Server => 2 * (bits as u64 - 1),
-            Party::Client => bits as u64,
-        }
+pub const fn bit_product(bits: u32, count: u64) -> u64 {
+    if bits == 0 { 0 } else { count * (1 + bits as u64) }
 }

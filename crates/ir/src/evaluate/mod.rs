@@ -3,7 +3,9 @@
 mod convolution;
 mod float;
 mod plan;
+mod rounding;
 
 pub use convolution::reference_convolution;
 pub use float::{CheckpointEvaluator, FusedEvaluator};
 pub use plan::{ForeignWeights, PlanEvaluator, quantise_input};
+pub use rounding::Rounding;

@@ -1,23 +1,28 @@
 //! What a plan computes, bit for bit: the oracle of the protocols.
 
+use super::rounding::{Rounding, neighbour, seed_of};
 use crate::lowering::{bias_map, direct_conv};
 use crate::{
     Activation, Digest, Fact, LinearStep, Plan, ServerWeights, Step, StepId, StepOp,
-    TruncateMethod, ValueId,
+    TruncateMethod, ValueId, Visibility,
 };
 
-/// Executes a plan in the clear. What the parties reveal must equal its logits exactly.
+/// Executes a plan in the clear. What the parties reveal must equal its logits exactly, save for truncations that
+/// round at random.
 ///
 /// - *Input*: the image rounded to the value's scale ([`quantise_input`]).
 /// - *Linear*: `2^extra_scale W (*) x + bias` in the ring.
 /// - *Add*, *SumPool*: sums in the ring.
-/// - *Truncate*, faithful: the signed value shifted right, towards minus infinity.
+/// - *Truncate*, faithful: the signed value shifted right, towards minus infinity. By the other methods: that or the
+///   next greater number, by chance or as given shares decide ([`Rounding`]).
+/// - *Extend*, *Reduce*: the signed value in the other ring.
 /// - *Activation*: ReLU is `x` where the signed value is not negative, else 0. ReLU6 is `ReLU(x) -
 ///   ReLU(x - cap)` in the ring, `cap = 6 * 2^scale`.
 /// - *Reveal*: the value itself.
 pub struct PlanEvaluator<'a> {
     plan: &'a Plan,
     weights: &'a ServerWeights,
+    seed: u64,
     /// The step after which each value is no longer needed.
     last_use: Vec<StepId>,
 }
@@ -46,7 +51,14 @@ impl<'a> PlanEvaluator<'a> {
         for step in plan.steps() {
             step.inputs.iter().for_each(|value| last_use[value.0] = step.id);
         }
-        Ok(Self { plan, weights, last_use })
+        Ok(Self { plan, weights, seed: 0, last_use })
+    }
+
+    /// The same with another seed for truncations that round at random. One seed and one image always give one
+    /// result.
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
     }
 
     /// The image as the plan's first value: see [`quantise_input`].
@@ -91,24 +103,14 @@ impl<'a> PlanEvaluator<'a> {
         self.execute(image, true)
     }
 
-    fn execute(&self, image: &[f32], keep: bool) -> Vec<Vec<u64>> {
-        let mut values: Vec<Vec<u64>> = Vec::with_capacity(self.plan.steps().len());
-        for step in self.plan.steps() {
-            let value = self.step(step, image, &values);
-            values.push(value);
-            for input in &step.inputs {
-                if !keep && self.last_use[input.0] == step.id {
-                    values[input.0] = Vec::new();
-                }
-            }
-        }
-        values
-    }
-
-    fn step(&self, step: &Step, image: &[f32], values: &[Vec<u64>]) -> Vec<u64> {
+    /// What one step makes of its inputs, in the step's order; nothing of [`StepOp::Input`], which has none.
+    ///
+    /// # Panics
+    /// Where inputs have other sizes than the plan says.
+    #[must_use]
+    pub fn step(&self, step: &Step, inputs: &[&[u64]], rounding: Rounding<'_>) -> Vec<u64> {
         let fact = self.plan.fact(step.output);
-        let inputs: Vec<&[u64]> = step.inputs.iter().map(|v| values[v.0].as_slice()).collect();
-        match (&step.op, inputs.as_slice()) {
+        match (&step.op, inputs) {
             (StepOp::Linear(linear), [x]) => self.linear(step, linear, x),
             (StepOp::Add, [x, y]) => x.iter().zip(*y).map(|(&x, &y)| fact.ring.add(x, y)).collect(),
             (StepOp::SumPool, [x]) => {
@@ -118,17 +120,39 @@ impl<'a> PlanEvaluator<'a> {
                 };
                 x.chunks(area).map(sum).collect()
             }
-            (StepOp::Truncate { shift, method: TruncateMethod::Faithful, .. }, [x]) => {
-                let shifted = |&x: &u64| fact.ring.from_signed(fact.ring.to_signed(x) >> shift);
-                x.iter().map(shifted).collect()
+            (StepOp::Truncate { shift, method }, [x]) => {
+                let input = self.plan.fact(step.inputs[0]);
+                truncate(step, (input, fact), (*shift, *method), x, rounding)
+            }
+            (StepOp::Extend { .. } | StepOp::Reduce { .. }, [x]) => {
+                let ring = self.plan.fact(step.inputs[0]).ring;
+                x.iter().map(|&x| fact.ring.from_signed(ring.to_signed(x))).collect()
             }
             (StepOp::Activation { function, .. }, [x]) => {
                 x.iter().map(|&x| activate(*function, fact, x)).collect()
             }
             (StepOp::Reveal, [x]) => x.to_vec(),
-            // Only the input has none; a verified plan has the right number everywhere.
-            _ => quantise_input(fact, image),
+            // A verified plan has the right number of inputs everywhere.
+            _ => Vec::new(),
         }
+    }
+
+    fn execute(&self, image: &[f32], keep: bool) -> Vec<Vec<u64>> {
+        let input = self.quantise_input(image);
+        let rounding = Rounding::Seeded(seed_of(self.seed, &input));
+        let mut values: Vec<Vec<u64>> = Vec::with_capacity(self.plan.steps().len());
+        values.push(input);
+        for step in &self.plan.steps()[1..] {
+            let inputs: Vec<&[u64]> = step.inputs.iter().map(|v| values[v.0].as_slice()).collect();
+            let value = self.step(step, &inputs, rounding);
+            values.push(value);
+            for input in &step.inputs {
+                if !keep && self.last_use[input.0] == step.id {
+                    values[input.0] = Vec::new();
+                }
+            }
+        }
+        values
     }
 
     fn linear(&self, step: &Step, linear: &LinearStep, x: &[u64]) -> Vec<u64> {
@@ -162,6 +186,26 @@ pub fn quantise_input(fact: &Fact, image: &[f32]) -> Vec<u64> {
         fact.ring.from_signed(rounded.clamp(min, max))
     };
     image.iter().map(quantise).collect()
+}
+
+fn truncate(
+    step: &Step,
+    (input, output): (&Fact, &Fact),
+    (shift, method): (u32, TruncateMethod),
+    x: &[u64],
+    rounding: Rounding<'_>,
+) -> Vec<u64> {
+    // What the client alone knows has a server's share of zero.
+    let shared = input.visibility == Visibility::Shared;
+    let one = |(index, &x): (usize, &u64)| {
+        let shifted = match method {
+            TruncateMethod::Faithful(_) => input.ring.to_signed(x) >> shift,
+            _ if !shared => input.ring.to_signed(x) >> shift,
+            _ => neighbour(input.ring, x, shift, rounding.server_share(step.id, index)),
+        };
+        output.ring.from_signed(shifted)
+    };
+    x.iter().enumerate().map(one).collect()
 }
 
 fn activate(function: Activation, fact: &Fact, x: u64) -> u64 {
@@ -228,8 +272,7 @@ mod tests {
     }
 
     fn truncate(shift: u32) -> StepOp {
-        let method = TruncateMethod::Faithful;
-        StepOp::Truncate { shift, method, comparison: COMPARISON }
+        StepOp::Truncate { shift, method: TruncateMethod::Faithful(COMPARISON) }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod fact;
 mod lattice;
+mod output;
 mod step;
 mod verify;
 mod verify_lattice;
@@ -9,8 +10,8 @@ mod verify_lattice;
 pub use fact::{Fact, Sign, ValueId, Visibility};
 pub use lattice::{LatticePlan, LatticeSection};
 pub use step::{
-    Comparison, Correlation, LinearStep, Lowering, MatMulShape, OtKind, Step, StepId, StepOp,
-    TruncateMethod, WinogradTile,
+    Comparison, Correlation, ExtendMethod, LinearStep, Lowering, MatMulShape, OtKind, Step, StepId,
+    StepOp, TruncateMethod, WinogradTile,
 };
 pub use verify::PlanError;
 

@@ -3,7 +3,7 @@
 use super::ValueId;
 use crate::lattice::LatticeLayer;
 use crate::winograd::MinimalFiltering;
-use crate::{Activation, ConvGeometry, Party, Shape};
+use crate::{Activation, ConvGeometry, Party, Ring, Shape};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -48,8 +48,18 @@ pub enum StepOp {
         shift: u32,
         /// How, and with which error.
         method: TruncateMethod,
-        /// Its comparisons.
-        comparison: Comparison,
+    },
+    /// The same number in a wider ring.
+    Extend {
+        /// The wider ring.
+        ring: Ring,
+        /// How, and what must be known of the number.
+        method: ExtendMethod,
+    },
+    /// The same number in a narrower ring, in which the compiler has found it to fit. Local.
+    Reduce {
+        /// The narrower ring.
+        ring: Ring,
     },
     /// ReLU or ReLU6.
     Activation {
@@ -81,7 +91,10 @@ impl StepOp {
             Self::Linear(_) => "linear",
             Self::Add => "add",
             Self::SumPool => "sum_pool",
+            Self::Truncate { method: TruncateMethod::Reduce, .. } => "truncate_reduce",
             Self::Truncate { .. } => "truncate",
+            Self::Extend { .. } => "extend",
+            Self::Reduce { .. } => "reduce",
             Self::Activation { function: Activation::Relu, .. } => "relu",
             Self::Activation { function: Activation::Relu6, .. } => "relu6",
             Self::Reveal => "reveal",
@@ -274,9 +287,37 @@ pub struct Comparison {
 }
 
 /// A truncation protocol.
+///
+/// All but [`Self::Faithful`] round at random to one of the two neighbours of `x / 2^shift`, to the upper one with the
+/// probability of the fraction: on average nothing is lost, and multiples of `2^shift` are exact. Between the
+/// parties the chance is that of the server's share `x0`, which rounds up where the client's rounds down: the result
+/// is the upper neighbour where `0 < x0 mod 2^shift <= x mod 2^shift`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum TruncateMethod {
-    /// Exactly the arithmetic shift: rounds towards minus infinity (CrypTFlow2, section 4).
-    Faithful,
+    /// Exactly the arithmetic shift: rounds towards minus infinity (CrypTFlow2, section 4). A comparison of the ring's
+    /// width, one of `shift` bits.
+    Faithful(Comparison),
+    /// One comparison of the ring's width.
+    OneOff(Comparison),
+    /// For numbers that are not negative: one correlated transfer of `shift` bits instead of a comparison (SIRNN, S&P 2021;
+    /// Cheetah, USENIX Security 2022).
+    KnownSign(OtKind),
+    /// Truncate and reduce: the result is in the ring of `shift` bits less. Local.
+    Reduce,
+}
+
+/// A protocol that takes numbers to a wider ring. All are exact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ExtendMethod {
+    /// Any number: a comparison of the narrower ring's width.
+    Compare(Comparison),
+    /// Numbers that are not negative: one correlated transfer of the added bits.
+    KnownSign(OtKind),
+    /// Numbers from `-2^(l-2)` to `2^(l-2) - 1`, `l` the width of the narrower ring: not negative once `2^(l-2)` is
+    /// added. That they are so is the compiler's finding; others come out wrong.
+    Offset(OtKind),
+    /// Numbers that the client alone knows. Local.
+    Local,
 }

@@ -5,21 +5,25 @@
 //! of rounds does not depend on the number of elements.
 
 mod activation;
+mod bit_product;
 mod comparison;
-mod conversion;
 mod drelu;
+mod extend;
 mod multiplexer;
 mod reveal;
 mod tree;
 mod truncate;
+mod wrap;
 
 pub use activation::ActivationCorrelation;
+pub use bit_product::BitProductCorrelation;
 pub use comparison::ComparisonCorrelation;
-pub use conversion::ConversionCorrelation;
 pub use drelu::drelu;
+pub use extend::ExtensionCorrelation;
 pub use multiplexer::MultiplexerCorrelation;
 pub use reveal::reveal;
 pub use truncate::TruncationCorrelation;
+pub use wrap::WrapCorrelation;
 
 use crate::{Channel, RuntimeError};
 

@@ -139,7 +139,7 @@ impl Stored for MultiplexerCorrelation {
 }
 
 /// Both pads, of `bits` bits, of each of `count` transfers.
-pub(super) fn restore_offered(
+fn restore_offered(
     record: &mut RecordReader<'_>,
     count: usize,
     bits: u32,
@@ -160,7 +160,7 @@ fn exchange_bits(channel: &mut Channel, ours: &Bits) -> Result<Bits, RuntimeErro
 }
 
 /// The pair, exchanged if `bit` is one.
-pub(super) fn swapped([zero, one]: [u64; 2], bit: u64) -> [u64; 2] {
+fn swapped([zero, one]: [u64; 2], bit: u64) -> [u64; 2] {
     let swap = (zero ^ one) & bit.wrapping_neg();
     [zero ^ swap, one ^ swap]
 }

@@ -3,10 +3,10 @@
 use super::Progress;
 use super::role::Role;
 use crate::linear::LinearLayer;
-use crate::nonlinear::{ActivationCorrelation, TruncationCorrelation};
+use crate::nonlinear::{ActivationCorrelation, ExtensionCorrelation, TruncationCorrelation};
 use crate::ot::Ots;
 use crate::{Channel, RuntimeError};
-use copriv_ir::{Phase, Plan, Step, StepOp, TruncateMethod, cost};
+use copriv_ir::{Phase, Plan, Step, StepOp, cost};
 
 /// One inference of which all is ready but the input: one party's correlations, to be used once.
 pub(super) struct Correlations<L> {
@@ -21,6 +21,8 @@ pub(super) enum ReadyStep<L> {
     Add,
     SumPool,
     Truncate(Box<TruncationCorrelation>),
+    Extend(Box<ExtensionCorrelation>),
+    Reduce,
     Activation(Box<ActivationCorrelation>),
     Reveal,
 }
@@ -68,11 +70,17 @@ fn prepare_step<R: Role>(
         }
         StepOp::Add => ReadyStep::Add,
         StepOp::SumPool => ReadyStep::SumPool,
-        StepOp::Truncate { shift, method: TruncateMethod::Faithful, comparison } => {
+        StepOp::Truncate { shift, method } => {
             let by = (ring, *shift);
-            let prepared = TruncationCorrelation::prepare(channel, ots, comparison, by, count)?;
+            let prepared = TruncationCorrelation::prepare(channel, ots, *method, by, count)?;
             ReadyStep::Truncate(Box::new(prepared))
         }
+        StepOp::Extend { ring: wider, method } => {
+            let rings = (ring, *wider);
+            let prepared = ExtensionCorrelation::prepare(channel, ots, *method, rings, count)?;
+            ReadyStep::Extend(Box::new(prepared))
+        }
+        StepOp::Reduce { .. } => ReadyStep::Reduce,
         StepOp::Activation { function, comparison } => {
             let function = (*function, comparison);
             let prepared = ActivationCorrelation::prepare(channel, ots, function, ring, count)?;

@@ -36,6 +36,8 @@ pub(super) fn run<R: Role>(
             ReadyStep::Add => add(fact.ring, next(), &next()),
             ReadyStep::SumPool => sum_pool(fact, &next()),
             ReadyStep::Truncate(correlation) => correlation.truncate(channel, &next())?,
+            ReadyStep::Extend(correlation) => correlation.extend(channel, &next())?,
+            ReadyStep::Reduce => reduce(fact.ring, next()),
             ReadyStep::Activation(correlation) => {
                 correlation.apply(channel, fact.scale, &next())?
             }
@@ -54,6 +56,12 @@ pub(super) fn run<R: Role>(
 /// Shares of the sums.
 fn add(ring: Ring, mut x: Shares, y: &[u64]) -> Shares {
     x.iter_mut().zip(y).for_each(|(x, &y)| *x = ring.add(*x, y));
+    x
+}
+
+/// Shares of the same numbers in a narrower ring.
+fn reduce(ring: Ring, mut x: Shares) -> Shares {
+    x.iter_mut().for_each(|x| *x = ring.reduce(*x));
     x
 }
 

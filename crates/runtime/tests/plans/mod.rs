@@ -101,7 +101,7 @@ impl Builder {
     pub fn truncate(&mut self, shift: u32, leaf_bits: u32) -> ValueId {
         let input = self.fact(self.last());
         let comparison = Comparison { ot: self.ot, leaf_bits, tables: self.tables };
-        let op = StepOp::Truncate { shift, method: TruncateMethod::Faithful, comparison };
+        let op = StepOp::Truncate { shift, method: TruncateMethod::Faithful(comparison) };
         let fact = Fact { scale: input.scale - shift, visibility: Visibility::Shared, ..input };
         self.push(op, vec![self.last()], fact)
     }
