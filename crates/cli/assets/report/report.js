@@ -172,7 +172,7 @@ function frontSection(plans, trainings) {
       { label: "front", data: front(), showLine: true, borderColor: color("--one"), borderWidth: 1.5, pointRadius: 0, borderDash: [4, 4] },
     ].filter((set) => set.data.length) },
     options: {
-      scales: { x: bytesAxis(kinds[kind], "logarithmic"), y: { title: { display: true, text: "top-1 (%)" } } },
+      scales: { x: bytesAxis(kinds[kind], "logarithmic"), y: { title: { display: true, text: "top-1 (%)" }, grace: "10%" } },
       plugins: { tooltip: { callbacks: { label: ({ raw }) => `${raw.name}: ${raw.y.toFixed(1)} %, ${bytes(raw.x)}${raw.count ? ` (${raw.count} images)` : ""}` } } },
     },
   }));
@@ -199,7 +199,9 @@ function allBlocks(before, after) {
 
 function layersSection(plans) {
   const place = section("layers", "Communication by block", "Two plans block by block. Choose the network before fusing and after, or two presets.");
-  let [before, after] = [0, plans.length - 1];
+  const total = ({ plan }) => both(plan.total.offline) + both(plan.total.online);
+  const order = plans.map((_, index) => index).sort((a, b) => total(plans[b]) - total(plans[a]));
+  let [before, after] = [order[0], order.at(-1)];
   const names = plans.map((entry) => entry.name);
   const pair = element("div", { class: "pair" });
   const steps = element("div");

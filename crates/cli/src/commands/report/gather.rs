@@ -76,9 +76,7 @@ fn add_file(path: &Path, name: &dyn Fn(&Path) -> String, content: &mut Content) 
             blocks,
             accuracy,
         });
-    } else if path.extension().is_some_and(|extension| extension == "safetensors")
-        && ArtefactKind::of_file(path).is_ok_and(|kind| kind == ArtefactKind::FusedModel)
-    {
+    } else if ArtefactKind::of_file(path).is_ok_and(|kind| kind == ArtefactKind::FusedModel) {
         let accuracy = read_evaluation(&path.with_extension(EVALUATION))?;
         let drawing = Drawing::new(name(path), &FusedModel::read(path)?, accuracy);
         content.networks.push(drawing);

@@ -31,18 +31,33 @@ pub fn render(content: &Content) -> Result<String> {
 mod tests {
     use super::*;
     use crate::commands::report::content::Training;
+    use proptest::prelude::*;
+
+    fn page_of(name: String) -> String {
+        let trainings = vec![Training { name, epochs: vec![] }];
+        render(&Content { trainings, ..Default::default() }).expect("renders")
+    }
 
     #[test]
-    fn names_cannot_break_out_of_the_data() {
-        let name = "</script><script>alert(1)</script>{{data}}".to_owned();
-        let content =
-            Content { trainings: vec![Training { name, epochs: vec![] }], ..Default::default() };
-        let page = render(&content).expect("renders");
-        assert!(!page.contains("<script>alert"));
-        assert_eq!(page.matches("</script>").count(), PAGE.matches("</script>").count());
-        for mark in ["{{version}}", "{{style}}", "{{charts}}", "{{script}}"] {
+    fn a_page_is_whole_and_loads_nothing() {
+        let page = page_of("run".into());
+        for mark in ["{{version}}", "{{style}}", "{{charts}}", "{{script}}", "{{data}}"] {
             assert!(!page.contains(mark), "{mark} is left");
         }
-        assert!(!page.contains("http://") && !page.contains("src=\"http"), "loads something");
+        for loader in ["src=\"", "@import", "url(", "<link"] {
+            assert!(!page.replace(CHARTS, "").contains(loader), "{loader} loads something");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn names_come_back_and_cannot_break_out(name in "(</?script>|<!--|\\{\\{data\\}\\}|[\\PC]){0,6}") {
+            let page = page_of(name.clone());
+            prop_assert_eq!(page.matches("</script>").count(), PAGE.matches("</script>").count());
+            let start = page.find("application/json\">").expect("has data") + 18;
+            let data = page[start..].split("</script>").next().expect("ends");
+            let data: serde_json::Value = serde_json::from_str(data).expect("is JSON");
+            prop_assert_eq!(&data["trainings"][0]["name"], &serde_json::json!(name));
+        }
     }
 }
