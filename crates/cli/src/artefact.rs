@@ -1,13 +1,17 @@
 //! Artefacts as the command line takes them: any file, or the folder that `copriv compile` made.
 
 use anyhow::{Context as _, Result, bail};
-use copriv_ir::{ArtefactKind, Checkpoint, FusedModel, Plan, ServerWeights};
+use copriv_ir::lattice::Hint;
+use copriv_ir::{ArtefactKind, Checkpoint, FusedModel, LatticePlan, Plan, ServerWeights};
 use std::path::{Path, PathBuf};
 
 /// Name of the public plan in a plan folder.
 pub const PLAN_FILE: &str = "plan.json";
 /// Name of the server's secret weights in a plan folder.
 pub const WEIGHTS_FILE: &str = "server.safetensors";
+
+/// Name of the public hint in a plan folder, where the plan has lattice correlations.
+pub const HINT_FILE: &str = "hint.bin";
 
 /// An artefact of any kind that can be shown or evaluated.
 pub enum Artefact {
@@ -45,6 +49,17 @@ impl Artefact {
 pub fn read_plan(path: &Path) -> Result<Plan> {
     let path = if path.is_dir() { plan_file(path) } else { path.to_owned() };
     Ok(Plan::read(&path)?)
+}
+
+/// The hint beside a plan, if it has lattice correlations.
+///
+/// # Errors
+/// Where it is missing, damaged, or that of another plan.
+pub fn read_hint(path: &Path, plan: &Plan) -> Result<Option<Hint>> {
+    let Some(LatticePlan { section, steps, .. }) = plan.lattice_plan() else { return Ok(None) };
+    let path = if path.is_dir() { path.join(HINT_FILE) } else { path.with_file_name(HINT_FILE) };
+    let missing = || format!("the plan needs its hint, {HINT_FILE} beside {PLAN_FILE}");
+    Hint::read(&path, &section.seed, &steps, section.hint).with_context(missing).map(Some)
 }
 
 /// Plan and server weights of a folder made by `copriv compile`.

@@ -2,11 +2,19 @@
 
 use crate::draft::Draft;
 use crate::{ChooserRule, CompileConfig, CompileError};
-use copriv_ir::{Correlation, LinearStep, Party};
+use copriv_ir::{Correlation, LinearStep, Party, StepId};
+use std::collections::BTreeSet;
 
-/// Gives every linear step its cheapest chooser.
-pub(crate) fn choose(mut draft: Draft, config: &CompileConfig) -> Result<Draft, CompileError> {
+/// Gives every linear step its cheapest chooser, but for those that are to have lattice correlations.
+pub(crate) fn choose(
+    mut draft: Draft,
+    config: &CompileConfig,
+    lattice: &BTreeSet<StepId>,
+) -> Result<Draft, CompileError> {
     for (id, linear, _) in draft.linear_steps() {
+        if lattice.contains(&id) {
+            continue;
+        }
         let options = choosers(config.chooser).map(|chooser| LinearStep {
             correlation: Correlation::Ot { kind: config.ot, chooser },
             ..linear

@@ -76,10 +76,12 @@ pub enum Objective {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CorrelationRule {
-    /// The cheapest kind that is built; so far that is OT.
+    /// The kind that is cheaper, step by step.
     Auto,
     /// Oblivious transfer.
     Ot,
+    /// Module-LWE with a hint that every client downloads once.
+    Lattice,
 }
 
 /// The complete settings.
@@ -105,13 +107,15 @@ pub struct CompileConfig {
     pub chooser: ChooserRule,
     /// Kinds of correlation to weigh.
     pub correlation: CorrelationRule,
+    /// Inferences that a client is expected to run: it downloads a hint once for all of them.
+    pub inferences: u64,
     /// What to make small.
     pub objective: Objective,
 }
 
 impl CompileConfig {
     /// What can be [`set`](Self::set).
-    pub const KEYS: [&str; 10] = [
+    pub const KEYS: [&str; 11] = [
         "ring",
         "scale",
         "weight_scale",
@@ -121,6 +125,7 @@ impl CompileConfig {
         "lowering",
         "chooser",
         "correlation",
+        "inferences",
         "objective",
     ];
 
@@ -142,7 +147,8 @@ impl CompileConfig {
             head_room: 4,
             lowering,
             chooser,
-            correlation: CorrelationRule::Auto,
+            correlation: CorrelationRule::Ot,
+            inferences: 1,
             objective: Objective::Bytes,
         }
     }
@@ -179,9 +185,11 @@ impl CompileConfig {
                 self.chooser = parse(key, value, &known, &[])?;
             }
             "correlation" => {
-                let known = [("auto", CorrelationRule::Auto), ("ot", CorrelationRule::Ot)];
-                self.correlation = parse(key, value, &known, &["lattice"])?;
+                use CorrelationRule::{Auto, Lattice, Ot};
+                let known = [("auto", Auto), ("ot", Ot), ("lattice", Lattice)];
+                self.correlation = parse(key, value, &known, &[])?;
             }
+            "inferences" => self.inferences = number(key, value, 1..=1 << 30)?.into(),
             "objective" => {
                 let known = [("bytes", Objective::Bytes), ("online", Objective::Online)];
                 self.objective = parse(key, value, &known, &["total"])?;
@@ -273,7 +281,8 @@ mod tests {
             ("head_room", "2"),
             ("lowering", "direct"),
             ("chooser", "client"),
-            ("correlation", "ot"),
+            ("correlation", "lattice"),
+            ("inferences", "100"),
             ("objective", "online"),
         ] {
             assert!(CompileConfig::KEYS.contains(&key));
@@ -289,7 +298,8 @@ mod tests {
             head_room: 2,
             lowering: LoweringRule::Direct,
             chooser: ChooserRule::Always(Party::Client),
-            correlation: CorrelationRule::Ot,
+            correlation: CorrelationRule::Lattice,
+            inferences: 100,
             objective: Objective::Online,
         };
         assert_eq!(config, expected);
@@ -304,8 +314,8 @@ mod tests {
             "ring cannot be \"65\"; it can be a whole number from 8 to 64"
         );
         assert_eq!(
-            text("correlation", "lattice"),
-            "correlation \"lattice\" is not built yet; there is auto, ot"
+            text("correlation", "pcg"),
+            "correlation cannot be \"pcg\"; it can be auto, ot, lattice"
         );
         assert_eq!(
             text("objective", "total"),
@@ -318,7 +328,7 @@ mod tests {
         assert_eq!(
             text("max_drop", "0.5"),
             "there is no setting \"max_drop\"; there are ring, scale, weight_scale, ot, \
-             leaf_bits, head_room, lowering, chooser, correlation, objective"
+             leaf_bits, head_room, lowering, chooser, correlation, inferences, objective"
         );
     }
 

@@ -1,6 +1,7 @@
 //! Why a model cannot be compiled.
 
 use crate::ConfigError;
+use copriv_ir::lattice::LatticeError;
 use copriv_ir::{Digest, PlanError, Ring, Shape};
 
 /// A model that has no plan under the settings. Layers are named as in the fused model.
@@ -30,6 +31,10 @@ pub enum CompileError {
          fractional bits under its lowering; there are {available}: lower weight_scale or raise ring"
     )]
     WeightOverflow { layer: String, largest: f64, needed: u32, available: u32, weight_scale: u32 },
+    #[error("lattice correlations need fresh seeds: compile with `compile_with_seeds`")]
+    NoLatticeSeeds,
+    #[error("layer {layer}: {fault}")]
+    Lattice { layer: String, fault: LatticeError },
     #[error("the compiler made a plan that does not hold: {0}")]
     Plan(#[from] PlanError),
     #[error("the compiler made weights that do not fit the plan: {fault}")]

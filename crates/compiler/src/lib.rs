@@ -10,6 +10,7 @@
 //! | 3 | choose | `choose.rs` | every linear step knows whose bits are the OT choices |
 //! | 4 | check ranges | `ranges.rs` | no value can leave its ring on inputs like the calibration's |
 //! | 5 | quantise | `quantise.rs` | the server's integer weights and bias maps |
+//! | 6 | attach | `lattice.rs` | steps that are to have them have lattice correlations, and the plan its hint |
 //!
 //! Costs are those of [`copriv_ir::cost`], which are exact to the byte.
 
@@ -18,6 +19,7 @@ mod choose;
 mod config;
 mod draft;
 mod error;
+mod lattice;
 mod lower;
 mod quantise;
 mod ranges;
@@ -29,8 +31,10 @@ pub use config::{
     ChooserRule, CompileConfig, ConfigError, CorrelationRule, LoweringRule, Objective, Preset,
 };
 pub use error::CompileError;
+pub use lattice::LatticeSeeds;
 pub use report::{Choice, CompileReport, Range};
 
+use copriv_ir::lattice::Hint;
 use copriv_ir::{FusedModel, Plan, ServerWeights};
 
 /// What [`compile`] makes.
@@ -40,11 +44,13 @@ pub struct Compilation {
     pub plan: Plan,
     /// The server's integer weights. Secret.
     pub weights: ServerWeights,
+    /// What clients download once, where the plan has lattice correlations. Public.
+    pub hint: Option<Hint>,
     /// What was weighed and how much room is left.
     pub report: CompileReport,
 }
 
-/// Compiles `model` into a plan and the server's weights for it.
+/// Compiles `model` into a plan and the server's weights for it, without lattice correlations.
 ///
 /// # Errors
 /// [`CompileError`] names the layer, what it would need, and the remedy.
@@ -53,14 +59,32 @@ pub fn compile(
     calibration: &Calibration,
     config: &CompileConfig,
 ) -> Result<Compilation, CompileError> {
+    compile_with_seeds(model, calibration, config, None)
+}
+
+/// As [`compile`], with seeds that lattice correlations may use: they are moved in, for they are to be used once.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_with_seeds(
+    model: &FusedModel,
+    calibration: &Calibration,
+    config: &CompileConfig,
+    seeds: Option<LatticeSeeds>,
+) -> Result<Compilation, CompileError> {
     calibration.check_model(model)?;
     let draft = select::select(model, calibration, config)?;
-    let draft = lower::lower(draft, config)?;
-    let draft = choose::choose(draft, config)?;
+    let lattice = lattice::select(model, &draft, config, seeds.as_ref())?;
+    let draft = lower::lower(draft, config, &lattice)?;
+    let draft = choose::choose(draft, config, &lattice)?;
 
     let ranges = ranges::check_ranges(&draft, calibration, config)?;
-    let weights = quantise::quantise(model, &draft)?;
-    let choices = report::choices(&draft);
+    let layers = quantise::quantise_layers(model, &draft)?;
+    let choices = report::choices(&draft, &lattice);
     let report = CompileReport { calibration: calibration.source(), ranges, choices };
-    Ok(Compilation { plan: draft.into_plan(), weights, report })
+    let plan = draft.into_plan();
+    let (plan, hint) = lattice::attach(plan, &lattice, &layers, config, seeds.as_ref())?;
+    let seeds = seeds.filter(|_| hint.is_some());
+    let weights = quantise::server_weights(model, &plan, layers, seeds.as_ref())?;
+    Ok(Compilation { plan, weights, hint, report })
 }

@@ -3,7 +3,8 @@
 use crate::choose::choosers;
 use crate::draft::Draft;
 use crate::{CompileConfig, CompileError, LoweringRule};
-use copriv_ir::{ConvGeometry, Correlation, LinearStep, Lowering, Shape, WinogradTile};
+use copriv_ir::{ConvGeometry, Correlation, LinearStep, Lowering, Shape, StepId, WinogradTile};
+use std::collections::BTreeSet;
 
 /// All lowerings, the plainest first.
 const LOWERINGS: [Lowering; 4] = [
@@ -17,8 +18,16 @@ const LOWERINGS: [Lowering; 4] = [
 ///
 /// The cost is that of the whole plan: Winograd's extra fractional bits make the truncation after it a
 /// little dearer.
-pub(crate) fn lower(mut draft: Draft, config: &CompileConfig) -> Result<Draft, CompileError> {
+/// Steps that are to have lattice correlations stay direct.
+pub(crate) fn lower(
+    mut draft: Draft,
+    config: &CompileConfig,
+    lattice: &BTreeSet<StepId>,
+) -> Result<Draft, CompileError> {
     for (id, linear, input) in draft.linear_steps() {
+        if lattice.contains(&id) {
+            continue;
+        }
         let options = allowed(config.lowering, &linear.geometry, input).into_iter();
         let options = options.flat_map(|lowering| {
             choosers(config.chooser).map(move |chooser| LinearStep {

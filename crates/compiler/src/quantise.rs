@@ -1,17 +1,20 @@
 //! Pass 5: the server's weights as integers.
 
-use crate::CompileError;
 use crate::draft::Draft;
 use crate::ranges::signed_bits;
+use crate::{CompileError, LatticeSeeds};
 use copriv_ir::winograd::MinimalFiltering;
 use copriv_ir::{
     ConvGeometry, Fact, FusedModel, LinearStep, LinearWeights, Lowering, Plan, Provenance,
-    ServerWeights, Step, StepOp,
+    ServerWeights, Step, StepId, StepOp,
 };
 use std::collections::BTreeMap;
 
 /// Weights rounded to the nearest multiple of `2^-weight_scale`, bias maps of their step's output scale.
-pub(crate) fn quantise(model: &FusedModel, draft: &Draft) -> Result<ServerWeights, CompileError> {
+pub(crate) fn quantise_layers(
+    model: &FusedModel,
+    draft: &Draft,
+) -> Result<BTreeMap<StepId, LinearWeights>, CompileError> {
     let plan = draft.plan();
     let mut layers = BTreeMap::new();
     for step in plan.steps() {
@@ -26,9 +29,24 @@ pub(crate) fn quantise(model: &FusedModel, draft: &Draft) -> Result<ServerWeight
         let bias = quantise_bias(step, &linear.geometry, plan.fact(step.output), bias.data())?;
         layers.insert(step.id, LinearWeights { weight, bias });
     }
+    Ok(layers)
+}
+
+/// The layers as the server's half of a plan, with the secret of its hint if it has one.
+pub(crate) fn server_weights(
+    model: &FusedModel,
+    plan: &Plan,
+    layers: BTreeMap<StepId, LinearWeights>,
+    seeds: Option<&LatticeSeeds>,
+) -> Result<ServerWeights, CompileError> {
     let Provenance { config, seed, .. } = plan.provenance().clone();
     let provenance = Provenance::new("compile", Some(model.digest()), config, seed);
-    ServerWeights::new(plan, layers, provenance).map_err(|fault| CompileError::Weights { fault })
+    let weights = ServerWeights::new(plan, layers, provenance)
+        .map_err(|fault| CompileError::Weights { fault })?;
+    Ok(match seeds {
+        Some(seeds) => weights.with_lattice_seed(&seeds.secret),
+        None => weights,
+    })
 }
 
 /// What the weights after a pooling sum must be multiplied by so that the sum counts as a mean:

@@ -5,6 +5,7 @@ use crate::draft::Draft;
 use crate::lower::fitting;
 use crate::{CalibrationSource, ChooserRule};
 use copriv_ir::{Correlation, LinearStep, Lowering, OtKind, Party, Ring, StepId, cost};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// Beside the plan: for people and tests.
@@ -61,7 +62,7 @@ impl fmt::Display for CompileReport {
                 let megabytes = *bytes as f64 / 1e6;
                 write!(f, " {mark}{lowering}, {chooser} chooses: {megabytes:.1} MB")?;
             }
-            writeln!(f)?;
+            writeln!(f, "{}", if taken.is_none() { " *lattice" } else { "" })?;
         }
         match self.tightest() {
             Some(Range { layer, needed, ring, .. }) => {
@@ -73,11 +74,12 @@ impl fmt::Display for CompileReport {
 }
 
 /// All ways to do each linear step of a finished draft.
-pub(crate) fn choices(draft: &Draft) -> Vec<Choice> {
+pub(crate) fn choices(draft: &Draft, lattice: &BTreeSet<StepId>) -> Vec<Choice> {
     let choice = |(step, linear, input): (StepId, LinearStep, _)| {
         let ring = draft.plan().values()[0].ring;
         let (kind, taken_chooser) = match linear.correlation {
-            Correlation::Ot { kind, chooser } => (kind, Some(chooser)),
+            Correlation::Ot { kind, chooser } if !lattice.contains(&step) => (kind, Some(chooser)),
+            Correlation::Ot { kind, .. } => (kind, None),
             Correlation::Lattice(_) => (OtKind::Iknp, None),
         };
         let options = fitting(&linear.geometry, input).into_iter().flat_map(|lowering| {

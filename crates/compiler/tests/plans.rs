@@ -11,10 +11,11 @@
 
 mod support;
 
-use copriv_compiler::{Calibration, CompileConfig, compile};
+use copriv_compiler::{Calibration, CompileConfig, LatticeSeeds, compile_with_seeds};
+use copriv_ir::lattice::{LatticeLayer, PublicSeed, SecretSeed};
 use copriv_ir::{
-    Activation, Architecture, ConvGeometry, Correlation, FusedModel, FusedOp, LayerId, Network,
-    Plan, Shape, Sign, Step, StepOp,
+    Activation, Architecture, ConvGeometry, Correlation, FusedModel, FusedOp, LatticeSection,
+    LayerId, Network, Plan, Shape, Sign, Step, StepOp,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -52,7 +53,9 @@ fn outcome(source: &str) -> String {
     }
     let model = parse(lines);
     let calibration = Calibration::from_noise(&model, 1, 2).expect("finite values");
-    match compile(&model, &calibration, &config) {
+    let (public, secret) = (PublicSeed::new([1; 32]), SecretSeed::new([2; 32]));
+    let seeds = LatticeSeeds { public, secret };
+    match compile_with_seeds(&model, &calibration, &config, Some(seeds)) {
         Ok(compilation) => listing(&compilation.plan),
         Err(error) => format!("error: {error}\n"),
     }
@@ -104,16 +107,27 @@ fn convolution(words: &[&str], in_channels: usize) -> ConvGeometry {
 }
 
 fn listing(plan: &Plan) -> String {
-    plan.steps().iter().map(|step| format!("{}\n", line(plan, step))).collect()
+    let steps: String = plan.steps().iter().map(|step| format!("{}\n", line(plan, step))).collect();
+    let Some(lattice) = plan.lattice_plan() else { return steps };
+    let LatticeSection { set, secrets, carrier_rounding, .. } = lattice.section;
+    let hint = lattice.hint_bytes();
+    format!("{steps}lattice: {set}, {secrets} secrets -{carrier_rounding}, hint {hint} bytes\n")
 }
 
 fn line(plan: &Plan, step: &Step) -> String {
     let op = match &step.op {
         StepOp::Linear(linear) => {
-            let Correlation::Ot { kind, chooser } = linear.correlation else {
-                panic!("no lattice was asked for")
+            let how = match linear.correlation {
+                Correlation::Ot { kind, chooser } => format!("{kind}, {chooser} chooses"),
+                Correlation::Lattice(layer) => {
+                    let LatticeLayer { input_rounding, hint_rounding, log_norm, first_secret } =
+                        layer;
+                    format!(
+                        "lattice -{input_rounding} -{hint_rounding} norm {log_norm} secret {first_secret}"
+                    )
+                }
             };
-            format!("linear {}, {}, {kind}, {chooser} chooses", linear.geometry, linear.lowering)
+            format!("linear {}, {}, {how}", linear.geometry, linear.lowering)
         }
         StepOp::Truncate { shift, .. } => format!("truncate {shift}"),
         other => other.name().into(),

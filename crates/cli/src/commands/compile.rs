@@ -1,11 +1,12 @@
 //! `copriv compile`: a fused model into a plan and the server's weights.
 
 use crate::args::Compile;
-use crate::artefact::{PLAN_FILE, WEIGHTS_FILE};
+use crate::artefact::{HINT_FILE, PLAN_FILE, WEIGHTS_FILE};
 use crate::terminal::Terminal;
 use crate::{datasets, format};
 use anyhow::{Context as _, Result, anyhow};
-use copriv_compiler::{Calibration, Compilation, CompileConfig};
+use copriv_compiler::{Calibration, Compilation, CompileConfig, LatticeSeeds};
+use copriv_ir::lattice::{PublicSeed, SecretSeed};
 use copriv_ir::{FusedModel, Phase};
 use copriv_trainer::data::{Dataset, Split};
 use std::path::Path;
@@ -37,9 +38,14 @@ pub fn run(args: &Compile, terminal: &Terminal) -> Result<()> {
         Calibration::from_noise(&fused, seed, count)?
     };
 
-    let compilation = copriv_compiler::compile(&fused, &calibration, &config)?;
+    let seeds = Some(lattice_seeds()?);
+    let compilation = copriv_compiler::compile_with_seeds(&fused, &calibration, &config, seeds)?;
     terminal.detail(&compilation.report);
     write(&compilation, &args.out)?;
+    if let Some(hint) = &compilation.hint {
+        let size = format::bytes(hint.size() as u64);
+        terminal.say(format_args!("hint        {size}, downloaded once by each client"));
+    }
     let comm = compilation.plan.predicted_comm();
     terminal.say(format_args!(
         "{}\noffline     {}\nonline      {}\nwritten to  {}",
@@ -67,12 +73,24 @@ pub fn calibrate(fused: &FusedModel, images: &Dataset, terminal: &Terminal) -> R
     Ok(calibration)
 }
 
-/// Writes the public plan and the secret weights into a folder.
+/// Seeds that no other compilation has.
+fn lattice_seeds() -> Result<LatticeSeeds> {
+    let mut bytes = [[0; 32]; 2];
+    getrandom::fill(bytes.as_flattened_mut())
+        .map_err(|error| anyhow!("the operating system gives no randomness: {error}"))?;
+    let [public, secret] = bytes;
+    Ok(LatticeSeeds { public: PublicSeed::new(public), secret: SecretSeed::new(secret) })
+}
+
+/// Writes the public plan, its hint and the secret weights into a folder.
 ///
 /// # Errors
 /// Where they cannot be written.
 pub fn write(compilation: &Compilation, folder: &Path) -> Result<()> {
     compilation.weights.write(&folder.join(WEIGHTS_FILE))?;
+    if let Some(hint) = &compilation.hint {
+        hint.write(&folder.join(HINT_FILE))?;
+    }
     compilation.plan.write(&folder.join(PLAN_FILE))?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use super::inspect::phases_json;
 use super::serve::PATIENCE;
 use crate::args::Infer;
-use crate::artefact::read_plan;
+use crate::artefact::{read_hint, read_plan};
 use crate::terminal::Terminal;
 use crate::{format, picture};
 use anyhow::{Context as _, Result};
@@ -23,10 +23,15 @@ pub fn run(args: &Infer, terminal: &Terminal) -> Result<()> {
     let images: Vec<Vec<f32>> =
         args.images.iter().map(|path| picture::read(path, plan.input())).collect::<Result<_>>()?;
 
+    let hint = read_hint(&args.plan, &plan)?;
+
     let stream = TcpStream::connect(&args.connect)
         .with_context(|| format!("cannot connect to {}", args.connect))?;
     let channel = Channel::new(TcpTransport::new(stream, PATIENCE)?, Party::Client)?;
     let mut session = ClientSession::connect(channel, Arc::clone(&plan))?;
+    if let Some(hint) = hint {
+        session.set_hint(Arc::new(hint))?;
+    }
     for (path, image) in args.images.iter().zip(&images) {
         let inference = infer(&mut session, &plan, image, terminal)?;
         if args.json {

@@ -100,6 +100,7 @@ pub fn plan_json(plan: &Plan) -> Value {
         "network": plan.network(),
         "preset": plan.preset(),
         "ring": ring,
+        "hint_bytes": plan.lattice_plan().map(|lattice| lattice.hint_bytes()),
         "steps": steps,
         "total": phases_json(|phase| comm.total(phase)),
     })

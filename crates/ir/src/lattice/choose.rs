@@ -36,6 +36,8 @@ pub struct Choice {
     pub shared: Shared,
     /// Those of each candidate, in their order.
     pub layers: Vec<LatticeLayer>,
+    /// Bytes of each candidate's upload without carriers, and of its part of the hint.
+    pub prices: Vec<(u64, u64)>,
     /// Bytes that a client sends for an inference, to a byte for each step.
     pub upload: u64,
     /// Bytes of the hint.
@@ -201,9 +203,14 @@ impl Search {
     fn finish(self) -> Choice {
         let carriers = self.steps.first().map_or(0, LatticeStep::carrier_bits);
         let carriers = carriers.div_ceil(8) * u64::from(self.shared.secrets);
-        let uploads: u64 = self.steps.iter().map(|step| step.upload_bits().div_ceil(8)).sum();
+        let price = |step: &LatticeStep| {
+            let hint = step.layout.geometry().out_channels * step.hint_channel_bytes();
+            (step.upload_bits().div_ceil(8), hint as u64)
+        };
+        let prices: Vec<_> = self.steps.iter().map(price).collect();
+        let uploads: u64 = prices.iter().map(|(upload, _)| upload).sum();
         let layers = self.steps.iter().map(|step| step.layer).collect();
         let hint = Hint::predicted_size(&self.steps);
-        Choice { shared: self.shared, layers, upload: uploads + carriers, hint }
+        Choice { shared: self.shared, layers, prices, upload: uploads + carriers, hint }
     }
 }

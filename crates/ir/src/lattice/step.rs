@@ -60,6 +60,19 @@ impl LatticeStep {
         self.id
     }
 
+    /// What it shares with the plan's other lattice steps.
+    #[must_use]
+    pub const fn shared(&self) -> Shared {
+        let (set, carrier_rounding) = (self.set, self.carrier_rounding);
+        Shared { set, secrets: self.secrets as u32, carrier_rounding }
+    }
+
+    /// Its ring.
+    #[must_use]
+    pub const fn ring(&self) -> Ring {
+        self.ring
+    }
+
     /// The layout.
     #[must_use]
     pub fn layout(&self) -> &Layout {

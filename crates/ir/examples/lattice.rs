@@ -1,0 +1,237 @@
+//! Lattice correlations of whole networks: bytes, processor time of both parties, and whether all outputs are exact.
+//!
+//! `cargo run --release -p copriv-ir --example lattice -- [RING BITS] [INFERENCES] [NETWORK]`; networks are those of
+//! [`NETWORKS`], all but the largest by default. Weights are random with a root mean square of 40.
+
+#![allow(clippy::print_stdout, reason = "an example talks")]
+
+use copriv_ir::lattice::{
+    Candidate, Carrier, ClientSecrets, Hint, LatticeStep, Matrix, PublicSeed, SecretSeed, choose,
+    server_share,
+};
+use copriv_ir::lowering::direct_conv;
+use copriv_ir::packing::{Packer, Unpacker};
+use copriv_ir::{ConvGeometry, Ring, Shape, StepId};
+use rand::{Rng as _, SeedableRng as _};
+
+type Layers = Vec<(ConvGeometry, Shape)>;
+type Network = (&'static str, fn() -> Layers);
+
+const NETWORKS: [Network; 5] = [
+    ("mobilenet_v2-fused-32", || mobilenet_v2(32, true)),
+    ("resnet18-32", resnet18),
+    ("resnet32-32", resnet32),
+    ("mobilenet_v2-32", || mobilenet_v2(32, false)),
+    ("mobilenet_v2-fused-224", || mobilenet_v2(224, true)),
+];
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let bits = arguments.next().map_or(30, |bits| bits.parse().expect("a number of bits"));
+    let inferences = arguments.next().map_or(1, |count| count.parse().expect("a number"));
+    let wanted = arguments.next();
+    for (name, layers) in NETWORKS {
+        let chosen = wanted.as_ref().map_or(!name.ends_with("224"), |wanted| wanted == name);
+        if chosen {
+            measure(name, &layers(), Ring::new(bits).expect("1 to 64"), inferences);
+        }
+    }
+}
+
+fn measure(name: &str, layers: &[(ConvGeometry, Shape)], ring: Ring, inferences: usize) {
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+    let mut weigh = |geometry: &ConvGeometry| -> Vec<i64> {
+        (0..geometry.weight_elements()).map(|_| rng.random_range(-69..=69)).collect()
+    };
+    let weights: Vec<_> = layers.iter().map(|(geometry, _)| weigh(geometry)).collect();
+    let candidate = |(i, &(geometry, input)): (usize, &(ConvGeometry, Shape))| {
+        let squares = |w: &[i64]| w.iter().map(|w| w * w).sum::<i64>().cast_unsigned();
+        let most = weights[i].chunks(geometry.fan_in()).map(squares).max().unwrap_or(1);
+        let log_norm = most.next_power_of_two().ilog2();
+        Candidate { step: StepId(i), geometry, input, ring, log_norm }
+    };
+    let candidates: Vec<_> = layers.iter().enumerate().map(candidate).collect();
+    let choice = match choose(&candidates, 1000) {
+        Ok(choice) => choice,
+        Err(error) => return println!("{name}: {error}"),
+    };
+    let shared = choice.shared;
+    let step = |(c, layer): (&Candidate, &_)| {
+        LatticeStep::new(c.step, *layer, shared, &c.geometry, (c.input, ring))
+            .expect("it was chosen")
+    };
+    let steps: Vec<_> = candidates.iter().zip(&choice.layers).map(step).collect();
+    let widths = steps.iter().map(LatticeStep::own_bits);
+    println!(
+        "{name}, {ring}: {}, {} secrets, {}-{} bits an input; up {:.3} MB, hint {:.1} MB",
+        shared.set,
+        shared.secrets,
+        widths.clone().min().unwrap_or(0),
+        widths.max().unwrap_or(0),
+        choice.upload as f64 / 1e6,
+        choice.hint as f64 / 1e6
+    );
+    let (seed, secret) = (PublicSeed::new([3; 32]), SecretSeed::new([4; 32]));
+    let all: Vec<_> = weights.iter().map(Vec::as_slice).collect();
+    let mut clock = Clock::new();
+    let hint = Hint::compute(&seed, &secret, &steps, &all).expect("within the norm");
+    println!("  hint: {}", clock.lap());
+    for number in 0..inferences {
+        let inference = SecretSeed::new([number as u8 ^ 77; 32]);
+        infer(&steps, &weights, (&seed, &secret), (inference, &hint), &mut clock);
+    }
+}
+
+fn infer(
+    steps: &[LatticeStep],
+    weights: &[Vec<i64>],
+    (seed, secret): (&PublicSeed, &SecretSeed),
+    (inference, hint): (SecretSeed, &Hint),
+    clock: &mut Clock,
+) {
+    clock.lap();
+    let shared = steps[0].shared();
+    let matrix = Matrix::new(shared.set, seed);
+    let mut secrets = ClientSecrets::draw(inference, shared, steps, hint).expect("fit for use");
+    let (drawn, mut uploading, mut serving) = (clock.lap(), 0.0, 0.0);
+    let mut carriers: Vec<Option<Carrier>> = (0..shared.secrets).map(|_| None).collect();
+    let (mut wrong, mut outputs, mut bytes) = (0, 0, 0);
+    for (number, (step, weights)) in steps.iter().zip(weights).enumerate() {
+        clock.lap();
+        let mut message = Packer::default();
+        let mut fresh: Vec<_> =
+            (0..step.layout().tiles().len()).map(|t| step.secret_of(t)).collect();
+        fresh.retain(|&secret| carriers[secret].is_none());
+        fresh.iter().for_each(|&s| secrets.carrier(s, shared, &matrix, &mut message));
+        let mask = secrets.upload(step, seed, &mut message);
+        let message = message.finish();
+        uploading += clock.lap().cpu;
+        let mut reader = Unpacker::new(&message);
+        fresh.iter().for_each(|&s| carriers[s] = Some(Carrier::read(shared, &mut reader)));
+        let share = server_share(step, weights, secret, &carriers, &mut reader);
+        serving += clock.lap().cpu;
+        let (ring, layout) = (step.ring(), step.layout());
+        let expected = direct_conv(ring, layout.geometry(), layout.input(), &mask, weights);
+        let sums = share
+            .iter()
+            .zip(&*secrets.take_share(number))
+            .map(|(&s, &t)| ring.add(s, t))
+            .collect::<Vec<_>>();
+        wrong += sums.iter().zip(&expected).filter(|(a, b)| a != b).count();
+        outputs += sums.len();
+        bytes += message.len();
+    }
+    println!(
+        "  inference: {bytes} bytes; client draws {} secrets in {drawn}, uploads in {uploading:.3} s, server {serving:.3} s; \
+         {wrong} of {outputs} wrong",
+        secrets.draws()
+    );
+}
+
+/// Processor time of this process.
+struct Clock(f64, std::time::Instant);
+
+struct Lap {
+    cpu: f64,
+    wall: f64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Self(cpu_seconds(), std::time::Instant::now())
+    }
+
+    fn lap(&mut self) -> Lap {
+        let now = Self::new();
+        let lap = Lap { cpu: now.0 - self.0, wall: (now.1 - self.1).as_secs_f64() };
+        *self = now;
+        lap
+    }
+}
+
+impl std::fmt::Display for Lap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.3} CPU s ({:.3} s)", self.cpu, self.wall)
+    }
+}
+
+/// Nanoseconds on a processor, of all threads, as Linux keeps them; zero elsewhere.
+fn cpu_seconds() -> f64 {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let time = |thread: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<f64>().ok()
+    };
+    threads.filter_map(time).sum::<f64>() / 1e9
+}
+
+fn square(layers: &mut Layers, geometry: ConvGeometry, size: usize) -> usize {
+    layers.push((geometry, Shape::new(geometry.in_channels, size, size)));
+    geometry.output_extent(size)
+}
+
+fn mobilenet_v2(resolution: usize, fused: bool) -> Layers {
+    let stride = if resolution == 224 { 2 } else { 1 };
+    let mut layers = Vec::new();
+    let mut size = square(&mut layers, ConvGeometry::same(3, 32, 3, stride), resolution);
+    let mut channels = 32;
+    for (growth, outputs, repeats, first) in [
+        (1, 16, 1, 1),
+        (6, 24, 2, stride),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ] {
+        for number in 0..repeats {
+            let stride = if number == 0 { first } else { 1 };
+            let wide = channels * growth;
+            if fused {
+                size = square(&mut layers, ConvGeometry::same(channels, outputs, 3, stride), size);
+            } else {
+                if growth > 1 {
+                    square(&mut layers, ConvGeometry::same(channels, wide, 1, 1), size);
+                }
+                size = square(&mut layers, ConvGeometry::depthwise(wide, 3, stride), size);
+                square(&mut layers, ConvGeometry::same(wide, outputs, 1, 1), size);
+            }
+            channels = outputs;
+        }
+    }
+    square(&mut layers, ConvGeometry::same(320, 1280, 1, 1), size);
+    let classes = if resolution == 224 { 1000 } else { 100 };
+    square(&mut layers, ConvGeometry::fully_connected(1280, classes), 1);
+    layers
+}
+
+fn resnet18() -> Layers {
+    resnet((64, 2), &[(64, 1), (128, 2), (256, 2), (512, 2)], (512, 100))
+}
+
+fn resnet32() -> Layers {
+    resnet((16, 5), &[(16, 1), (32, 2), (64, 2)], (64, 100))
+}
+
+fn resnet(
+    (stem, blocks): (usize, usize),
+    stages: &[(usize, usize)],
+    head: (usize, usize),
+) -> Layers {
+    let mut layers = Vec::new();
+    let mut size = square(&mut layers, ConvGeometry::same(3, stem, 3, 1), 32);
+    let mut channels = stem;
+    for &(outputs, first) in stages {
+        for number in 0..blocks {
+            let stride = if number == 0 { first } else { 1 };
+            if stride != 1 || channels != outputs {
+                square(&mut layers, ConvGeometry::same(channels, outputs, 1, stride), size);
+            }
+            size = square(&mut layers, ConvGeometry::same(channels, outputs, 3, stride), size);
+            square(&mut layers, ConvGeometry::same(outputs, outputs, 3, 1), size);
+            channels = outputs;
+        }
+    }
+    square(&mut layers, ConvGeometry::fully_connected(head.0, head.1), 1);
+    layers
+}
