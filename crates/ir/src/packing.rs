@@ -76,6 +76,31 @@ impl Packer {
         *self = packer;
     }
 
+    /// Appends the first `bits` bits of `bytes`.
+    ///
+    /// # Panics
+    /// Where there are fewer.
+    pub fn push_bytes(&mut self, bytes: &[u8], bits: usize) {
+        let (words, rest) = bytes[..bits.div_ceil(8)].split_at(bits / 64 * 8);
+        let words = words.as_chunks::<8>().0;
+        if self.filled == 0 {
+            self.bytes.extend_from_slice(words.as_flattened());
+        } else {
+            let start = self.bytes.len();
+            self.bytes.resize(start + 8 * words.len(), 0);
+            let (filled, mut pending) = (self.filled, self.pending);
+            for (to, from) in self.bytes[start..].as_chunks_mut::<8>().0.iter_mut().zip(words) {
+                let word = u64::from_le_bytes(*from);
+                *to = (pending | word << filled).to_le_bytes();
+                pending = word >> (64 - filled);
+            }
+            self.pending = pending;
+        }
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        self.push(u64::from_le_bytes(last), (bits % 64) as u32);
+    }
+
     /// All bytes, the last one filled up with zeros.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
@@ -136,6 +161,27 @@ impl<'a> Unpacker<'a> {
         *self = unpacker;
     }
 
+    /// The next `bits` bits as bytes, the last one filled up with zeros; zeros past the end.
+    ///
+    /// # Panics
+    /// Where `bytes` has no room for them.
+    pub fn fill_bytes(&mut self, bytes: &mut [u8], bits: usize) {
+        let (words, rest) = bytes[..bits.div_ceil(8)].split_at_mut(bits / 64 * 8);
+        if self.filled == 0 && words.len() <= self.bytes.len() {
+            let (now, later) = self.bytes.split_at(words.len());
+            words.copy_from_slice(now);
+            self.bytes = later;
+        } else {
+            let mut unpacker = self.clone();
+            for word in words.as_chunks_mut::<8>().0 {
+                *word = unpacker.next(64).to_le_bytes();
+            }
+            *self = unpacker;
+        }
+        let last = self.next((bits % 64) as u32).to_le_bytes();
+        rest.copy_from_slice(&last[..rest.len()]);
+    }
+
     fn word(&mut self) -> u64 {
         if let Some((word, rest)) = self.bytes.split_first_chunk() {
             self.bytes = rest;
@@ -184,6 +230,32 @@ mod tests {
                 unpacker.fill(&mut read, bits);
                 let expected: Vec<u64> = values.iter().map(|v| v & (u64::MAX >> (64 - bits))).collect();
                 prop_assert_eq!(read, expected);
+            }
+        }
+
+        #[test]
+        fn runs_of_bytes_are_the_same_as_their_bits(
+            runs in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..5),
+            (lead, cut) in (0_u32..64, 0_usize..8),
+        ) {
+            let (mut by_bits, mut by_bytes) = (Packer::default(), Packer::default());
+            let bits = |run: &[u8]| (8 * run.len()).saturating_sub(cut);
+            by_bits.push(5, lead);
+            by_bytes.push(5, lead);
+            for run in &runs {
+                (0..bits(run)).for_each(|bit| by_bits.push(u64::from(run[bit / 8] >> (bit % 8)), 1));
+                by_bytes.push_bytes(run, bits(run));
+            }
+            let bytes = by_bytes.finish();
+            prop_assert_eq!(&bytes, &by_bits.finish());
+            let mut unpacker = Unpacker::new(&bytes);
+            unpacker.next(lead);
+            for run in runs {
+                let mut read = vec![0; run.len()];
+                unpacker.fill_bytes(&mut read, bits(&run));
+                for (bit, at) in (0..bits(&run)).map(|bit| (bit, bit % 8)) {
+                    prop_assert_eq!(read[bit / 8] >> at & 1, run[bit / 8] >> at & 1);
+                }
             }
         }
 

@@ -1,5 +1,6 @@
 //! Linear steps: the correlation made offline, the masked input online.
 
+mod lanes;
 mod lattice;
 mod ot;
 mod pads;

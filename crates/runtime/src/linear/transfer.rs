@@ -4,23 +4,35 @@
 //! sender sends `p_0 - p_1 + x` and keeps `-p_0`; the chooser of bit `c` computes `p_c + c (p_0 - p_1 + x) =
 //! p_0 + c x`. Both count `2^b` times, so what lies above bit `l - b` of a pad does not matter.
 
+use super::lanes::{Lane, Transfer, Vectors};
 use super::pads::Pads;
 use crate::packing::{Packer, Unpacker};
 use copriv_ir::cost::OtProduct;
-use zeroize::Zeroizing;
 
-/// One party's side of the transfers of a product, in order. Forgets its pads when dropped.
+/// One party's side of the transfers of a product. Forgets its pads when dropped.
+///
+/// The sums of the transfers of up to 32 bits are kept modulo `2^32` and count `2^(l-32)` times in the end.
 pub(super) struct VectorTransfers {
     product: OtProduct,
     pads: Pads,
-    pad: Zeroizing<Vec<u64>>,
-    other: Zeroizing<Vec<u64>>,
+    narrow: Vectors<u32>,
+    wide: Vectors<u64>,
 }
 
 impl VectorTransfers {
     pub(super) fn new(product: OtProduct) -> Self {
-        let numbers = || Zeroizing::new(vec![0; product.len]);
-        Self { product, pads: Pads::new(product.len), pad: numbers(), other: numbers() }
+        let wide = if product.ring.bits() > 32 { product.len } else { 0 };
+        Self {
+            product,
+            pads: Pads::new(product.len),
+            narrow: Vectors::new(product.len),
+            wide: Vectors::new(wide),
+        }
+    }
+
+    /// Goes on with value number `value` of the product.
+    pub(super) fn go_to(&mut self, value: usize) {
+        self.pads.go_to(value as u64 * u64::from(self.product.choice_bits));
     }
 
     /// The OT sender's transfers for one value: appends to the payload, and subtracts its pads from `share`.
@@ -33,31 +45,16 @@ impl VectorTransfers {
         share: &mut [u64],
         payload: &mut Packer,
     ) {
-        let mut bit = 0;
-        while let Some(rest) = keys.get(bit..).filter(|rest| !rest.is_empty()) {
-            let together = self.pads.together(self.width(bit), rest.len());
-            self.pads.stretch(&rest[..together], self.width(bit));
-            for position in 0..together {
-                self.offer_bit(bit, position, vector, share);
-                payload.push_all(&self.other, self.width(bit));
-                bit += 1;
+        self.narrow.set(vector);
+        self.wide.set(vector);
+        self.each_bit(keys, |pads, position, transfer, narrow, wide| {
+            let pads = [2 * position, 2 * position + 1].map(|at| pads.words(at, transfer.width));
+            match transfer.width {
+                0..=32 => u32::offer(narrow, transfer, pads, payload),
+                _ => u64::offer(wide, transfer, pads, payload),
             }
-        }
-    }
-
-    /// Masks the vector for a bit, in `other`.
-    fn offer_bit(&mut self, bit: usize, position: usize, vector: &[u64], share: &mut [u64]) {
-        let width = self.width(bit);
-        self.pads.read(2 * position, width, &mut self.pad);
-        self.pads.read(2 * position + 1, width, &mut self.other);
-        // The top bit of a number narrower than the ring counts negative.
-        let negative = bit + 1 == self.product.choice_bits as usize && width > 1;
-        let sign = u64::from(negative).wrapping_neg();
-        let numbers = self.other.iter_mut().zip(self.pad.iter()).zip(vector).zip(share);
-        for (((other, &pad), &x), share) in numbers {
-            *other = pad.wrapping_sub(*other).wrapping_add((x ^ sign).wrapping_sub(sign));
-            *share = share.wrapping_sub(pad << bit);
-        }
+        });
+        self.add_to(share);
     }
 
     /// The chooser's transfers for one value: takes from the payload, and adds the sender's pads and
@@ -71,33 +68,50 @@ impl VectorTransfers {
         share: &mut [u64],
         payload: &mut Unpacker<'_>,
     ) {
-        let (keys, _) = keys.as_chunks::<1>();
+        let mut bit = 0;
+        self.each_bit(keys.as_chunks::<1>().0, |pads, position, transfer, narrow, wide| {
+            let pad = (pads.words(position, transfer.width), value >> bit & 1 == 1);
+            bit += 1;
+            match transfer.width {
+                0..=32 => u32::choose(narrow, transfer, pad, payload),
+                _ => u64::choose(wide, transfer, pad, payload),
+            }
+        });
+        self.add_to(share);
+    }
+
+    /// Calls `f` for each bit's transfer with its position among those stretched.
+    fn each_bit<const N: usize>(
+        &mut self,
+        keys: &[[u128; N]],
+        mut f: impl FnMut(&Pads, usize, Transfer, &mut Vectors<u32>, &mut Vectors<u64>),
+    ) {
         let mut bit = 0;
         while let Some(rest) = keys.get(bit..).filter(|rest| !rest.is_empty()) {
-            let together = self.pads.together(self.width(bit), rest.len());
-            self.pads.stretch(&rest[..together], self.width(bit));
+            let width = self.transfer(bit).width;
+            let together = self.pads.together(width, rest.len());
+            self.pads.stretch(&rest[..together], width);
             for position in 0..together {
-                let width = self.width(bit);
-                self.pads.read(position, width, &mut self.pad);
-                payload.fill(&mut self.other, width);
-                self.choose_bit(bit, value, share);
+                let transfer = self.transfer(bit);
+                f(&self.pads, position, transfer, &mut self.narrow, &mut self.wide);
                 bit += 1;
             }
         }
     }
 
-    /// Unmasks what was sent for a bit, in `other`.
-    fn choose_bit(&self, bit: usize, value: u64, share: &mut [u64]) {
-        // Not a branch: how long this takes must not depend on the choice.
-        let chosen = (value >> bit & 1).wrapping_neg();
-        for ((share, &pad), &sent) in share.iter_mut().zip(self.pad.iter()).zip(self.other.iter()) {
-            *share = share.wrapping_add(pad.wrapping_add(sent & chosen) << bit);
-        }
+    /// What is public of the transfer of a bit.
+    fn transfer(&self, bit: usize) -> Transfer {
+        let (l, bit) = (self.product.ring.bits(), bit as u32);
+        let width = l - bit;
+        // The top bit of a number narrower than the ring counts negative.
+        let negative = bit + 1 == self.product.choice_bits && width > 1;
+        let shift = if width > 32 { bit } else { bit - l.saturating_sub(32) };
+        Transfer { width, shift, negative }
     }
 
-    /// Bits of the numbers in the transfer of a bit.
-    fn width(&self, bit: usize) -> u32 {
-        self.product.ring.bits() - bit as u32
+    fn add_to(&mut self, share: &mut [u64]) {
+        self.narrow.add_to(share, self.product.ring.bits().saturating_sub(32));
+        self.wide.add_to(share, 0);
     }
 }
 
