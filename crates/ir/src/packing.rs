@@ -40,6 +40,13 @@ impl Packer {
         Self { bytes: Vec::with_capacity(bytes + 8), pending: 0, filled: 0 }
     }
 
+    /// An empty packer that writes over `bytes` and keeps their room.
+    #[must_use]
+    pub fn over(mut bytes: Vec<u8>) -> Self {
+        bytes.clear();
+        Self { bytes, pending: 0, filled: 0 }
+    }
+
     /// Appends the low `bits` bits of `value`; at most 64.
     #[inline]
     pub fn push(&mut self, value: u64, bits: u32) {

@@ -8,7 +8,7 @@ mod plans;
 
 use copriv_ir::{ConvGeometry, Lowering, Party, Phase, Shape, WinogradTile};
 use copriv_runtime::{Channel, TcpTransport};
-use plans::{Builder, Model, session};
+use plans::{Builder, Model, session_on};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
@@ -36,22 +36,23 @@ fn cases() -> Vec<Case> {
 fn main() -> Outcome<()> {
     let mut arguments = std::env::args().skip(1);
     let wanted = arguments.next();
+    let threads = arguments.next().map_or(Ok(1), |threads| threads.parse())?;
     for case in cases() {
         if wanted.as_deref().is_none_or(|wanted| wanted == case.0) {
-            measure(&case)?;
+            measure(&case, threads)?;
         }
     }
     Ok(())
 }
 
 #[allow(clippy::print_stdout, reason = "this is what the example is for")]
-fn measure(case: &Case) -> Outcome<()> {
+fn measure(case: &Case, threads: usize) -> Outcome<()> {
     let &(name, geometry, side, lowering, chooser, (bits, weight_bits)) = case;
     let mut plan = Builder::new(Shape::new(geometry.in_channels, side, side), bits, 4, 1);
     plan.linear(geometry, lowering, chooser, (weight_bits.min(30) - 6, weight_bits));
     let model = plan.reveal();
     let before = cpu_seconds()?;
-    let (bytes, seconds) = prepare(&model)?;
+    let (bytes, seconds) = prepare(&model, threads)?;
     let cpu = cpu_seconds()? - before;
     let bare = copy_seconds(bytes)?;
     let mebibytes = bytes as f64 / f64::from(1 << 20);
@@ -65,13 +66,13 @@ fn measure(case: &Case) -> Outcome<()> {
 }
 
 /// Prepares one inference: bytes and wall seconds.
-fn prepare(model: &Model) -> Outcome<(u64, f64)> {
+fn prepare(model: &Model, threads: usize) -> Outcome<(u64, f64)> {
     let (server, client) = connected()?;
     let channels = (
         Channel::new(TcpTransport::new(server, PATIENCE)?, Party::Server)?,
         Channel::new(TcpTransport::new(client, PATIENCE)?, Party::Client)?,
     );
-    let (served, inference) = session(model, channels, |mut session| {
+    let (served, inference) = session_on(threads, model, channels, |mut session| {
         let prepared = session.prepare(&mut |_, _, _| ())?;
         let image = plans::image(&model.plan, 1);
         let inference = session.infer(prepared, &image, &mut |_, _, _| ())?;

@@ -14,6 +14,7 @@ pub mod store;
 mod bits;
 mod error;
 mod linear;
+mod threads;
 
 pub use bits::Bits;
 pub use channel::{Channel, Control, Lane, MemoryTransport, TcpTransport, Transport};

@@ -220,12 +220,16 @@ mod tests {
     use proptest::prelude::*;
 
     /// Both parties' sums and the payload by two ways to do the same.
-    fn both_ways<L: Lane>(len: usize, transfer: Transfer, lead: u32, seed: [u8; 16]) -> [Vec<u64>; 6] {
+    fn both_ways<L: Lane>(
+        len: usize,
+        transfer: Transfer,
+        lead: u32,
+        seed: [u8; 16],
+    ) -> [Vec<u64>; 6] {
         let mut random = Prg::from_seed(&seed);
         let words = len.next_multiple_of(L::COUNT) * L::BITS as usize / 128;
-        let mut pad = || -> Vec<u128> {
-            (0..words).map(|_| u128::from_le_bytes(random.array())).collect()
-        };
+        let mut pad =
+            || -> Vec<u128> { (0..words).map(|_| u128::from_le_bytes(random.array())).collect() };
         let (zero, one) = (pad(), pad());
         let vector: Vec<u64> = (0..len).map(|_| random.next_u64()).collect();
         let bit = seed[0] % 2 == 1;

@@ -5,19 +5,25 @@
 //! | bits of a chunk of values | `->` extension | keys of all transfers |
 //! | adds `p_0 + c x` to its share | `<-` payload | masks `x` for each bit; subtracts `p_0` from its share |
 //!
-//! A window of chunks is on its way at any time; neither party holds more of the stream than that.
+//! A window of chunks is on its way at any time; neither party holds more of the stream than that. While the
+//! session's thread extends and talks, others work on the vectors of chunks: each adds to a share of its own.
 
 use super::transfer::VectorTransfers;
 use crate::ot::{Code, OtReceiver, OtSender};
 use crate::packing::{Packer, Unpacker};
+use crate::threads::Threads;
 use crate::{Channel, RuntimeError};
 use copriv_ir::cost::OtProduct;
 use std::collections::VecDeque;
 use std::ops::Range;
 use zeroize::Zeroizing;
 
-/// Chunks whose payload the chooser waits for at a time.
-const WINDOW: usize = 4;
+/// Chunks whose payload the chooser waits for at a time. An OT sender may need [`AT_ONCE`] chunks before it answers
+/// as many earlier ones, so both parties rely on this number.
+const WINDOW: usize = 2 * AT_ONCE;
+
+/// Most chunks that a party works on together.
+const AT_ONCE: usize = 8;
 
 /// The chooser's share, `count x rows x len` modulo `2^64`, of `choices * vectors`.
 ///
@@ -27,37 +33,46 @@ const WINDOW: usize = 4;
 /// # Errors
 /// As [`Channel::send`] and [`Channel::recv`].
 pub(super) fn choose(
-    channel: &mut Channel,
+    (channel, threads): (&mut Channel, &Threads),
     receiver: &mut OtReceiver,
     product: OtProduct,
     choices: &[u64],
     watch: &mut dyn FnMut(&Channel),
 ) -> Result<Zeroizing<Vec<u64>>, RuntimeError> {
-    let mut chooser = Chooser {
-        transfers: VectorTransfers::new(product),
-        product,
-        choices,
-        share: empty_share(&product),
-    };
+    let mut workers = Worker::team(product, threads);
+    let at_once = workers.len();
     let mut lane = channel.lane();
-    let mut in_flight: VecDeque<(Range<usize>, Zeroizing<Vec<u128>>)> =
-        VecDeque::with_capacity(WINDOW);
-    for chunk in chunks(&product) {
-        if in_flight.len() == WINDOW
-            && let Some((chunk, keys)) = in_flight.pop_front()
-        {
-            chooser.take_in(&mut lane, chunk, &keys)?;
-            watch(&lane);
+    let mut chunks = chunks(&product);
+    let mut in_flight: VecDeque<(Range<usize>, Zeroizing<Vec<u128>>)> = VecDeque::new();
+    let mut buffers: Vec<Vec<u8>> = Vec::new();
+    let mut jobs: Vec<Chosen> = Vec::new();
+    loop {
+        let work = |worker: &mut Worker, job: &mut Chosen| worker.choose(job, choices);
+        let next = together(threads, (&mut workers, &mut jobs), work, || {
+            let mut next = Vec::with_capacity(at_once);
+            while next.len() < at_once {
+                while in_flight.len() < WINDOW
+                    && let Some(chunk) = chunks.next()
+                {
+                    let bits = choice_bits(&product, &choices[chunk.clone()]);
+                    let keys =
+                        receiver.extend(&mut lane, product.kind, Code::OneOf2, &bits)?.keys();
+                    in_flight.push_back((chunk, keys));
+                }
+                let Some((chunk, keys)) = in_flight.pop_front() else { break };
+                let mut payload = buffers.pop().unwrap_or_default();
+                payload.resize(product.payload_bytes(chunk.len() as u64) as usize, 0);
+                lane.recv_into(&mut payload)?;
+                watch(&lane);
+                next.push(Chosen { chunk, keys, payload });
+            }
+            Ok::<_, RuntimeError>(next)
+        })?;
+        if next.is_empty() {
+            return Ok(Worker::share(workers));
         }
-        let bits = chooser.bits(chunk.clone());
-        let keys = receiver.extend(&mut lane, product.kind, Code::OneOf2, &bits)?.keys();
-        in_flight.push_back((chunk, keys));
+        buffers.extend(std::mem::replace(&mut jobs, next).into_iter().map(|job| job.payload));
     }
-    for (chunk, keys) in in_flight {
-        chooser.take_in(&mut lane, chunk, &keys)?;
-        watch(&lane);
-    }
-    Ok(chooser.share)
 }
 
 /// The OT sender's share, `count x rows x len` modulo `2^64`, of `choices * vectors`.
@@ -67,69 +82,141 @@ pub(super) fn choose(
 /// # Errors
 /// As [`Channel::send`] and [`Channel::recv`].
 pub(super) fn offer(
-    channel: &mut Channel,
+    (channel, threads): (&mut Channel, &Threads),
     sender: &mut OtSender,
     product: OtProduct,
     vectors: &[u64],
     watch: &mut dyn FnMut(&Channel),
 ) -> Result<Zeroizing<Vec<u64>>, RuntimeError> {
-    let mut transfers = VectorTransfers::new(product);
-    let mut share = empty_share(&product);
+    let mut workers = Worker::team(product, threads);
+    let at_once = workers.len();
     let mut chunks = chunks(&product);
-    let Some(mut chunk) = chunks.next() else { return Ok(share) };
-    let transfers_of = |chunk: &Range<usize>| chunk.len() * product.choice_bits as usize;
-    let mut keys = sender.extend(channel, product.kind, Code::OneOf2, transfers_of(&chunk))?.keys();
+    let mut buffers: Vec<Vec<u8>> = Vec::new();
+    let mut receive = |channel: &mut Channel, chunk: Range<usize>, payload: Vec<u8>| {
+        let transfers = chunk.len() * product.choice_bits as usize;
+        let keys = sender.extend(channel, product.kind, Code::OneOf2, transfers)?.keys();
+        Ok::<_, RuntimeError>(Offered { chunk, keys, payload })
+    };
+    let Some(first) = chunks.next() else { return Ok(Worker::share(workers)) };
+    let mut jobs = vec![receive(channel, first, Vec::new())?];
     // All payload answers the first extension message and counts as one round with it.
     let mut lane = channel.lane();
-    loop {
-        let mut payload = Packer::with_capacity(product.payload_bytes(chunk.len() as u64) as usize);
-        for (value, keys) in chunk.clone().zip(keys.chunks(product.choice_bits as usize)) {
-            let vector = &vectors[value / product.rows * product.len..][..product.len];
-            transfers.offer(keys, vector, row(&mut share, &product, value), &mut payload);
+    while !jobs.is_empty() {
+        let work = |worker: &mut Worker, job: &mut Offered| worker.offer(job, vectors);
+        let next = together(threads, (&mut workers, &mut jobs), work, || {
+            let next = chunks.by_ref().take(at_once);
+            next.map(|chunk| receive(&mut lane, chunk, buffers.pop().unwrap_or_default()))
+                .collect::<Result<Vec<_>, _>>()
+        })?;
+        for job in std::mem::replace(&mut jobs, next) {
+            lane.send(&job.payload)?;
+            watch(&lane);
+            buffers.push(job.payload);
         }
-        lane.send(&payload.finish())?;
-        watch(&lane);
-        let Some(next) = chunks.next() else { return Ok(share) };
-        keys = sender.extend(&mut lane, product.kind, Code::OneOf2, transfers_of(&next))?.keys();
-        chunk = next;
     }
+    Ok(Worker::share(workers))
 }
 
-struct Chooser<'a> {
-    transfers: VectorTransfers,
+/// Gives each job to a worker of its own, and does something else `meanwhile` on this thread.
+fn together<J: Send, T>(
+    threads: &Threads,
+    (workers, jobs): (&mut [Worker], &mut [J]),
+    work: impl Fn(&mut Worker, &mut J) + Sync,
+    meanwhile: impl FnOnce() -> T,
+) -> T {
+    threads.scope(|scope| {
+        let mut pairs = workers.iter_mut().zip(jobs);
+        let own = pairs.next();
+        for (worker, job) in pairs {
+            let work = &work;
+            scope.spawn(move |_| work(worker, job));
+        }
+        let result = meanwhile();
+        if let Some((worker, job)) = own {
+            work(worker, job);
+        }
+        result
+    })
+}
+
+/// A chunk as the chooser has it.
+struct Chosen {
+    chunk: Range<usize>,
+    keys: Zeroizing<Vec<u128>>,
+    payload: Vec<u8>,
+}
+
+/// A chunk as the OT sender has it, its payload still to be made.
+struct Offered {
+    chunk: Range<usize>,
+    keys: Zeroizing<Vec<[u128; 2]>>,
+    payload: Vec<u8>,
+}
+
+/// What works on one chunk at a time, and adds up a part of the party's share.
+struct Worker {
     product: OtProduct,
-    choices: &'a [u64],
+    transfers: VectorTransfers,
     share: Zeroizing<Vec<u64>>,
 }
 
-impl Chooser<'_> {
-    /// The bits of a chunk's values, a byte each, least significant first.
-    fn bits(&self, chunk: Range<usize>) -> Zeroizing<Vec<u8>> {
-        let width = self.product.choice_bits as usize;
-        let mut all = Zeroizing::new(vec![0; chunk.len() * width]);
-        for (bits, value) in all.chunks_exact_mut(width).zip(&self.choices[chunk]) {
-            for (at, bit) in bits.iter_mut().enumerate() {
-                *bit = (value >> at & 1) as u8;
-            }
-        }
-        all
+impl Worker {
+    /// One for each thread.
+    fn team(product: OtProduct, threads: &Threads) -> Vec<Self> {
+        let size = product.count * product.rows * product.len;
+        let worker = |_| Self {
+            product,
+            transfers: VectorTransfers::new(product),
+            share: Zeroizing::new(vec![0; size]),
+        };
+        (0..threads.count().min(AT_ONCE)).map(worker).collect()
     }
 
-    /// Receives the payload of a chunk.
-    fn take_in(
-        &mut self,
-        channel: &mut Channel,
-        chunk: Range<usize>,
-        keys: &[u128],
-    ) -> Result<(), RuntimeError> {
-        let payload = channel.recv(self.product.payload_bytes(chunk.len() as u64) as usize)?;
-        let mut payload = Unpacker::new(&payload);
-        for (value, keys) in chunk.zip(keys.chunks(self.product.choice_bits as usize)) {
-            let share = row(&mut self.share, &self.product, value);
-            self.transfers.choose(keys, self.choices[value], share, &mut payload);
-        }
-        Ok(())
+    /// The sum of all their shares.
+    fn share(workers: Vec<Self>) -> Zeroizing<Vec<u64>> {
+        let shares = workers.into_iter().map(|worker| worker.share);
+        let sum = |mut sum: Zeroizing<Vec<u64>>, share: Zeroizing<Vec<u64>>| {
+            sum.iter_mut().zip(&*share).for_each(|(sum, &x)| *sum = sum.wrapping_add(x));
+            sum
+        };
+        shares.reduce(sum).unwrap_or_default()
     }
+
+    /// Makes the payload of a chunk.
+    fn offer(&mut self, job: &mut Offered, vectors: &[u64]) {
+        let OtProduct { rows, len, choice_bits, .. } = self.product;
+        let mut payload = Packer::over(std::mem::take(&mut job.payload));
+        self.transfers.go_to(job.chunk.start);
+        for (value, keys) in job.chunk.clone().zip(job.keys.chunks(choice_bits as usize)) {
+            let vector = &vectors[value / rows * len..][..len];
+            let share = row(&mut self.share, &self.product, value);
+            self.transfers.offer(keys, vector, share, &mut payload);
+        }
+        job.payload = payload.finish();
+    }
+
+    /// Takes in the payload of a chunk.
+    fn choose(&mut self, job: &mut Chosen, choices: &[u64]) {
+        let mut payload = Unpacker::new(&job.payload);
+        self.transfers.go_to(job.chunk.start);
+        let keys = job.keys.chunks(self.product.choice_bits as usize);
+        for (value, keys) in job.chunk.clone().zip(keys) {
+            let share = row(&mut self.share, &self.product, value);
+            self.transfers.choose(keys, choices[value], share, &mut payload);
+        }
+    }
+}
+
+/// The bits of a chunk's values, a byte each, least significant first.
+fn choice_bits(product: &OtProduct, choices: &[u64]) -> Zeroizing<Vec<u8>> {
+    let width = product.choice_bits as usize;
+    let mut all = Zeroizing::new(vec![0; choices.len() * width]);
+    for (bits, value) in all.chunks_exact_mut(width).zip(choices) {
+        for (at, bit) in bits.iter_mut().enumerate() {
+            *bit = (value >> at & 1) as u8;
+        }
+    }
+    all
 }
 
 /// The values of each chunk.
@@ -146,10 +233,6 @@ fn row<'a>(share: &'a mut [u64], product: &OtProduct, value: usize) -> &'a mut [
     &mut share[row * len..][..len]
 }
 
-fn empty_share(product: &OtProduct) -> Zeroizing<Vec<u64>> {
-    Zeroizing::new(vec![0; product.count * product.rows * product.len])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,7 +243,11 @@ mod tests {
     use proptest::prelude::*;
 
     /// Runs a product; the sum of the shares, the product in clear, and the server's measured traffic.
-    fn run(product: OtProduct, seed: u8) -> (Vec<u64>, Vec<u64>, copriv_ir::Traffic) {
+    fn run(
+        product: OtProduct,
+        threads: usize,
+        seed: u8,
+    ) -> (Vec<u64>, Vec<u64>, copriv_ir::Traffic) {
         let OtProduct { chooser, count, inner, rows, len, choice_bits, ring, .. } = product;
         let mut random = Prg::from_seed(&[seed; 16]);
         let mut draw = |n: usize| -> Vec<u64> { (0..n).map(|_| random.next_u64()).collect() };
@@ -170,12 +257,13 @@ mod tests {
             .map(|x| ring.from_signed((x << unused).cast_signed() >> unused))
             .collect();
         let vectors: Vec<u64> = draw(count * inner * len).iter().map(|&x| ring.reduce(x)).collect();
+        let threads = &Threads::new(threads).expect("threads start");
         let (server, client) = both_with(seed, &product.offline().ots, |channel, ots| {
             channel.enter(StepId(1), Phase::Offline).expect("nothing is left over");
             let share = if channel.party() == chooser {
-                choose(channel, &mut ots.receiver, product, &choices, &mut |_| ())
+                choose((channel, threads), &mut ots.receiver, product, &choices, &mut |_| ())
             } else {
-                offer(channel, &mut ots.sender, product, &vectors, &mut |_| ())
+                offer((channel, threads), &mut ots.sender, product, &vectors, &mut |_| ())
             };
             let share = share.expect("the parties are honest");
             channel.flush().expect("the peer is there");
@@ -203,7 +291,7 @@ mod tests {
             (count, inner) in (1usize..=3, 1usize..=6),
             (rows, len) in (1usize..=6, 1usize..=20),
             kind in prop::sample::select(&OtKind::ALL),
-            seed: u8,
+            (threads, seed) in (1usize..=3, any::<u8>()),
         ) {
             let product = OtProduct {
                 kind,
@@ -215,7 +303,7 @@ mod tests {
                 choice_bits: choice_bits.min(bits),
                 ring: Ring::new(bits).expect("in range"),
             };
-            let (sum, expected, measured) = run(product, seed);
+            let (sum, expected, measured) = run(product, threads, seed);
             prop_assert_eq!(sum, expected);
             prop_assert_eq!(measured, product.offline().traffic);
         }
@@ -224,12 +312,14 @@ mod tests {
     #[test]
     fn streams_longer_than_the_window_are_two_rounds() {
         let ring = Ring::new(41).expect("in range");
-        for (chooser, rows, len) in [(Party::Client, 300, 2), (Party::Server, 3, 9000)] {
+        for (chooser, rows, len, threads) in
+            [(Party::Client, 1200, 2, 1), (Party::Client, 1200, 2, 3), (Party::Server, 6, 9000, 20)]
+        {
             let (count, inner, choice_bits) = (2, 4, 41);
             let kind = OtKind::Iknp;
             let product = OtProduct { kind, chooser, count, inner, rows, len, choice_bits, ring };
             assert!(product.values() > 2 * WINDOW as u64 * product.values_in_chunk());
-            let (sum, expected, measured) = run(product, 3);
+            let (sum, expected, measured) = run(product, threads, 3);
             assert_eq!(sum, expected);
             assert_eq!(measured, product.offline().traffic);
             assert_eq!(measured.rounds, 2);

@@ -88,7 +88,8 @@ mod tests {
                     let width = width - position as u32;
                     single.go_to((at + position) as u64);
                     single.stretch(&[[*one]], width);
-                    let (ours, theirs) = (whole.words(2 * position + 1, width), single.words(0, width));
+                    let (ours, theirs) =
+                        (whole.words(2 * position + 1, width), single.words(0, width));
                     let words = words_of(len, width);
                     assert_eq!(ours[..words], theirs[..words]);
                     assert!(ours.len() >= words.next_multiple_of(REGISTER_WORDS));

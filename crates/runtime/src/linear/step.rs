@@ -5,6 +5,7 @@ use super::ot;
 use crate::ot::Ots;
 use crate::packing::{pack, packed_len, unpack};
 use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
+use crate::threads::Threads;
 use crate::{Channel, RuntimeError};
 use copriv_ir::cost::OtProduct;
 use copriv_ir::lowering::{bias_map, direct_conv, filter_matrices, input_matrices, output_map};
@@ -53,7 +54,7 @@ impl ServerLinear {
     /// | | `<->` [`ot`]: shares of all products | |
     /// | `S`: its shares mapped to the output | | `T`: its shares mapped to the output |
     pub(crate) fn prepare(
-        channel: &mut Channel,
+        (channel, threads): (&mut Channel, &Threads),
         (ots, lattice): (&mut Ots, Option<&mut ServerLattice<'_>>),
         layer: &LinearLayer,
         weights: &LinearWeights,
@@ -62,7 +63,7 @@ impl ServerLinear {
         let LinearLayer { step, input, ring, .. } = *layer;
         let mut share = match (step.correlation, lattice) {
             (Correlation::Ot { kind, chooser }, _) => {
-                Self::prepare_ot(channel, ots, &layer.ot(kind, chooser), weights, watch)?
+                Self::prepare_ot((channel, threads), ots, &layer.ot(kind, chooser), weights, watch)?
             }
             (Correlation::Lattice(_), Some(lattice)) => {
                 lattice.receive(channel, layer.id, weights)?
@@ -75,19 +76,21 @@ impl ServerLinear {
     }
 
     fn prepare_ot(
-        channel: &mut Channel,
+        (channel, threads): (&mut Channel, &Threads),
         ots: &mut Ots,
         layer: &OtLayer<'_>,
         weights: &LinearWeights,
         watch: &mut dyn FnMut(&Channel),
     ) -> Result<Zeroizing<Vec<u64>>, RuntimeError> {
         let product = layer.product;
-        let factors = layer.server_factors(weights)?;
+        let factors = threads.install(|| layer.server_factors(weights))?;
+        let at = (channel, threads);
         let products = match product.chooser {
-            Party::Server => ot::choose(channel, &mut ots.receiver, product, &factors, watch)?,
-            Party::Client => ot::offer(channel, &mut ots.sender, product, &factors, watch)?,
+            Party::Server => ot::choose(at, &mut ots.receiver, product, &factors, watch)?,
+            Party::Client => ot::offer(at, &mut ots.sender, product, &factors, watch)?,
         };
-        Ok(layer.output(products))
+        drop(factors);
+        Ok(threads.install(|| layer.output(products)))
     }
 
     /// The server's share of the output, from its share `x0` of the input.
@@ -98,7 +101,7 @@ impl ServerLinear {
     /// | `f W (*) (x0 + x1 - R) + S + bias` | | `T` |
     pub(crate) fn apply(
         mut self,
-        channel: &mut Channel,
+        (channel, threads): (&mut Channel, &Threads),
         layer: &LinearLayer,
         weights: &LinearWeights,
         mut input: Zeroizing<Vec<u64>>,
@@ -107,7 +110,9 @@ impl ServerLinear {
         let masked = channel.recv(packed_len(input.len(), ring.bits()))?;
         let masked = unpack(&masked, ring.bits(), input.len());
         input.iter_mut().zip(masked).for_each(|(x, masked)| *x = ring.add(*x, masked));
-        let outputs = direct_conv(*ring, &step.geometry, layer.input, &input, &weights.weight);
+        let (geometry, weights) = (&step.geometry, &weights.weight);
+        let outputs =
+            threads.install(|| direct_conv(*ring, geometry, layer.input, &input, weights));
         let extra = step.lowering.extra_scale();
         for (share, output) in self.share.iter_mut().zip(outputs) {
             *share = ring.add(*share, output << extra);
@@ -119,14 +124,14 @@ impl ServerLinear {
 impl ClientLinear {
     /// See [`ServerLinear::prepare`].
     pub(crate) fn prepare(
-        channel: &mut Channel,
+        (channel, threads): (&mut Channel, &Threads),
         (ots, lattice): (&mut Ots, Option<&mut ClientLattice<'_>>),
         layer: &LinearLayer,
         watch: &mut dyn FnMut(&Channel),
     ) -> Result<Self, RuntimeError> {
         match (layer.step.correlation, lattice) {
             (Correlation::Ot { kind, chooser }, _) => {
-                Self::prepare_ot(channel, ots, &layer.ot(kind, chooser), watch)
+                Self::prepare_ot((channel, threads), ots, &layer.ot(kind, chooser), watch)
             }
             (Correlation::Lattice(_), Some(lattice)) => {
                 let (mask, share) = lattice.upload(channel, layer.id)?;
@@ -137,7 +142,7 @@ impl ClientLinear {
     }
 
     fn prepare_ot(
-        channel: &mut Channel,
+        (channel, threads): (&mut Channel, &Threads),
         ots: &mut Ots,
         layer: &OtLayer<'_>,
         watch: &mut dyn FnMut(&Channel),
@@ -145,12 +150,16 @@ impl ClientLinear {
         let OtLayer { product, layer: &LinearLayer { step, input, ring, .. }, .. } = *layer;
         let mut mask = Zeroizing::new(vec![0; input.elements()]);
         mask.iter_mut().for_each(|r| *r = ring.reduce(ots.rng.next_u64()));
-        let factors = Zeroizing::new(input_matrices(&step, input, &mask, ring));
+        let factors = threads.install(|| input_matrices(&step, input, &mask, ring));
+        let factors = Zeroizing::new(factors);
+        let at = (channel, threads);
         let products = match product.chooser {
-            Party::Server => ot::offer(channel, &mut ots.sender, product, &factors, watch)?,
-            Party::Client => ot::choose(channel, &mut ots.receiver, product, &factors, watch)?,
+            Party::Server => ot::offer(at, &mut ots.sender, product, &factors, watch)?,
+            Party::Client => ot::choose(at, &mut ots.receiver, product, &factors, watch)?,
         };
-        Ok(Self { ring, mask, share: layer.output(products) })
+        drop(factors);
+        let share = threads.install(|| layer.output(products));
+        Ok(Self { ring, mask, share })
     }
 
     /// The client's share of the output, from its share `x1` of the input. See [`ServerLinear::apply`].

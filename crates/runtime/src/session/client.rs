@@ -8,6 +8,7 @@ use super::role::ClientRole;
 use super::{MAX_PREPARED, Progress, abort};
 use crate::linear::ClientLinear;
 use crate::ot::{Ots, Prg};
+use crate::threads::Threads;
 use crate::{Channel, Control, RuntimeError};
 use copriv_ir::evaluate::quantise_input;
 use copriv_ir::lattice::Hint;
@@ -72,7 +73,8 @@ impl ClientSession {
         let setup = Ots::setup(&mut channel, rng, &cost::ot_use(&plan));
         let ots = abort(&mut channel, setup)?;
         let setup = (channel.take_comm()?, start.elapsed().as_secs_f64());
-        let role = ClientRole { lattice: plan.lattice_plan(), hint: None };
+        let role =
+            ClientRole { lattice: plan.lattice_plan(), hint: None, threads: Threads::new(1)? };
         Ok(Self { plan, role, channel, ots, setup, tag, next: 0, run: 0, over: false })
     }
 
@@ -87,6 +89,16 @@ impl ClientSession {
         }
         self.role.hint = Some(hint);
         Ok(())
+    }
+
+    /// Computes on so many threads, this one among them; on one where this is not called. Nothing else depends on
+    /// it.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Io`] where they cannot be started.
+    pub fn with_threads(mut self, count: usize) -> Result<Self, RuntimeError> {
+        self.role.threads = Threads::new(count)?;
+        Ok(self)
     }
 
     /// The plan of this session.

@@ -3,6 +3,7 @@
 use crate::linear::{ClientLattice, ClientLinear, LinearLayer, ServerLattice, ServerLinear};
 use crate::ot::Ots;
 use crate::store::Stored;
+use crate::threads::Threads;
 use crate::{Channel, RuntimeError};
 use copriv_ir::lattice::{Hint, SecretSeed};
 use copriv_ir::{LatticePlan, LinearWeights, ServerWeights};
@@ -45,6 +46,7 @@ pub(super) struct ServerRole<'w> {
     pub weights: &'w ServerWeights,
     /// The plan's lattice correlations, and the secret that their hint was made with.
     pub lattice: Option<(LatticePlan, SecretSeed)>,
+    pub threads: Threads,
 }
 
 impl ServerRole<'_> {
@@ -71,7 +73,13 @@ impl Role for ServerRole<'_> {
         layer: &LinearLayer,
         watch: &mut dyn FnMut(&Channel),
     ) -> Result<ServerLinear, RuntimeError> {
-        ServerLinear::prepare(channel, (ots, lattice.as_mut()), layer, self.layer(layer), watch)
+        ServerLinear::prepare(
+            (channel, &self.threads),
+            (ots, lattice.as_mut()),
+            layer,
+            self.layer(layer),
+            watch,
+        )
     }
 
     fn apply(
@@ -81,7 +89,7 @@ impl Role for ServerRole<'_> {
         correlation: ServerLinear,
         input: Zeroizing<Vec<u64>>,
     ) -> Result<Zeroizing<Vec<u64>>, RuntimeError> {
-        correlation.apply(channel, layer, self.layer(layer), input)
+        correlation.apply((channel, &self.threads), layer, self.layer(layer), input)
     }
 }
 
@@ -90,6 +98,7 @@ pub(super) struct ClientRole {
     /// The plan's lattice correlations, with their hint once it is there.
     pub lattice: Option<LatticePlan>,
     pub hint: Option<Arc<Hint>>,
+    pub threads: Threads,
 }
 
 impl Role for ClientRole {
@@ -112,7 +121,7 @@ impl Role for ClientRole {
         layer: &LinearLayer,
         watch: &mut dyn FnMut(&Channel),
     ) -> Result<ClientLinear, RuntimeError> {
-        ClientLinear::prepare(channel, (ots, lattice.as_mut()), layer, watch)
+        ClientLinear::prepare((channel, &self.threads), (ots, lattice.as_mut()), layer, watch)
     }
 
     fn apply(

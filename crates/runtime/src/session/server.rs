@@ -7,6 +7,7 @@ use super::role::ServerRole;
 use super::{MAX_PREPARED, abort};
 use crate::linear::ServerLinear;
 use crate::ot::{Ots, Prg};
+use crate::threads::Threads;
 use crate::{Channel, Control, RuntimeError};
 use copriv_ir::{CommTable, Plan, ServerWeights, ValueId, cost};
 use std::collections::BTreeMap;
@@ -64,8 +65,19 @@ impl<'a> ServerSession<'a> {
         let setup = Ots::setup(&mut channel, rng, &cost::ot_use(&plan));
         let ots = abort(&mut channel, setup)?;
         channel.flush()?;
-        let (role, prepared) = (ServerRole { weights, lattice }, BTreeMap::new());
+        let role = ServerRole { weights, lattice, threads: Threads::new(1)? };
+        let prepared = BTreeMap::new();
         Ok(Self { plan, role, channel, ots, prepared, next: 0, over: false })
+    }
+
+    /// Computes on so many threads, this one among them; on one where this is not called. Nothing else depends on
+    /// it.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Io`] where they cannot be started.
+    pub fn with_threads(mut self, count: usize) -> Result<Self, RuntimeError> {
+        self.role.threads = Threads::new(count)?;
+        Ok(self)
     }
 
     /// Does what the client asks for until it says goodbye; how many inferences it ran.

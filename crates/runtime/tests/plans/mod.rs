@@ -229,6 +229,16 @@ pub fn image(plan: &Plan, seed: u64) -> Vec<f32> {
 /// Runs a server on `server`'s end and `act` as the client of a session on the other. What either gave.
 pub fn session<T: Send>(
     model: &Model,
+    channels: (Channel, Channel),
+    act: impl FnOnce(ClientSession) -> Result<T, RuntimeError> + Send,
+) -> (Result<usize, RuntimeError>, Result<T, RuntimeError>) {
+    session_on(1, model, channels, act)
+}
+
+/// The same, each party on so many threads.
+pub fn session_on<T: Send>(
+    threads: usize,
+    model: &Model,
     (server, client): (Channel, Channel),
     act: impl FnOnce(ClientSession) -> Result<T, RuntimeError> + Send,
 ) -> (Result<usize, RuntimeError>, Result<T, RuntimeError>) {
@@ -236,11 +246,13 @@ pub fn session<T: Send>(
         let server = scope.spawn(|| {
             let rng = Prg::from_seed(b"server's secrets");
             ServerSession::accept_with(server, Arc::clone(&model.plan), &model.weights, rng)?
+                .with_threads(threads)?
                 .serve()
         });
         let client = scope.spawn(|| {
             let rng = Prg::from_seed(b"client's secrets");
-            act(ClientSession::connect_with(client, Arc::clone(&model.plan), rng)?)
+            act(ClientSession::connect_with(client, Arc::clone(&model.plan), rng)?
+                .with_threads(threads)?)
         });
         (server.join().expect("the server does not panic"), client.join().expect("nor the client"))
     })

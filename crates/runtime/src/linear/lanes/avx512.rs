@@ -22,7 +22,8 @@ macro_rules! kernels {
             let shift = _mm_cvtsi32_si128(shift.cast_signed());
             let step = $count * width as usize / 8;
             let bytes = &mut vectors.packed;
-            let (mut zero, mut one) = (zero.as_chunks::<4>().0.iter(), one.as_chunks::<4>().0.iter());
+            let (mut zero, mut one) =
+                (zero.as_chunks::<4>().0.iter(), one.as_chunks::<4>().0.iter());
             let registers = vectors.vector.as_chunks::<$count>().0;
             let sums = vectors.sum.as_chunks_mut::<$count>().0;
             let blocks = registers.chunks(BLOCK / $count).zip(sums.chunks_mut(BLOCK / $count));
@@ -109,7 +110,10 @@ impl Joiner {
     #[target_feature(enable = "avx512f")]
     fn new(width: u32) -> Self {
         let Tables { join_lanes, join_shifts, .. } = &TABLES[width as usize];
-        Self { lanes: join_lanes.each_ref().map(|x| load(x)), shifts: join_shifts.each_ref().map(|x| load(x)) }
+        Self {
+            lanes: join_lanes.each_ref().map(|x| load(x)),
+            shifts: join_shifts.each_ref().map(|x| load(x)),
+        }
     }
 
     /// The runs, each with zeros above it, one after the other. What follows them is undefined.
@@ -197,7 +201,10 @@ impl WideSplitter {
     #[target_feature(enable = "avx512f")]
     fn new(width: u32) -> Self {
         let Tables { split_words, split_shifts, .. } = &TABLES[width as usize];
-        Self { words: split_words.each_ref().map(|x| load(x)), shifts: split_shifts.each_ref().map(|x| load(x)) }
+        Self {
+            words: split_words.each_ref().map(|x| load(x)),
+            shifts: split_shifts.each_ref().map(|x| load(x)),
+        }
     }
 
     /// The first numbers of `bytes`, with undefined bits above each.
@@ -223,7 +230,11 @@ impl NarrowSplitter {
     #[target_feature(enable = "avx512f")]
     fn new(width: u32) -> Self {
         let low_words = [0_u32, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30];
-        Self { width: width as usize, halves: WideSplitter::new(width), low_words: load(&low_words) }
+        Self {
+            width: width as usize,
+            halves: WideSplitter::new(width),
+            low_words: load(&low_words),
+        }
     }
 
     /// As [`WideSplitter::split`].
@@ -259,7 +270,8 @@ impl Tables {
         };
         let run = numbers * width;
         let each = |f: &dyn Fn(u64) -> u64| std::array::from_fn(|at| f(at as u64));
-        let lane = |next: u64| each(&|word: u64| (64 * word / run + next).min(8 / stride - 1) * stride);
+        let lane =
+            |next: u64| each(&|word: u64| (64 * word / run + next).min(8 / stride - 1) * stride);
         let start = |word: u64| 64 * word / run * run;
         let shift = |next: u64| each(&|word: u64| (64 * word).abs_diff(start(word) + next * run));
         let word = |number: u64| number * width / 64;
