@@ -28,7 +28,8 @@ pub fn run(args: &Infer, terminal: &Terminal) -> Result<()> {
     let stream = TcpStream::connect(&args.connect)
         .with_context(|| format!("cannot connect to {}", args.connect))?;
     let channel = Channel::new(TcpTransport::new(stream, PATIENCE)?, Party::Client)?;
-    let mut session = ClientSession::connect(channel, Arc::clone(&plan))?;
+    let mut session = ClientSession::connect(channel, Arc::clone(&plan))?
+        .with_threads(rayon::current_num_threads())?;
     if let Some(hint) = hint {
         session.set_hint(Arc::new(hint))?;
     }
