@@ -84,8 +84,8 @@ fn session(
     weights: &ServerWeights,
 ) -> Result<(usize, u64), RuntimeError> {
     let channel = Channel::new(TcpTransport::new(stream, PATIENCE)?, Party::Server)?;
-    let mut session = ServerSession::accept(channel, plan, weights)?
-        .with_threads(rayon::current_num_threads())?;
+    let mut session =
+        ServerSession::accept(channel, plan, weights)?.with_threads(rayon::current_num_threads())?;
     let inferences = session.serve()?;
     let comm = session.comm();
     Ok((inferences, Phase::ALL.into_iter().map(|phase| comm.total(phase).bytes()).sum()))
