@@ -111,28 +111,36 @@ impl Stream {
         self.cipher.apply_keystream(bytes);
     }
 
+    #[inline]
     fn take<const N: usize>(&mut self) -> [u8; N] {
         if self.taken + N > BATCH {
-            self.buffer.fill(0);
-            self.cipher.apply_keystream(&mut self.buffer);
-            self.taken = 0;
+            self.refill();
         }
-        let mut bytes = [0; N];
-        bytes.copy_from_slice(&self.buffer[self.taken..self.taken + N]);
+        let start = self.taken;
         self.taken += N;
-        bytes
+        std::array::from_fn(|at| self.buffer[start + at])
     }
 
+    #[cold]
+    fn refill(&mut self) {
+        self.buffer.fill(0);
+        self.cipher.apply_keystream(&mut self.buffer);
+        self.taken = 0;
+    }
+
+    #[inline]
     pub(crate) fn next_u64(&mut self) -> u64 {
         u64::from_le_bytes(self.take())
     }
 
     /// A uniform residue of a word of this many bits.
+    #[inline]
     pub(crate) fn word(&mut self, bits: u32) -> u64 {
         self.next_u64() >> (64 - bits)
     }
 
     /// A centred binomial number with variance 10.5: the difference of two counts of 21 coins.
+    #[inline]
     pub(crate) fn noise(&mut self) -> i64 {
         const COINS: u64 = (1 << 21) - 1;
         let coins = self.next_u64();
@@ -141,6 +149,7 @@ impl Stream {
 
     /// A uniform choice of -1, 0 and 1, as 0, 1, 2. Which bytes are passed over says nothing of those that
     /// are not.
+    #[inline]
     pub(crate) fn trit(&mut self) -> u8 {
         loop {
             let [byte] = self.take();
