@@ -99,6 +99,8 @@ pub struct CompileConfig {
     pub ot: OtKind,
     /// Bits of a comparison's digit.
     pub leaf_bits: u32,
+    /// Whether digits are looked up in one-time truth tables.
+    pub tables: bool,
     /// Every value must hold this many times the largest one that calibration saw.
     pub head_room: u32,
     /// Lowerings to weigh.
@@ -115,12 +117,13 @@ pub struct CompileConfig {
 
 impl CompileConfig {
     /// What can be [`set`](Self::set).
-    pub const KEYS: [&str; 11] = [
+    pub const KEYS: [&str; 12] = [
         "ring",
         "scale",
         "weight_scale",
         "ot",
         "leaf_bits",
+        "tables",
         "head_room",
         "lowering",
         "chooser",
@@ -144,6 +147,7 @@ impl CompileConfig {
             weight_scale: 12,
             ot: OtKind::Iknp,
             leaf_bits: 4,
+            tables: false,
             head_room: 4,
             lowering,
             chooser,
@@ -167,6 +171,9 @@ impl CompileConfig {
             "weight_scale" => self.weight_scale = number(key, value, 1..=30)?,
             "ot" => self.ot = parse(key, value, &OtKind::ALL.map(|kind| (kind.name(), kind)), &[])?,
             "leaf_bits" => self.leaf_bits = number(key, value, 1..=4)?,
+            "tables" => {
+                self.tables = parse(key, value, &[("true", true), ("false", false)], &[])?;
+            }
             "head_room" => self.head_room = number(key, value, 1..=1 << 20)?,
             "lowering" => {
                 use LoweringRule::{Auto, CoPriv, Direct, Winograd};
@@ -278,6 +285,7 @@ mod tests {
             ("weight_scale", "11"),
             ("ot", "softspoken4"),
             ("leaf_bits", "3"),
+            ("tables", "true"),
             ("head_room", "2"),
             ("lowering", "direct"),
             ("chooser", "client"),
@@ -295,6 +303,7 @@ mod tests {
             weight_scale: 11,
             ot: OtKind::SoftSpoken4,
             leaf_bits: 3,
+            tables: true,
             head_room: 2,
             lowering: LoweringRule::Direct,
             chooser: ChooserRule::Always(Party::Client),
@@ -328,7 +337,8 @@ mod tests {
         assert_eq!(
             text("max_drop", "0.5"),
             "there is no setting \"max_drop\"; there are ring, scale, weight_scale, ot, \
-             leaf_bits, head_room, lowering, chooser, correlation, inferences, objective"
+             leaf_bits, tables, head_room, lowering, chooser, correlation, inferences, \
+             objective"
         );
     }
 

@@ -50,7 +50,8 @@ fn provenance(calibration: &Calibration, config: &CompileConfig) -> Provenance {
 }
 
 fn steps(model: &FusedModel, config: &CompileConfig) -> Result<Vec<(Step, LayerId)>, CompileError> {
-    let comparison = Comparison { ot: config.ot, leaf_bits: config.leaf_bits, tables: false };
+    let comparison =
+        Comparison { ot: config.ot, leaf_bits: config.leaf_bits, tables: config.tables };
     let mut steps: Vec<(Step, LayerId)> = Vec::new();
     let mut push = |(number, layer): (usize, &FusedLayer), op: StepOp, inputs: Vec<ValueId>| {
         let (id, output) = (StepId(steps.len()), ValueId(steps.len()));

@@ -48,7 +48,7 @@ fn layer(chooser: Party, leaf_bits: u32) -> Model {
 fn predicted_and_simulated_latency_agree() {
     let (server, client) = (Party::Server, Party::Client);
     let networks = [NetworkProfile::lan(), NetworkProfile::wan(), NetworkProfile::mobile(), slow()];
-    for model in &[every_step([server, client], 4, 1), layer(server, 4), layer(client, 1)] {
+    for model in &[every_step([server, client], 4, 1), layer(server, 4), layer(client, 4)] {
         let comm = cost::plan(&model.plan);
         for profile in &networks {
             for (phase, simulated) in Phase::ALL.into_iter().zip(simulate(model, profile)) {

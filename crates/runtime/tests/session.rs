@@ -68,8 +68,9 @@ fn every_step_gives_the_evaluators_logits_and_the_predicted_traffic() {
 #[test]
 fn every_kind_of_transfer_gives_the_same_logits_and_its_own_traffic() {
     let choosers = [Party::Server, Party::Client];
-    for kind in OtKind::ALL {
-        let model = every_step_by((kind, false), choosers, 2, 8);
+    let tables = [(OtKind::Silent, true), (OtKind::SoftSpoken4, true)];
+    for (kind, tables) in OtKind::ALL.map(|kind| (kind, false)).into_iter().chain(tables) {
+        let model = every_step_by((kind, tables), choosers, 2, 8);
         let image = image(&model.plan, 8);
         let inference = run(&model, &image);
         assert_eq!(inference.fixed_point(), in_the_clear(&model, &image), "{kind}");

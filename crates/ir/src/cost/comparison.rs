@@ -1,7 +1,7 @@
 //! The layout of a comparison: its digits, its tree, and what both cost.
 
-use super::ot::{self, message};
-use super::{Offline, packed};
+use super::ot::{self, Choices, message};
+use super::{Offline, OtUse, packed};
 use crate::{Comparison, Direction, OtKind, Party, Traffic};
 
 /// How secret numbers of some width are compared: cut into digits, combined in a tree.
@@ -15,6 +15,7 @@ use crate::{Comparison, Direction, OtKind, Party, Traffic};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ComparisonLayout {
     ot: OtKind,
+    tables: bool,
     bits: u32,
     digits: Vec<u32>,
     /// Merges of each level.
@@ -35,7 +36,7 @@ impl ComparisonLayout {
         let halve = |&items: &usize| Some(items.div_ceil(2)).filter(|&items| items > 1);
         let items = std::iter::successors(Some(digits.len()).filter(|&items| items > 1), halve);
         let levels = items.map(|items| items / 2).collect();
-        Self { ot: comparison.ot, bits, digits, levels }
+        Self { ot: comparison.ot, tables: comparison.tables, bits, digits, levels }
     }
 
     /// Width of the numbers.
@@ -50,6 +51,12 @@ impl ComparisonLayout {
         self.ot
     }
 
+    /// Whether leaves are one-time truth tables.
+    #[must_use]
+    pub const fn tables(&self) -> bool {
+        self.tables
+    }
+
     /// Widths of the digits from the least significant; the last may be narrower than the others.
     #[must_use]
     pub fn digits(&self) -> &[u32] {
@@ -62,17 +69,18 @@ impl ComparisonLayout {
         self.digits.chunk_by(|a, b| a == b).map(|run| (run[0], run.len())).collect()
     }
 
-    /// Bits of digit `index`'s leaf table entries: "less than", and "equal" except for the lowest digit.
+    /// Bits of digit `index`'s leaf table entries, `width` being its own: "less than", and "equal" except for the lowest
+    /// digit, where it is not needed, and digits of one bit, where it is local.
     #[must_use]
-    pub const fn entry_bits(index: usize) -> u32 {
-        if index == 0 { 1 } else { 2 }
+    pub const fn entry_bits(index: usize, width: u32) -> u32 {
+        if index == 0 || width == 1 { 1 } else { 2 }
     }
 
-    /// Bits of all leaf tables of a comparison.
+    /// Bits of all leaf tables of a comparison, each without its first entry.
     #[must_use]
     pub fn table_bits(&self) -> u32 {
         let tables = self.digits.iter().enumerate();
-        tables.map(|(index, width)| Self::entry_bits(index) << width).sum()
+        tables.map(|(index, width)| Self::entry_bits(index, *width) * ((1 << width) - 1)).sum()
     }
 
     /// Number of merges at each level of the tree, from the leaves. The first of a level takes a single
@@ -104,7 +112,12 @@ impl ComparisonLayout {
     #[must_use]
     pub fn offline(&self, count: u64) -> Offline {
         let leaves = self.runs().into_iter().map(|(width, digits)| {
-            ot::random(self.ot, Party::Server, count * digits as u64, width)
+            let leaves = count * digits as u64;
+            if self.tables {
+                truth_tables(self.ot, leaves, width)
+            } else {
+                ot::random(self.ot, Party::Server, leaves, width)
+            }
         });
         let triples = [
             ot::singles(self.ot, count * self.singles() as u64),
@@ -116,16 +129,35 @@ impl ComparisonLayout {
     /// What `count` comparisons take online.
     #[must_use]
     pub fn online(&self, count: u64) -> Traffic {
-        let corrections = packed(count, self.bits.into());
-        let tables = packed(count, self.table_bits().into());
+        let numbers = packed(count, self.bits.into());
+        let up = message(Direction::ClientToServer, numbers);
+        let leaves = if self.tables {
+            up.beside(message(Direction::ServerToClient, numbers))
+        } else {
+            let tables = packed(count, self.table_bits().into());
+            up + message(Direction::ServerToClient, tables)
+        };
         let openings = self.levels.iter().map(|&merges| {
             let bytes = packed(count, Self::opening_bits(merges).into());
             let opening = |direction| message(direction, bytes);
             opening(Direction::ServerToClient).beside(opening(Direction::ClientToServer))
         });
-        message(Direction::ClientToServer, corrections)
-            + message(Direction::ServerToClient, tables)
-            + openings.sum()
+        leaves + openings.sum()
+    }
+}
+
+/// What one-time truth tables of `leaves` digits of `width` bits take: a random transfer for each bit, in blocks of whole
+/// digits, and for digits of several bits half a table in each.
+fn truth_tables(kind: OtKind, leaves: u64, width: u32) -> Offline {
+    let bits = u64::from(width);
+    let block = ot::BLOCK / bits;
+    let (blocks, rest) = (leaves / block, leaves % block);
+    let extension = |leaves: u64| ot::extension(kind, Choices::Random, leaves * bits, 1);
+    let up = message(Direction::ClientToServer, blocks * extension(block) + extension(rest));
+    let half = if width == 1 { 0 } else { 1 << (2 * bits) };
+    Offline {
+        traffic: up + message(Direction::ServerToClient, packed(leaves * bits, half)),
+        ots: OtUse::new(kind, Party::Server, leaves * bits),
     }
 }
 
@@ -144,12 +176,12 @@ mod tests {
         assert_eq!(layout.digits(), [4; 10]);
         assert_eq!(layout.levels(), [5, 2, 1, 1]);
         assert_eq!((layout.singles(), layout.pairs()), (4, 5));
-        assert_eq!(layout.table_bits(), 16 + 9 * 32);
+        assert_eq!(layout.table_bits(), 15 + 9 * 30);
         let online = layout.online(8);
         assert_eq!(online.rounds, 6);
         let openings = (2 + 12) + (2 + 3) + 2 + 2;
         assert_eq!(online.client_to_server, 40 + openings);
-        assert_eq!(online.server_to_client, 304 + openings);
+        assert_eq!(online.server_to_client, 285 + openings);
     }
 
     #[test]

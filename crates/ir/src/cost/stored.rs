@@ -85,15 +85,19 @@ pub fn activation(
     comparison(&layout, count, party) + multiplexer(ring, count)
 }
 
-/// Bits of `count` comparisons: leaf tables' pads and shares at the server, choices and their pads at the
-/// client, triples at both.
+/// Bits of `count` comparisons: leaf tables' pads at the server, choices and their pads at the client, or
+/// one-time truth tables and what moves them at both; triples at both.
 #[must_use]
 pub fn comparison(layout: &ComparisonLayout, count: u64, party: Party) -> u64 {
-    let digits = 0..layout.digits().len();
-    let entries: u64 = digits.map(|digit| u64::from(ComparisonLayout::entry_bits(digit))).sum();
-    let leaves = match party {
-        Party::Server => u64::from(layout.table_bits()) + entries,
-        Party::Client => u64::from(layout.bits()) + entries,
+    let digits = layout.digits().iter().enumerate();
+    let entries = digits.map(|(index, &w)| (w, u64::from(ComparisonLayout::entry_bits(index, w))));
+    let leaves: u64 = match party {
+        _ if layout.tables() => {
+            let table = |&width: &u32| if width == 1 { 4 } else { 2 << (2 * width) };
+            u64::from(layout.bits()) + layout.digits().iter().map(table).sum::<u64>()
+        }
+        Party::Server => entries.map(|(width, bits)| bits << width).sum(),
+        Party::Client => u64::from(layout.bits()) + entries.map(|(_, bits)| bits).sum::<u64>(),
     };
     let triples = singles(count * layout.singles() as u64) + pairs(count * layout.pairs() as u64);
     count * leaves + triples

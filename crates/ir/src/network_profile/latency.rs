@@ -33,7 +33,7 @@ impl NetworkProfile {
     /// other answers to its last block. In the setup both send the same, side by side. Online
     /// messages answer each other, except for the openings of a comparison's tree, which cross. How much that is
     /// is estimated from the excess of one direction, the tables of a comparison's leaves: where there is
-    /// none, all crosses.
+    /// none, all crosses. (Leaves of one bit have tables as long as their corrections: for them it is too quick.)
     #[must_use]
     pub fn transfer_seconds(&self, traffic: Traffic, phase: Phase) -> f64 {
         let bytes = [traffic.client_to_server, traffic.server_to_client].map(|bytes| bytes as f64);

@@ -132,9 +132,6 @@ fn check_signs(comparison: Comparison, x: &Fact) -> Result<(), String> {
 
 fn check_comparison(comparison: Comparison) -> Result<(), String> {
     let leaf_bits = comparison.leaf_bits;
-    if comparison.tables {
-        return Err("one-time truth tables are not built yet".into());
-    }
     if (1..=4).contains(&leaf_bits) {
         Ok(())
     } else {

@@ -9,10 +9,12 @@ mod bit_product;
 mod comparison;
 mod drelu;
 mod extend;
+mod leaves;
 mod multiplexer;
 mod reveal;
 mod tree;
 mod truncate;
+mod truth_table;
 mod wrap;
 
 pub use activation::ActivationCorrelation;

@@ -25,7 +25,8 @@ fn kind() -> impl Strategy<Value = OtKind> {
 
 /// All ways to compare.
 fn any_comparison() -> impl Strategy<Value = Comparison> {
-    (kind(), 1_u32..=4).prop_map(|(ot, leaf_bits)| Comparison { ot, leaf_bits, tables: false })
+    let all = (kind(), 1_u32..=4, any::<bool>());
+    all.prop_map(|(ot, leaf_bits, tables)| Comparison { ot, leaf_bits, tables })
 }
 
 /// Numbers of a ring and random shares of them, with edge values among both.
@@ -150,6 +151,8 @@ fn comparisons_of_every_width_and_digit() {
     for leaf_bits in 1..=4 {
         let all: Vec<_> = (0..=64).map(|bits| (bits, 40 + bits as usize)).collect();
         run_comparisons(&all, comparison(leaf_bits), leaf_bits as u8);
+        let tables = Comparison { ot: OtKind::Silent, leaf_bits, tables: true };
+        run_comparisons(&all, tables, leaf_bits as u8);
     }
 }
 
@@ -158,6 +161,10 @@ fn batches_longer_than_the_windows() {
     run_comparisons(&[(7, 3 * 8192 + 5), (4, 10), (0, 3), (12, 1)], comparison(4), 9);
     let shared = Shared::random(Ring::new(9).expect("in range"), 45_000, 3);
     assert_activation(Activation::Relu, &shared, 1, comparison(4));
+    let silent = Comparison { ot: OtKind::Silent, leaf_bits: 2, tables: false };
+    assert_activation(Activation::Relu, &shared, 1, silent);
+    let tables = Comparison { ot: OtKind::SoftSpoken8, leaf_bits: 3, tables: true };
+    assert_activation(Activation::Relu, &shared, 1, tables);
 }
 
 /// The correlation as it comes back from disk, where it takes as many bits as predicted.

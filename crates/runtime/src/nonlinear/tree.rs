@@ -1,9 +1,8 @@
 //! Combining digits: the tree of a comparison.
 
 use crate::bits::Bits;
-use crate::ot::{Pairs, Prg, Singles};
+use crate::ot::{Pairs, Singles};
 use crate::packing::{Packer, Unpacker, packed_len};
-use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
 use crate::{Channel, RuntimeError};
 use copriv_ir::Party;
 use copriv_ir::cost::ComparisonLayout;
@@ -21,29 +20,6 @@ impl Item {
     pub(super) fn zeros(digit: usize, count: usize) -> Self {
         let eq = if digit == 0 { 0 } else { count };
         Self { lt: Bits::zeros(count), eq: Bits::zeros(eq) }
-    }
-
-    pub(super) fn random(digit: usize, count: usize, rng: &mut Prg) -> Self {
-        let eq = if digit == 0 { 0 } else { count };
-        Self { lt: Bits::random(count, rng), eq: Bits::random(eq, rng) }
-    }
-}
-
-impl Stored for Item {
-    /// The digit and the number of comparisons.
-    type Shape = (usize, usize);
-
-    fn store(self, record: &mut RecordWriter) {
-        record.bits(&self.lt);
-        record.bits(&self.eq);
-    }
-
-    fn restore(
-        (digit, count): (usize, usize),
-        record: &mut RecordReader<'_>,
-    ) -> Result<Self, RecordTooShort> {
-        let eq = if digit == 0 { 0 } else { count };
-        Ok(Self { lt: record.bits(count)?, eq: record.bits(eq)? })
     }
 }
 

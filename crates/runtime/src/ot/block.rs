@@ -90,21 +90,15 @@ impl BlockState {
     /// The stream of one column.
     #[inline]
     pub(super) fn stream(&mut self, cipher: &Aes128Enc) -> &mut [u128] {
-        let mut stream = self.stream;
-        self.stream_into(cipher, &mut stream);
-        self.stream = stream;
-        &mut self.stream[..self.words]
+        let Self { counters, stream, words, .. } = self;
+        encrypt(cipher, &counters[..*words], stream);
+        &mut stream[..*words]
     }
 
     /// Fills `stream` with as many words as the block has.
     #[inline]
     pub(super) fn stream_into(&self, cipher: &Aes128Enc, stream: &mut [u128; WORDS]) {
-        let mut blocks = self.counters;
-        let blocks = &mut blocks[..self.words];
-        cipher.encrypt_blocks(blocks);
-        for (word, block) in stream.iter_mut().zip(&*blocks) {
-            *word = u128::from_le_bytes((*block).into());
-        }
+        encrypt(cipher, &self.counters[..self.words], stream);
     }
 
     /// Words in use in the current block.
@@ -138,6 +132,17 @@ impl Drop for BlockState {
         self.stream.zeroize();
         self.columns.zeroize();
         self.rows.zeroize();
+    }
+}
+
+/// A column's stream for these counters.
+#[inline]
+fn encrypt(cipher: &Aes128Enc, counters: &[Block], stream: &mut [u128; WORDS]) {
+    let mut blocks = [Block::default(); WORDS];
+    let blocks = &mut blocks[..counters.len()];
+    cipher.encrypt_blocks_b2b(counters, blocks).expect("both have the same length");
+    for (word, block) in stream.iter_mut().zip(&*blocks) {
+        *word = u128::from_le_bytes((*block).into());
     }
 }
 

@@ -8,10 +8,23 @@ pub(super) const SIDE: usize = 128;
 ///
 /// `stride` must be at least `rows.len().div_ceil(128)`.
 pub(super) fn transpose(columns: &[u128], stride: usize, rows: &mut [u128]) {
+    #[cfg(target_arch = "x86_64")]
+    if wide::is_available() {
+        let whole = rows.len() / wide::ROWS * wide::ROWS;
+        let (whole, rest) = rows.split_at_mut(whole);
+        // SAFETY: the features that it needs were detected.
+        unsafe { wide::transpose(columns, stride, whole) };
+        return transpose_from(columns, stride, (whole.len() / SIDE, rest));
+    }
+    transpose_from(columns, stride, (0, rows));
+}
+
+/// The portable way, for the rows from word `first` of the columns on.
+fn transpose_from(columns: &[u128], stride: usize, (first, rows): (usize, &mut [u128])) {
     for (tile, rows) in rows.chunks_mut(SIDE).enumerate() {
         let mut matrix = [0; SIDE];
         for (line, column) in matrix.iter_mut().zip(columns.chunks_exact(stride)) {
-            *line = column[tile];
+            *line = column[first + tile];
         }
         transpose_tile(&mut matrix);
         rows.copy_from_slice(&matrix[..rows.len()]);
@@ -43,6 +56,117 @@ fn swap_squares<const WIDTH: usize>(matrix: &mut [u128; SIDE]) {
     }
 }
 
+/// 512 rows at a time with AVX-512 and GFNI.
+#[cfg(target_arch = "x86_64")]
+mod wide {
+    use super::SIDE;
+    use std::arch::x86_64::{
+        __m512i, _mm_storeu_si128, _mm512_extracti32x4_epi32, _mm512_gf2p8affine_epi64_epi8,
+        _mm512_loadu_si512, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_unpackhi_epi8,
+        _mm512_unpackhi_epi16, _mm512_unpackhi_epi32, _mm512_unpacklo_epi8, _mm512_unpacklo_epi16,
+        _mm512_unpacklo_epi32,
+    };
+
+    /// Rows of a tile: four words of each column.
+    pub(super) const ROWS: usize = 512;
+
+    pub(super) fn is_available() -> bool {
+        is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("gfni")
+    }
+
+    /// See [`super::transpose`]; for whole tiles.
+    #[target_feature(enable = "avx512f,avx512bw,gfni")]
+    pub(super) fn transpose(columns: &[u128], stride: usize, rows: &mut [u128]) {
+        for (tile, rows) in rows.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
+            let mut groups = [[_mm512_setzero_si512(); 8]; 16];
+            for (group, columns) in groups.iter_mut().zip(columns.chunks(8 * stride)) {
+                let mut eight = [_mm512_setzero_si512(); 8];
+                // In reverse: the matrix product below numbers bits from the highest.
+                for (register, column) in eight.iter_mut().rev().zip(columns.chunks_exact(stride)) {
+                    let words: &[u128; 4] = column[4 * tile..][..4].try_into().expect("four words");
+                    // SAFETY: the array has the 64 bytes that are loaded.
+                    *register = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
+                }
+                *group = squares(eight);
+            }
+            for part in 0..8 {
+                let bytes = swap_bytes(std::array::from_fn(|group| groups[group][part]));
+                for (row, register) in bytes.into_iter().enumerate() {
+                    let row = 16 * part + row;
+                    store(register, [row, SIDE + row, 2 * SIDE + row, 3 * SIDE + row], rows);
+                }
+            }
+        }
+    }
+
+    /// Eight columns as squares of 8 x 8 bits, each transposed: byte `r` of lane `l` of register `k` is for row `128 l + 16 k + r`.
+    #[target_feature(enable = "avx512f,avx512bw,gfni")]
+    fn squares(columns: [__m512i; 8]) -> [__m512i; 8] {
+        let [c0, c1, c2, c3, c4, c5, c6, c7] = columns;
+        let mut squares = [_mm512_setzero_si512(); 8];
+        let halves = [
+            [
+                _mm512_unpacklo_epi8(c0, c1),
+                _mm512_unpacklo_epi8(c2, c3),
+                _mm512_unpacklo_epi8(c4, c5),
+                _mm512_unpacklo_epi8(c6, c7),
+            ],
+            [
+                _mm512_unpackhi_epi8(c0, c1),
+                _mm512_unpackhi_epi8(c2, c3),
+                _mm512_unpackhi_epi8(c4, c5),
+                _mm512_unpackhi_epi8(c6, c7),
+            ],
+        ];
+        for (squares, [a, b, c, d]) in squares.chunks_exact_mut(4).zip(halves) {
+            let (low, high) = (_mm512_unpacklo_epi16(a, b), _mm512_unpackhi_epi16(a, b));
+            let (low2, high2) = (_mm512_unpacklo_epi16(c, d), _mm512_unpackhi_epi16(c, d));
+            squares[0] = _mm512_unpacklo_epi32(low, low2);
+            squares[1] = _mm512_unpackhi_epi32(low, low2);
+            squares[2] = _mm512_unpacklo_epi32(high, high2);
+            squares[3] = _mm512_unpackhi_epi32(high, high2);
+        }
+        let identity = _mm512_set1_epi64(0x8040_2010_0804_0201_u64.cast_signed());
+        squares.map(|square| _mm512_gf2p8affine_epi64_epi8::<0>(identity, square))
+    }
+
+    /// Swaps registers and bytes in each lane: byte `g` of register `r` was byte `r` of register `g`.
+    ///
+    /// Each of the four shuffles rotates the eight bits of (register, byte) by one.
+    #[target_feature(enable = "avx512f,avx512bw,gfni")]
+    fn swap_bytes(mut registers: [__m512i; 16]) -> [__m512i; 16] {
+        for _ in 0..4 {
+            registers = std::array::from_fn(|index| {
+                let (low, high) = (registers[index / 2], registers[index / 2 + 8]);
+                if index % 2 == 0 {
+                    _mm512_unpacklo_epi8(low, high)
+                } else {
+                    _mm512_unpackhi_epi8(low, high)
+                }
+            });
+        }
+        registers
+    }
+
+    /// The four lanes of a register to four rows.
+    #[target_feature(enable = "avx512f,avx512bw,gfni")]
+    fn store(register: __m512i, places: [usize; 4], rows: &mut [u128; ROWS]) {
+        let lanes = [
+            _mm512_extracti32x4_epi32::<0>(register),
+            _mm512_extracti32x4_epi32::<1>(register),
+            _mm512_extracti32x4_epi32::<2>(register),
+            _mm512_extracti32x4_epi32::<3>(register),
+        ];
+        for (place, lane) in places.into_iter().zip(lanes) {
+            let row: *mut u128 = &raw mut rows[place];
+            // SAFETY: the row has the 16 bytes that are stored.
+            unsafe { _mm_storeu_si128(row.cast(), lane) };
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,13 +174,15 @@ mod tests {
 
     #[test]
     fn every_bit_finds_its_place() {
-        let stride = 3;
-        for count in [1, 7, 128, 129, 300, 384] {
+        let stride = 9;
+        for count in [1, 7, 128, 129, 300, 384, 511, 512, 700, 1024, 1152] {
             let mut prg = Prg::from_seed(&[count as u8; 16]);
             let columns: Vec<u128> =
                 (0..SIDE * stride).map(|_| u128::from_le_bytes(prg.array())).collect();
-            let mut rows = vec![0; count];
+            let (mut rows, mut portable) = (vec![0; count], vec![0; count]);
             transpose(&columns, stride, &mut rows);
+            transpose_from(&columns, stride, (0, &mut portable));
+            assert_eq!(rows, portable);
             for (r, row) in rows.iter().enumerate() {
                 for c in 0..SIDE {
                     let expected = columns[c * stride + r / SIDE] >> (r % SIDE) & 1;
