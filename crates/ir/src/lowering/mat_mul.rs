@@ -27,7 +27,7 @@ pub fn mat_mul(ring: Ring, shape: MatMulShape, a: &[u64], b: &[u64]) -> Vec<u64>
     let product = |number: usize, c: &mut [u64]| {
         let (a, b) = (&a[number * m * k..][..m * k], &b[number * k * n..][..k * n]);
         let packed = pack(b, (k, n));
-        let part = |(c, a): (&mut [u64], &[u64])| multiply(c, a, &packed, (k, n));
+        let part = |(c, a): (&mut [u64], &[u64])| multiply(ring, c, a, &packed, (k, n));
         if rows >= m {
             part((c, a));
         } else {
@@ -68,8 +68,13 @@ fn pack(b: &[u64], (k, n): (usize, usize)) -> Vec<u64> {
     packed
 }
 
-/// `c = a b` modulo `2^64` for `a` of rows of `k`, a packed `b`, and `c` of rows of `n`.
-fn multiply(c: &mut [u64], a: &[u64], b: &[u64], (k, n): (usize, usize)) {
+/// `c = a b` in the ring, not reduced, for `a` of rows of `k`, a packed `b`, and `c` of rows of `n`.
+fn multiply(ring: Ring, c: &mut [u64], a: &[u64], b: &[u64], (k, n): (usize, usize)) {
+    #[cfg(target_arch = "x86_64")]
+    if ring.bits() <= 52 && n > 4 && is_x86_feature_detected!("avx512ifma") {
+        // SAFETY: the processor has just been found to have this feature, which comes with AVX-512F.
+        return unsafe { avx512::multiply_52(c, a, b, (k, n)) };
+    }
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
         // SAFETY: the processor has just been found to have these features.
@@ -143,8 +148,8 @@ fn block<const COLUMNS: usize>(
 mod avx512 {
     use super::{ROWS, block_columns, multiply_portable, multiply_strips};
     use std::arch::x86_64::{
-        __m512i, _mm512_add_epi64, _mm512_loadu_si512, _mm512_mullo_epi64, _mm512_set1_epi64,
-        _mm512_setzero_si512, _mm512_storeu_si512,
+        __m512i, _mm512_add_epi64, _mm512_loadu_si512, _mm512_madd52lo_epu64, _mm512_mullo_epi64,
+        _mm512_set1_epi64, _mm512_setzero_si512, _mm512_storeu_si512,
     };
 
     #[target_feature(enable = "avx512f,avx512dq")]
@@ -160,6 +165,44 @@ mod avx512 {
                 })
             }),
         }
+    }
+
+    /// The same modulo `2^52` alone: the low halves of 52-bit products are added up in one instruction, several times
+    /// faster than 64-bit products.
+    #[target_feature(enable = "avx512f,avx512ifma")]
+    pub(super) fn multiply_52(c: &mut [u64], a: &[u64], b: &[u64], (k, n): (usize, usize)) {
+        match block_columns(n) {
+            8 => multiply_strips(c, a, b, (k, n), |rows, panel: &[[u64; 8]]| {
+                block_52::<1>(rows, panel.as_flattened()).map(|[sum]| sum)
+            }),
+            16 => multiply_strips(c, a, b, (k, n), |rows, panel: &[[u64; 16]]| {
+                block_52::<2>(rows, panel.as_flattened()).map(|[low, high]| {
+                    std::array::from_fn(|i| if i < 8 { low[i] } else { high[i - 8] })
+                })
+            }),
+            _ => multiply_portable(c, a, b, (k, n)),
+        }
+    }
+
+    /// As [`block`], modulo `2^52`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma")]
+    fn block_52<const VECTORS: usize>(
+        rows: [&[u64]; ROWS],
+        panel: &[u64],
+    ) -> [[[u64; 8]; VECTORS]; ROWS] {
+        let mut sums = [[_mm512_setzero_si512(); VECTORS]; ROWS];
+        for (p, packed) in panel.chunks_exact(8 * VECTORS).enumerate() {
+            let (eights, _) = packed.as_chunks::<8>();
+            let vectors: [__m512i; VECTORS] = std::array::from_fn(|v| load(&eights[v]));
+            for (sums, row) in sums.iter_mut().zip(&rows) {
+                let factor = _mm512_set1_epi64(row[p].cast_signed());
+                for (sum, vector) in sums.iter_mut().zip(vectors) {
+                    *sum = _mm512_madd52lo_epu64(*sum, factor, vector);
+                }
+            }
+        }
+        sums.map(|sums| sums.map(|sum| store(sum)))
     }
 
     /// As [`super::block`], for a panel of rows of `VECTORS` times eight numbers.
@@ -247,10 +290,14 @@ mod tests {
         let number = |i: usize| (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let a: Vec<u64> = (0..m * k).map(number).collect();
         let b: Vec<u64> = (1..=k * n).map(number).collect();
-        let (mut fast, mut portable) = (vec![0; m * n], vec![0; m * n]);
         let packed = pack(&b, (k, n));
-        multiply(&mut fast, &a, &packed, (k, n));
+        let mut portable = vec![0; m * n];
         multiply_portable(&mut portable, &a, &packed, (k, n));
-        assert_eq!(fast, portable);
+        for bits in [64, 53, 52, 41, 8] {
+            let ring = Ring::new(bits).expect("in range");
+            let mut fast = vec![0; m * n];
+            multiply(ring, &mut fast, &a, &packed, (k, n));
+            assert!(fast.iter().zip(&portable).all(|(&x, &y)| ring.reduce(x) == ring.reduce(y)));
+        }
     }
 }
