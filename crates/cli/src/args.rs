@@ -53,7 +53,7 @@ pub enum Command {
     Prune(Prune),
     /// Bring PyTorch weights in (safetensors in torchvision's naming).
     Import(Import),
-    /// Fuse each linear block into one convolution, exactly.
+    /// Fuse linear runs into single convolutions, exactly, where that saves bytes.
     Fuse(Fuse),
     /// Compile a fused model into a private-inference plan and the server's weights.
     Compile(Compile),
@@ -203,6 +203,28 @@ pub struct Fuse {
     /// Compare fused and unfused logits on this many random images.
     #[arg(long, value_name = "N")]
     pub verify: Option<usize>,
+    /// What decides which convolutions become one: bytes under a preset, or to have the fewest.
+    #[arg(long, value_name = "COUNT", default_value = "copriv")]
+    pub count: CountName,
+    /// Even out the channels by exact powers of two, for weights of few bits.
+    #[arg(long)]
+    pub equalise: bool,
+    /// Show what became of each block, and each layer's signal-to-noise ratio under `--weight-bits`.
+    #[arg(long)]
+    pub report: bool,
+    /// Bits of a weight that `--equalise` and `--report` go by.
+    #[arg(long, value_name = "BITS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=32))]
+    pub weight_bits: u32,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub enum CountName {
+    /// Bytes as CoPriv's protocol sends them.
+    Copriv,
+    /// Bytes as CrypTFlow2 sends them.
+    Cryptflow2,
+    /// The convolutions themselves.
+    Fewest,
 }
 
 #[derive(Args, Debug)]

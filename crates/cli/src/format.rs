@@ -19,6 +19,16 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
+/// A number with three significant digits: `0.05`, `1.23`, `45.6`, `789`, `12345`.
+pub fn number(value: f64) -> String {
+    match value {
+        0.0 => "0".into(),
+        value if value < 9.995 => format!("{value:.2}"),
+        value if value < 99.95 => format!("{value:.1}"),
+        value => format!("{value:.0}"),
+    }
+}
+
 /// A share of a whole in percent, one digit after the point.
 pub fn percent(part: f64) -> String {
     format!("{:.1} %", 100.0 * part)

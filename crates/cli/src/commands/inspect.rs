@@ -2,6 +2,7 @@
 
 use crate::args::Inspect;
 use crate::artefact::Artefact;
+use crate::commands::blocks::Blocks;
 use crate::format;
 use crate::terminal::Terminal;
 use anyhow::Result;
@@ -14,7 +15,7 @@ pub fn run(args: &Inspect, terminal: &Terminal) -> Result<()> {
     let artefact = Artefact::open(&args.artefact)?;
     if args.json {
         let value = match &artefact {
-            Artefact::Checkpoint(checkpoint) => checkpoint_json(checkpoint),
+            Artefact::Checkpoint(checkpoint) => checkpoint_json(checkpoint)?,
             Artefact::Fused(fused) => fused_json(fused),
             Artefact::Plan(plan) => plan_json(plan),
         };
@@ -24,10 +25,11 @@ pub fn run(args: &Inspect, terminal: &Terminal) -> Result<()> {
     match &artefact {
         Artefact::Checkpoint(checkpoint) => {
             terminal.data(checkpoint)?;
-            terminal.data(checkpoint_table(checkpoint))?;
+            draw(&checkpoint_blocks(checkpoint)?, terminal)?;
         }
         Artefact::Fused(fused) => {
             terminal.data(fused)?;
+            draw(&Blocks::new(fused, None), terminal)?;
             terminal.data(fused_table(fused))?;
         }
         Artefact::Plan(plan) => {
@@ -38,26 +40,27 @@ pub fn run(args: &Inspect, terminal: &Terminal) -> Result<()> {
     Ok(())
 }
 
-fn checkpoint_json(checkpoint: &Checkpoint) -> Value {
-    json!({
+fn draw(blocks: &Blocks, terminal: &Terminal) -> Result<()> {
+    terminal.data(blocks.table())?;
+    terminal.data(blocks.legend())?;
+    Ok(())
+}
+
+/// Before and after the fusing that its gates ask for.
+fn checkpoint_blocks(checkpoint: &Checkpoint) -> Result<Blocks> {
+    Ok(Blocks::new(&copriv_reparam::fuse(checkpoint)?, Some(checkpoint.gates())))
+}
+
+fn checkpoint_json(checkpoint: &Checkpoint) -> Result<Value> {
+    Ok(json!({
         "kind": "checkpoint",
         "digest": checkpoint.digest(),
         "network": checkpoint.network(),
         "mask": checkpoint.gates().mask(),
         "alphas": checkpoint.gates().alphas(),
+        "blocks": checkpoint_blocks(checkpoint)?.json(),
         "provenance": checkpoint.provenance(),
-    })
-}
-
-fn checkpoint_table(checkpoint: &Checkpoint) -> comfy_table::Table {
-    let graph = checkpoint.network().graph();
-    let rows = graph.blocks().iter().map(|block| {
-        let last = &graph.nodes()[block.nodes.end - 1];
-        let gate = if checkpoint.gates().is_kept(block.gate) { "kept" } else { "removed" };
-        let alpha = checkpoint.gates().alphas()[block.gate.0];
-        vec![block.name.clone(), last.shape.to_string(), gate.into(), format!("{alpha:.3}")]
-    });
-    format::table(header(&["block", "output", "gate", "alpha"]), rows, [3])
+    }))
 }
 
 fn fused_json(fused: &FusedModel) -> Value {
@@ -66,6 +69,7 @@ fn fused_json(fused: &FusedModel) -> Value {
         "digest": fused.digest(),
         "network": fused.network(),
         "mask": fused.mask(),
+        "blocks": Blocks::new(fused, None).json(),
         "layers": fused.layers(),
         "provenance": fused.provenance(),
     })
