@@ -158,8 +158,10 @@ impl Blocks {
         let mut total = vec!["total".into(), String::new(), String::new()];
         total.extend(numbers(&before, &after));
         table.add_row(total);
+        // Columns are a space apart without any padding.
+        let last = table.column_count().saturating_sub(1);
         for (number, column) in table.column_iter_mut().enumerate() {
-            column.set_padding((u16::from(number == 0), 1));
+            column.set_padding((u16::from(number == 0), u16::from(number == last)));
             if number > 2 {
                 column.set_cell_alignment(CellAlignment::Right);
             }
@@ -171,9 +173,9 @@ impl Blocks {
     pub fn legend(&self) -> String {
         let Oracle { bits, scale, .. } = Oracle::PAPER;
         format!(
-            "before: unfused, all activations; after: fused by the gates' state. MB sent: one inference, \
-             offline and online,\nby the formulae of the copriv preset ({bits} bits, scale {scale}); \
-             `copriv inspect PLANDIR` has exact bytes."
+            "before: unfused, all activations; after: fused by the gates' state.\n\
+             MB sent: one inference, offline and online, by the formulae of the copriv preset\n\
+             ({bits} bits, scale {scale}); `copriv inspect PLANDIR` has exact bytes."
         )
     }
 
