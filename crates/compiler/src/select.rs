@@ -8,7 +8,8 @@ use crate::draft::Draft;
 use crate::{Calibration, CalibrationSource, CompileConfig, CompileError};
 use copriv_ir::{
     Comparison, Correlation, Fact, FusedLayer, FusedModel, FusedOp, LayerId, LinearStep, Lowering,
-    Party, Plan, Provenance, Sign, Step, StepId, StepOp, TruncateMethod, ValueId, Visibility,
+    Party, Plan, PoolWindow, Provenance, Sign, Step, StepId, StepOp, TruncateMethod, ValueId,
+    Visibility,
 };
 
 /// The steps of `model`, every convolution direct with the client choosing.
@@ -107,9 +108,8 @@ fn operation(
             let remedy = "let a convolution or fully connected layer follow it";
             return Err(unsupported("average pooling whose mean is used as it is", remedy));
         }
-        FusedOp::MaxPool { .. } => {
-            let remedy = "use a network that has strides in place of max pooling";
-            return Err(unsupported("max pooling", remedy));
+        FusedOp::MaxPool { kernel, stride, padding } => {
+            StepOp::MaxPool { window: PoolWindow { kernel, stride, padding }, comparison }
         }
     })
 }

@@ -90,7 +90,7 @@ fn expected(model: &FusedModel, plan: &Plan, step: &Step, inputs: &[Vec<f64>]) -
         StepOp::SumPool => {
             (inputs[0].chunks(9).map(|channel| channel.iter().sum::<f64>() / 16.0).collect(), 0.0)
         }
-        StepOp::Input | StepOp::Reveal => unreachable!("checked apart"),
+        StepOp::MaxPool { .. } | StepOp::Input | StepOp::Reveal => unreachable!("checked apart"),
     }
 }
 

@@ -28,6 +28,7 @@ mod import;
 mod network;
 mod network_profile;
 mod plan;
+mod pool;
 mod provenance;
 mod ring;
 mod server_weights;
@@ -53,6 +54,7 @@ pub use plan::{
     MatMulShape, OtKind, Plan, PlanError, Sign, Step, StepId, StepOp, TruncateMethod, ValueId,
     Visibility, WinogradTile,
 };
+pub use pool::{Place, PoolWindow, SidePool, next_round};
 pub use provenance::Provenance;
 pub use ring::{Ring, RingError};
 pub use server_weights::{LinearWeights, ServerWeights};

@@ -10,7 +10,7 @@ use copriv_ir::{
 use copriv_runtime::session::MAX_PREPARED;
 use copriv_runtime::{Channel, ClientSession, Inference, RuntimeError, ServerSession};
 use plans::{
-    Builder, Model, WINOGRAD, every_step, every_step_by, image, nothing, session, session_on,
+    Builder, Model, WINOGRAD, every_step, every_step_by, image, mixed, nothing, session, session_on,
 };
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -100,6 +100,22 @@ fn silent_transfers_left_over_serve_the_next_inference() {
     }
     let offline: Vec<u64> = measured.iter().map(|m| m.total(Phase::Offline).bytes()).collect();
     assert!(offline.iter().any(|&bytes| bytes < offline[0]), "{offline:?}");
+}
+
+#[test]
+fn mixed_precision_rounds_by_an_ulp_and_costs_as_predicted() {
+    for (seed, ot) in [(1, OtKind::Iknp), (2, OtKind::Silent)] {
+        let model = mixed(ot, seed);
+        let image = image(&model.plan, seed);
+        let inference = run(&model, &image);
+        assert_as_predicted(inference.comm(), &cost::plan(&model.plan));
+        // A unit of the last place in a truncated value moves a logit by no more than the weights after it.
+        let expected = in_the_clear(&model, &image);
+        assert!(expected.iter().any(|&logit| logit != 0));
+        for (found, expected) in inference.fixed_point().iter().zip(expected) {
+            assert!(found.abs_diff(expected) < 1000, "{found}, {expected}");
+        }
+    }
 }
 
 #[test]

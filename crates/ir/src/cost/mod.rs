@@ -14,7 +14,7 @@ mod wrap;
 
 pub use comparison::ComparisonLayout;
 pub use linear::{OtProduct, linear};
-pub use nonlinear::{activation, drelu, multiplexer, reveal};
+pub use nonlinear::{activation, drelu, max_pool, multiplexer, reveal};
 pub use offline::{Offline, OtUse};
 pub use session::SessionCost;
 pub use silent::{SilentPool, SilentSet};
@@ -60,6 +60,9 @@ pub fn step_cost(plan: &Plan, step: &Step) -> (Offline, Traffic) {
         StepOp::Extend { ring, method } => extend(input.ring, *ring, elements, *method),
         StepOp::Activation { function, comparison } => {
             activation(*function, input.ring, elements, comparison)
+        }
+        StepOp::MaxPool { window, comparison } => {
+            max_pool(*window, input.shape, input.ring, comparison)
         }
         StepOp::Reveal => reveal(input.ring, elements),
         StepOp::Input | StepOp::Add | StepOp::SumPool | StepOp::Reduce { .. } => Default::default(),

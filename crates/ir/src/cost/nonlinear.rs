@@ -3,7 +3,9 @@
 use super::comparison::ComparisonLayout;
 use super::ot::{self, message};
 use super::{Offline, packed};
-use crate::{Activation, Comparison, Direction, OtKind, Party, Ring, Traffic};
+use crate::{
+    Activation, Comparison, Direction, OtKind, Party, PoolWindow, Ring, Shape, SidePool, Traffic,
+};
 
 /// Offline and online traffic of an activation on `count` elements of `ring`.
 #[must_use]
@@ -37,6 +39,23 @@ pub fn multiplexer(kind: OtKind, ring: Ring, count: u64) -> (Offline, Traffic) {
     let transfers = |sender| ot::random(kind, sender, count, 1);
     let offline = transfers(Party::Server).beside(transfers(Party::Client));
     (offline, corrections + differences)
+}
+
+/// Offline and online traffic of max pooling a map of shape `input` in `ring`: the ReLUs of every round of matches, one
+/// round after the other.
+#[must_use]
+pub fn max_pool(
+    window: PoolWindow,
+    input: Shape,
+    ring: Ring,
+    comparison: &Comparison,
+) -> (Offline, Traffic) {
+    let sides = window.sides(input);
+    let rounds = sides.iter().flat_map(SidePool::matches);
+    let relus = rounds.map(|n| activation(Activation::Relu, ring, n as u64, comparison));
+    relus.fold(Default::default(), |(offline, online): (Offline, Traffic), relu| {
+        (offline.beside(relu.0), online + relu.1)
+    })
 }
 
 /// Offline and online traffic of opening `count` elements of `ring` to the client.

@@ -5,8 +5,8 @@
 
 use super::{ComparisonLayout, Wrap, WrapMethod, extension_wrap, truncation_wraps};
 use crate::{
-    Activation, Comparison, ConvGeometry, ExtendMethod, Party, Plan, Ring, Shape, Step, StepOp,
-    TruncateMethod,
+    Activation, Comparison, ConvGeometry, ExtendMethod, Party, Plan, PoolWindow, Ring, Shape,
+    SidePool, Step, StepOp, TruncateMethod,
 };
 
 /// Bytes before the payload of a record: who made it, for which plan, which inference, and digests.
@@ -29,6 +29,9 @@ fn step_bits(plan: &Plan, step: &Step, party: Party) -> u64 {
         StepOp::Extend { ring: wider, method } => extend(ring, *wider, elements, *method, party),
         StepOp::Activation { function, comparison } => {
             activation(*function, ring, elements, comparison, party)
+        }
+        StepOp::MaxPool { window, comparison } => {
+            max_pool(*window, input.shape, ring, comparison, party)
         }
         StepOp::Input | StepOp::Add | StepOp::SumPool | StepOp::Reduce { .. } | StepOp::Reveal => 0,
     }
@@ -83,6 +86,20 @@ pub fn activation(
     };
     let layout = ComparisonLayout::new(ring.bits() - 1, how);
     comparison(&layout, count, party) + multiplexer(ring, count)
+}
+
+/// Bits of the ReLUs of max pooling.
+#[must_use]
+pub fn max_pool(
+    window: PoolWindow,
+    input: Shape,
+    ring: Ring,
+    how: &Comparison,
+    party: Party,
+) -> u64 {
+    let sides = window.sides(input);
+    let rounds = sides.iter().flat_map(SidePool::matches);
+    rounds.map(|n| activation(Activation::Relu, ring, n as u64, how, party)).sum()
 }
 
 /// Bits of `count` comparisons: leaf tables' pads at the server, choices and their pads at the client, or

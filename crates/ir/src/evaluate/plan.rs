@@ -3,8 +3,8 @@
 use super::rounding::{Rounding, neighbour, seed_of};
 use crate::lowering::{bias_map, direct_conv};
 use crate::{
-    Activation, Digest, Fact, LinearStep, Plan, ServerWeights, Step, StepId, StepOp,
-    TruncateMethod, ValueId, Visibility,
+    Activation, Digest, Fact, LinearStep, Place, Plan, PoolWindow, Ring, ServerWeights, Shape,
+    Step, StepId, StepOp, TruncateMethod, ValueId, Visibility, next_round,
 };
 
 /// Executes a plan in the clear. What the parties reveal must equal its logits exactly, save for truncations that
@@ -18,6 +18,7 @@ use crate::{
 /// - *Extend*, *Reduce*: the signed value in the other ring.
 /// - *Activation*: ReLU is `x` where the signed value is not negative, else 0. ReLU6 is `ReLU(x) -
 ///   ReLU(x - cap)` in the ring, `cap = 6 * 2^scale`.
+/// - *MaxPool*: the greatest value of each window, where differences fit the ring.
 /// - *Reveal*: the value itself.
 pub struct PlanEvaluator<'a> {
     plan: &'a Plan,
@@ -131,6 +132,9 @@ impl<'a> PlanEvaluator<'a> {
             (StepOp::Activation { function, .. }, [x]) => {
                 x.iter().map(|&x| activate(*function, fact, x)).collect()
             }
+            (StepOp::MaxPool { window, .. }, [x]) => {
+                max_pool(fact.ring, *window, self.plan.fact(step.inputs[0]).shape, x)
+            }
             (StepOp::Reveal, [x]) => x.to_vec(),
             // A verified plan has the right number of inputs everywhere.
             _ => Vec::new(),
@@ -208,6 +212,27 @@ fn truncate(
     x.iter().enumerate().map(one).collect()
 }
 
+/// Two values meet as `y + relu(x - y)` in the ring: the greater, where their difference fits.
+fn max_pool(ring: Ring, window: PoolWindow, input: Shape, x: &[u64]) -> Vec<u64> {
+    let mut values = x.to_vec();
+    for side in window.sides(input) {
+        let mut groups = side.groups();
+        values = side.entrants().map(|at| values[at]).collect();
+        for _ in side.matches() {
+            let winner = |place: Place| {
+                if !place.is_match {
+                    return values[place.at];
+                }
+                let (x, y) = (values[place.at], values[place.at + 1]);
+                if ring.to_signed(ring.sub(x, y)) < 0 { y } else { x }
+            };
+            values = next_round(&groups).map(winner).collect();
+            groups.iter_mut().for_each(|size| *size = size.div_ceil(2));
+        }
+    }
+    values
+}
+
 fn activate(function: Activation, fact: &Fact, x: u64) -> u64 {
     let ring = fact.ring;
     let relu = |x: u64| if ring.to_signed(x) < 0 { 0 } else { x };
@@ -225,7 +250,7 @@ mod tests {
     use super::*;
     use crate::{
         Comparison, ConvGeometry, Correlation, InputSpec, LinearWeights, Lowering, OtKind, Party,
-        Provenance, Ring, Shape, Sign, Visibility, WinogradTile,
+        Provenance, Sign, WinogradTile,
     };
     use std::collections::BTreeMap;
 

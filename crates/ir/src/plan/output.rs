@@ -4,7 +4,7 @@ use super::{
     Comparison, Correlation, ExtendMethod, Fact, LinearStep, Sign, StepOp, TruncateMethod,
     Visibility,
 };
-use crate::{Ring, Shape};
+use crate::{PoolWindow, Ring, Shape};
 
 /// Most multiplications of a linear step, against hostile plans: predictions of its traffic must fit 64 bits.
 const MAX_MULTIPLICATIONS: u128 = 1 << 44;
@@ -31,6 +31,7 @@ impl StepOp {
                 check_signs(*comparison, x)?;
                 Ok(Fact { sign: Sign::NonNegative, visibility: Visibility::Shared, ..**x })
             }
+            (Self::MaxPool { window, comparison }, [x]) => pooled(*window, *comparison, x),
             (Self::Reveal, [x]) => Ok(Fact { visibility: Visibility::Client, ..**x }),
             (Self::Input, _) => Err("its fact follows from no others".into()),
             _ => Err("has the wrong number of inputs".into()),
@@ -114,6 +115,21 @@ fn linear_output(linear: &LinearStep, x: &Fact) -> Result<Fact, String> {
         sign: Sign::Any,
         visibility: Visibility::Shared,
     })
+}
+
+fn pooled(window: PoolWindow, comparison: Comparison, x: &Fact) -> Result<Fact, String> {
+    check_signs(comparison, x)?;
+    let geometry = window.geometry(x.shape.channels);
+    if let Some(fault) = geometry.fault() {
+        return Err(fault);
+    }
+    let shape = geometry.output_shape(x.shape);
+    // Between its rows and its columns a map is of this shape.
+    let between = Shape { height: x.shape.height, ..shape };
+    if !between.is_possible() || !shape.is_possible() {
+        return Err(format!("windows {window} do not fit {}", x.shape));
+    }
+    Ok(Fact { shape, visibility: Visibility::Shared, ..*x })
 }
 
 fn check_known(x: &Fact) -> Result<(), String> {

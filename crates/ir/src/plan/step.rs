@@ -3,7 +3,7 @@
 use super::ValueId;
 use crate::lattice::LatticeLayer;
 use crate::winograd::MinimalFiltering;
-use crate::{Activation, ConvGeometry, Party, Ring, Shape};
+use crate::{Activation, ConvGeometry, Party, PoolWindow, Ring, Shape};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -68,6 +68,14 @@ pub enum StepOp {
         /// Its comparisons.
         comparison: Comparison,
     },
+    /// The greatest value of each window of a channel, padding left out. The ring must have room for differences of
+    /// values: it always has where they are not negative.
+    MaxPool {
+        /// The windows.
+        window: PoolWindow,
+        /// Its comparisons.
+        comparison: Comparison,
+    },
     /// Opens a value to the client.
     Reveal,
 }
@@ -97,6 +105,7 @@ impl StepOp {
             Self::Reduce { .. } => "reduce",
             Self::Activation { function: Activation::Relu, .. } => "relu",
             Self::Activation { function: Activation::Relu6, .. } => "relu6",
+            Self::MaxPool { .. } => "max_pool",
             Self::Reveal => "reveal",
         }
     }

@@ -11,6 +11,7 @@ use copriv_ir::{
 };
 use proptest::prelude::*;
 
+mod max_pool;
 mod width;
 
 const STEP: StepId = StepId(5);

@@ -3,7 +3,9 @@
 use super::Progress;
 use super::role::Role;
 use crate::linear::LinearLayer;
-use crate::nonlinear::{ActivationCorrelation, ExtensionCorrelation, TruncationCorrelation};
+use crate::nonlinear::{
+    ActivationCorrelation, ExtensionCorrelation, MaxPoolCorrelation, TruncationCorrelation,
+};
 use crate::ot::Ots;
 use crate::{Channel, RuntimeError};
 use copriv_ir::{Phase, Plan, Step, StepOp, cost};
@@ -24,6 +26,7 @@ pub(super) enum ReadyStep<L> {
     Extend(Box<ExtensionCorrelation>),
     Reduce,
     Activation(Box<ActivationCorrelation>),
+    MaxPool(Box<MaxPoolCorrelation>),
     Reveal,
 }
 
@@ -85,6 +88,11 @@ fn prepare_step<R: Role>(
             let function = (*function, comparison);
             let prepared = ActivationCorrelation::prepare(channel, ots, function, ring, count)?;
             ReadyStep::Activation(Box::new(prepared))
+        }
+        StepOp::MaxPool { window, comparison } => {
+            let (how, of) = ((*window, comparison), (ring, fact.shape));
+            let prepared = MaxPoolCorrelation::prepare(channel, ots, how, of)?;
+            ReadyStep::MaxPool(Box::new(prepared))
         }
         StepOp::Reveal => ReadyStep::Reveal,
     })

@@ -41,6 +41,7 @@ pub(super) fn run<R: Role>(
             ReadyStep::Activation(correlation) => {
                 correlation.apply(channel, fact.scale, &next())?
             }
+            ReadyStep::MaxPool(correlation) => correlation.pool(channel, &next())?,
             ReadyStep::Reveal => {
                 revealed = reveal(channel, fact.ring, &next())?;
                 Shares::default()

@@ -4,9 +4,9 @@
 
 use copriv_ir::lattice::{Hint, PublicSeed, SecretSeed, attach};
 use copriv_ir::{
-    Activation, Comparison, ConvGeometry, Correlation, Fact, InputSpec, LinearStep, LinearWeights,
-    Lowering, OtKind, Party, Plan, Provenance, Ring, ServerWeights, Shape, Sign, Step, StepId,
-    StepOp, TruncateMethod, ValueId, Visibility, WinogradTile,
+    Activation, Comparison, ConvGeometry, Correlation, ExtendMethod, Fact, InputSpec, LinearStep,
+    LinearWeights, Lowering, OtKind, Party, Plan, PoolWindow, Provenance, Ring, ServerWeights,
+    Shape, Sign, Step, StepId, StepOp, TruncateMethod, ValueId, Visibility, WinogradTile,
 };
 use copriv_runtime::ot::Prg;
 use copriv_runtime::{Channel, ClientSession, RuntimeError, ServerSession};
@@ -114,6 +114,12 @@ impl Builder {
         self.push(op, vec![self.last()], fact)
     }
 
+    /// Any step on the last value that needs no weights.
+    pub fn step(&mut self, op: StepOp) -> ValueId {
+        let fact = op.output(&[&self.fact(self.last())]).expect("a sound step");
+        self.push(op, vec![self.last()], fact)
+    }
+
     /// The sum of the last value and another.
     pub fn add(&mut self, other: ValueId) -> ValueId {
         let [x, y] = [self.last(), other].map(|value| self.fact(value));
@@ -211,6 +217,30 @@ pub fn every_step_by(
     plan.linear(ConvGeometry::same(4, 5, 3, 2), Lowering::WinogradStride2, even, (4, 6));
     plan.sum_pool();
     plan.linear(ConvGeometry::fully_connected(5, 6), Lowering::Direct, odd, (6, 6));
+    plan.reveal()
+}
+
+/// Mixed precision with max pooling: the image extended by the client, a convolution in a wide ring, truncate and
+/// reduce, pooling and ReLU in a small ring, extension with a known sign and with an offset, truncations that round.
+pub fn mixed(ot: OtKind, seed: u64) -> Model {
+    let comparison = Comparison { ot, leaf_bits: 4, tables: false };
+    let ring = |bits| Ring::new(bits).expect("in range");
+    let extend = |bits, method| StepOp::Extend { ring: ring(bits), method };
+    let window = PoolWindow { kernel: 3, stride: 2, padding: 1 };
+    let mut plan = Builder::new(Shape::new(3, 9, 7), 8, 4, seed);
+    plan.step(extend(22, ExtendMethod::Local));
+    plan.linear(ConvGeometry::same(3, 4, 3, 1), Lowering::Direct, Party::Server, (4, 4));
+    plan.step(StepOp::Truncate { shift: 4, method: TruncateMethod::Reduce });
+    plan.step(StepOp::Reduce { ring: ring(15) });
+    plan.step(StepOp::MaxPool { window, comparison });
+    plan.activation(Activation::Relu, 4);
+    plan.step(extend(24, ExtendMethod::KnownSign(ot)));
+    plan.step(StepOp::Truncate { shift: 1, method: TruncateMethod::KnownSign(ot) });
+    plan.linear(ConvGeometry::same(4, 3, 1, 1), Lowering::Direct, Party::Client, (3, 3));
+    plan.step(StepOp::Truncate { shift: 2, method: TruncateMethod::OneOff(comparison) });
+    plan.step(extend(30, ExtendMethod::Offset(ot)));
+    plan.step(extend(31, ExtendMethod::Compare(comparison)));
+    plan.sum_pool();
     plan.reveal()
 }
 
