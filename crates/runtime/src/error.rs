@@ -1,5 +1,7 @@
 //! What can go wrong between two parties, and whose fault it is.
 
+use crate::Refusal;
+use crate::store::StoreError;
 use copriv_ir::lattice::Unlucky;
 use copriv_ir::{Digest, OtKind, Party, StepId};
 use std::io;
@@ -147,7 +149,40 @@ pub enum RuntimeError {
         /// As many as a server keeps.
         limit: usize,
     },
+    /// Something is wrong with this party's store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The server refuses to work with stores.
+    #[error("the server refuses: {reason}")]
+    Refused {
+        /// Why.
+        reason: Refusal,
+    },
+    /// The client's store has nothing that this server would run.
+    #[error(
+        "no prepared inference is left for this plan and this server's store ({}): make some with `copriv prepare`",
+        why_none(*held, *refused, *last)
+    )]
+    NothingPrepared {
+        /// Records in the client's store that are for other plans or servers.
+        held: usize,
+        /// Records that this server refused just now; they are gone.
+        refused: usize,
+        /// Why it refused the last of them.
+        last: Option<Refusal>,
+    },
+    /// The session was begun without a store.
+    #[error("this session has no store of prepared inferences")]
+    NoStore,
     /// An earlier call failed; nothing more can be done in this session.
     #[error("the session has failed before: begin another")]
     SessionOver,
+}
+
+fn why_none(held: usize, refused: usize, last: Option<Refusal>) -> String {
+    let others = format!("{held} are for others");
+    match last {
+        Some(reason) => format!("it refused {refused}: {reason}; {others}"),
+        None => others,
+    }
 }

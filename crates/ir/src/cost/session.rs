@@ -79,12 +79,17 @@ const FIELDS: [u32; 3] = [2, 4, 8];
 /// The field of the SoftSpoken transfers that seed silent ones.
 const SEED_FIELD: u32 = 8;
 
+/// The handshake: all the set-up that a session takes that runs only what waits in stores.
+#[must_use]
+pub const fn handshake() -> Traffic {
+    Traffic { server_to_client: 48, client_to_server: 48, rounds: 1 }
+}
+
 /// The handshake and both directions' base OTs.
-const fn base() -> Traffic {
-    const HANDSHAKE: u64 = 48;
+fn base() -> Traffic {
     const BASE_OT: u64 = 32 + BASE_OTS * 32;
-    let each_way = HANDSHAKE + BASE_OT;
-    Traffic { server_to_client: each_way, client_to_server: each_way, rounds: 3 }
+    let base = Traffic { server_to_client: BASE_OT, client_to_server: BASE_OT, rounds: 2 };
+    handshake() + base
 }
 
 /// Bytes that SoftSpoken's set-up over `2^field_bits` elements takes: two blocks for each level of its

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Bytes before the payload of a record: who made it, for which plan, which inference, and digests.
-pub const RECORD_HEADER: u64 = 216;
+pub const RECORD_HEADER: u64 = 208;
 
 /// Bytes of the payload that `party` keeps for one prepared inference.
 #[must_use]

@@ -5,12 +5,12 @@ mod meter;
 mod transport;
 mod writer;
 
-pub use frame::Control;
+pub use frame::{Control, Refusal};
 pub use transport::{MemoryReader, MemoryTransport, MemoryWriter, TcpTransport, Transport};
 
 use crate::RuntimeError;
 use copriv_ir::{CommTable, Party, Phase, StepId};
-use frame::{HEADER, Header, Kind, MAX_PAYLOAD};
+use frame::{HEADER, Header, Kind, MAX_PAYLOAD, Tag};
 use meter::{LaneClock, Meter};
 use std::fmt;
 use std::io::{self, BufReader, Read};
@@ -231,9 +231,7 @@ impl Channel {
     /// [`RuntimeError::ConnectionLost`].
     pub fn send_control(&mut self, control: Control) -> Result<(), RuntimeError> {
         self.flush()?;
-        let stamp = if let Control::Infer(number) = control { number } else { 0 };
-        let header = Header { payload: 0, stamp, kind: Kind::Control(control) };
-        self.push(header.encode().to_vec())
+        self.push(control.encode())
     }
 
     /// Waits for the peer's next control word.
@@ -244,10 +242,15 @@ impl Channel {
     pub fn recv_control(&mut self) -> Result<Control, RuntimeError> {
         self.flush()?;
         self.nothing_left("control frame")?;
-        match self.next_header()?.kind {
-            Kind::Control(Control::Abort) => Err(RuntimeError::PeerAborted { peer: self.peer() }),
-            Kind::Control(control) => Ok(control),
-            Kind::Data => Err(self.misbehaved("control frame", "a control word", "data")),
+        let Header { payload, stamp, kind } = self.next_header()?;
+        let Kind::Control(tag) = kind else {
+            return Err(self.misbehaved("control frame", "a control word", "data"));
+        };
+        let mut body = vec![0; payload];
+        self.reader.read_exact(&mut body).map_err(|source| self.lost(source))?;
+        match Control::decode((tag, stamp), &body, self.peer())? {
+            Control::Abort => Err(RuntimeError::PeerAborted { peer: self.peer() }),
+            control => Ok(control),
         }
     }
 
@@ -308,12 +311,10 @@ impl Channel {
                 let found = format!("round {}", header.stamp);
                 Err(self.misbehaved("frame header", "the next round", found))
             }
-            Kind::Control(word @ (Control::Prepare | Control::Infer(_))) => {
-                Err(self.misbehaved("message", "data", format!("{word:?}")))
-            }
-            Kind::Control(Control::Goodbye | Control::Abort) => {
+            Kind::Control(Tag::Goodbye | Tag::Abort) => {
                 Err(RuntimeError::PeerAborted { peer: self.peer() })
             }
+            Kind::Control(tag) => Err(self.misbehaved("message", "data", format!("{tag:?}"))),
         }
     }
 

@@ -5,14 +5,16 @@ use super::inference::Inference;
 use super::offline::{self, Correlations};
 use super::online;
 use super::role::ClientRole;
+use super::transfers::Transfers;
 use super::{MAX_PREPARED, Progress, abort};
 use crate::linear::ClientLinear;
-use crate::ot::{Ots, Prg};
+use crate::ot::Prg;
+use crate::store::{Store, StoreId};
 use crate::threads::Threads;
 use crate::{Channel, Control, RuntimeError};
 use copriv_ir::evaluate::quantise_input;
 use copriv_ir::lattice::Hint;
-use copriv_ir::{CommTable, Plan, ValueId, cost};
+use copriv_ir::{CommTable, Plan, ValueId};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,8 +24,10 @@ use zeroize::Zeroizing;
 pub struct ClientSession {
     plan: Arc<Plan>,
     role: ClientRole,
-    channel: Channel,
-    ots: Ots,
+    pub(super) channel: Channel,
+    transfers: Transfers,
+    /// Our store, and the name of the server's.
+    pub(super) stores: Option<(Arc<Store>, StoreId)>,
     /// What setting up cost, until the first inference takes it over.
     setup: (CommTable, f64),
     /// Tells this session's preparations from another's.
@@ -69,13 +73,68 @@ impl ClientSession {
     ) -> Result<Self, RuntimeError> {
         let start = Instant::now();
         let tag = rng.next_u64();
-        handshake(&mut channel, &plan)?;
-        let setup = Ots::setup(&mut channel, rng, &cost::ot_use(&plan));
-        let ots = abort(&mut channel, setup)?;
+        handshake(&mut channel, &plan, Some(Control::Setup))?;
+        let mut transfers = Transfers::new(rng);
+        let setup = transfers.setup(&mut channel, &plan);
+        abort(&mut channel, setup)?;
         let setup = (channel.take_comm()?, start.elapsed().as_secs_f64());
         let role =
             ClientRole { lattice: plan.lattice_plan(), hint: None, threads: Threads::new(1)? };
-        Ok(Self { plan, role, channel, ots, setup, tag, next: 0, run: 0, over: false })
+        Ok(Self {
+            plan,
+            role,
+            channel,
+            transfers,
+            stores: None,
+            setup,
+            tag,
+            next: 0,
+            run: 0,
+            over: false,
+        })
+    }
+
+    /// Agrees with the server on the plan and on both parties' stores of prepared inferences. Oblivious transfer
+    /// is set up only once something is prepared.
+    ///
+    /// # Errors
+    /// As [`Self::connect`]; [`RuntimeError::Refused`] where the server keeps no store.
+    pub fn connect_stored(
+        mut channel: Channel,
+        plan: Arc<Plan>,
+        store: Arc<Store>,
+    ) -> Result<Self, RuntimeError> {
+        let start = Instant::now();
+        let mut rng = Prg::from_os()?;
+        let tag = rng.next_u64();
+        handshake(&mut channel, &plan, Some(Control::Store(store.id())))?;
+        let theirs = match channel.recv_control()? {
+            Control::Store(theirs) => theirs,
+            Control::Refused(reason) => {
+                channel.send_control(Control::Goodbye)?;
+                return Err(RuntimeError::Refused { reason });
+            }
+            word => {
+                let error = channel.misbehaved("control word", "a store", format!("{word:?}"));
+                return abort(&mut channel, Err(error));
+            }
+        };
+        let (transfers, stores) = (Transfers::new(rng), Some((store, theirs)));
+        let setup = (channel.take_comm()?, start.elapsed().as_secs_f64());
+        let role =
+            ClientRole { lattice: plan.lattice_plan(), hint: None, threads: Threads::new(1)? };
+        Ok(Self {
+            plan,
+            role,
+            channel,
+            transfers,
+            stores,
+            setup,
+            tag,
+            next: 0,
+            run: 0,
+            over: false,
+        })
     }
 
     /// Gives the session the hint that a plan with lattice correlations needs.
@@ -117,16 +176,12 @@ impl ClientSession {
         if (self.next - self.run) as usize >= MAX_PREPARED {
             return Err(RuntimeError::TooManyPrepared { limit: MAX_PREPARED });
         }
-        if self.role.lattice.is_some() && self.role.hint.is_none() {
-            return Err(RuntimeError::NoHint);
-        }
+        self.check_hint()?;
         let start = Instant::now();
         let (correlations, comm, bytes) = self.attempt(|session| {
+            session.set_up()?;
             session.channel.send_control(Control::Prepare)?;
-            let before = session.channel.bytes();
-            let Self { plan, role, channel, ots, .. } = session;
-            let correlations = offline::prepare(role, channel, ots, plan, progress)?;
-            Ok((correlations, channel.take_comm()?, channel.bytes() - before))
+            session.correlations(progress)
         })?;
         let number = self.next;
         self.next += 1;
@@ -150,24 +205,16 @@ impl ClientSession {
         if tag != self.tag {
             return Err(RuntimeError::ForeignPreparation);
         }
-        let (expected, found) = (self.plan.fact(ValueId(0)).shape.elements(), image.len());
-        if expected != found {
-            return Err(RuntimeError::ImageSize { expected, found });
-        }
+        self.check_size(image)?;
         let start = Instant::now();
-        let input = Zeroizing::new(quantise_input(self.plan.fact(ValueId(0)), image));
+        let mut progress = |phase, step, online| progress(phase, step, bytes + online);
         let (revealed, online) = self.attempt(|session| {
             session.channel.send_control(Control::Infer(number))?;
-            let Self { plan, role, channel, .. } = session;
-            let mut progress = |phase, step, online| progress(phase, step, bytes + online);
-            let revealed = online::run(role, channel, plan, (input, correlations), &mut progress)?;
-            Ok((revealed.unwrap_or_default(), channel.take_comm()?))
+            session.online(correlations, image, &mut progress)
         })?;
         self.run += 1;
-        let (setup, setup_seconds) = std::mem::take(&mut self.setup);
-        for (step, phase, traffic) in setup.entries().chain(online.entries()) {
-            comm.book(step, phase, traffic);
-        }
+        merge(&mut comm, &online);
+        let setup_seconds = self.book_setup(&mut comm);
         let seconds = [setup_seconds, seconds, start.elapsed().as_secs_f64()];
         Ok(self.inference(&revealed, comm, seconds))
     }
@@ -180,7 +227,69 @@ impl ClientSession {
         self.attempt(|session| session.channel.send_control(Control::Goodbye))
     }
 
-    fn inference(&self, revealed: &[u64], comm: CommTable, seconds: [f64; 3]) -> Inference {
+    /// Runs the offline phase: the correlations, its traffic and its bytes.
+    pub(super) fn correlations(
+        &mut self,
+        progress: Progress<'_>,
+    ) -> Result<(Correlations<ClientLinear>, CommTable, u64), RuntimeError> {
+        let before = self.channel.bytes();
+        let Self { plan, role, channel, transfers, .. } = self;
+        let ots = transfers.ready().ok_or(RuntimeError::SessionOver)?;
+        let correlations = offline::prepare(role, channel, ots, plan, progress)?;
+        Ok((correlations, channel.take_comm()?, channel.bytes() - before))
+    }
+
+    /// Runs the online phase: what it revealed and its traffic.
+    pub(super) fn online(
+        &mut self,
+        correlations: Correlations<ClientLinear>,
+        image: &[f32],
+        progress: Progress<'_>,
+    ) -> Result<(Vec<u64>, CommTable), RuntimeError> {
+        let Self { plan, role, channel, .. } = self;
+        let input = Zeroizing::new(quantise_input(plan.fact(ValueId(0)), image));
+        let revealed = online::run(role, channel, plan, (input, correlations), progress)?;
+        Ok((revealed.unwrap_or_default(), channel.take_comm()?))
+    }
+
+    /// Sets up oblivious transfer, if that is still to be done.
+    pub(super) fn set_up(&mut self) -> Result<(), RuntimeError> {
+        if self.transfers.ready().is_some() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        self.channel.send_control(Control::Setup)?;
+        self.transfers.setup(&mut self.channel, &self.plan)?;
+        merge(&mut self.setup.0, &self.channel.take_comm()?);
+        self.setup.1 += start.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// Adds what setting up has cost, unless it was taken before; its seconds.
+    pub(super) fn book_setup(&mut self, comm: &mut CommTable) -> f64 {
+        let (setup, seconds) = std::mem::take(&mut self.setup);
+        merge(comm, &setup);
+        seconds
+    }
+
+    /// Whether the hint is there that the plan needs.
+    pub(super) fn check_hint(&self) -> Result<(), RuntimeError> {
+        let missing = self.role.lattice.is_some() && self.role.hint.is_none();
+        if missing { Err(RuntimeError::NoHint) } else { Ok(()) }
+    }
+
+    /// Whether an image is as large as the plan's input.
+    pub(super) fn check_size(&self, image: &[f32]) -> Result<(), RuntimeError> {
+        let (expected, found) = (self.plan.fact(ValueId(0)).shape.elements(), image.len());
+        if expected == found { Ok(()) } else { Err(RuntimeError::ImageSize { expected, found }) }
+    }
+
+    pub(super) fn inference(
+        &self,
+        revealed: &[u64],
+        comm: CommTable,
+        seconds: [f64; 3],
+    ) -> Inference {
         let (ring, scale) =
             self.plan.values().last().map_or((None, 0), |fact| (Some(fact.ring), fact.scale));
         let logits = revealed.iter().filter_map(|&logit| Some(ring?.to_signed(logit))).collect();
@@ -188,7 +297,7 @@ impl ClientSession {
     }
 
     /// Does something that leaves the session unusable where it fails.
-    fn attempt<T>(
+    pub(super) fn attempt<T>(
         &mut self,
         action: impl FnOnce(&mut Self) -> Result<T, RuntimeError>,
     ) -> Result<T, RuntimeError> {
@@ -199,6 +308,11 @@ impl ClientSession {
         self.over = result.is_err();
         abort(&mut self.channel, result)
     }
+}
+
+/// Adds one table to another.
+fn merge(sum: &mut CommTable, other: &CommTable) {
+    other.entries().for_each(|(step, phase, traffic)| sum.book(step, phase, traffic));
 }
 
 impl fmt::Debug for ClientSession {

@@ -1,19 +1,24 @@
 //! The first bytes of a session: do both ends speak this protocol, about the same plan?
 
-use crate::{Channel, RuntimeError};
+use crate::{Channel, Control, RuntimeError};
 use copriv_ir::{Digest, Party, Plan};
 
 /// The version of the protocol that this crate speaks.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 const MAGIC: &[u8; 8] = b"CoPriv\r\n";
 
-/// Exchanges magic (8 bytes), role (4), version (4) and the plan's digest (32).
+/// Exchanges magic (8 bytes), role (4), version (4) and the plan's digest (32); a client's `first` word leaves
+/// with them.
 ///
 /// # Errors
 /// [`RuntimeError::NotCoPriv`], [`RuntimeError::Version`], [`RuntimeError::RoleClash`],
 /// [`RuntimeError::PlanMismatch`]; [`RuntimeError::ConnectionLost`].
-pub(super) fn handshake(channel: &mut Channel, plan: &Plan) -> Result<(), RuntimeError> {
+pub(super) fn handshake(
+    channel: &mut Channel,
+    plan: &Plan,
+    first: Option<Control>,
+) -> Result<(), RuntimeError> {
     let ours = plan.digest();
     let mut hello = Vec::with_capacity(48);
     hello.extend_from_slice(MAGIC);
@@ -21,6 +26,7 @@ pub(super) fn handshake(channel: &mut Channel, plan: &Plan) -> Result<(), Runtim
     hello.extend_from_slice(&PROTOCOL_VERSION.to_le_bytes());
     hello.extend_from_slice(ours.bytes());
     channel.send_raw(&hello)?;
+    first.map_or(Ok(()), |word| channel.send_control(word))?;
 
     let mut magic = [0; 8];
     channel.recv_raw(&mut magic)?;

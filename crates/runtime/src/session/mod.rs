@@ -2,12 +2,20 @@
 //!
 //! | client | | server |
 //! |---|---|---|
-//! | [`ClientSession::connect`] | `<->` handshake, base OTs | [`ServerSession::accept`] |
-//! | [`ClientSession::prepare`] | `->` `Prepare`, `<->` each step's correlation | [`ServerSession::serve`] |
+//! | [`ClientSession::connect`] | `<->` handshake | [`ServerSession::accept`] |
+//! | | `->` `Setup`, `<->` base OTs | [`ServerSession::serve`] |
+//! | [`ClientSession::prepare`] | `->` `Prepare`, `<->` each step's correlation | |
 //! | [`ClientSession::infer`] | `->` `Infer`, `<->` each step | |
 //! | [`ClientSession::goodbye`] | `->` `Goodbye` | |
 //!
-//! Preparing does not need the image, and several inferences can be prepared before any is run.
+//! Preparing does not need the image, and several inferences can be prepared before any is run. What is prepared
+//! may also wait in both parties' stores, beyond the session:
+//!
+//! | client | | server |
+//! |---|---|---|
+//! | [`ClientSession::connect_stored`] | `<->` handshake, `Store` | [`ServerSession::accept`], [`ServerSession::with_store`] |
+//! | [`ClientSession::prepare_stored`] | `<->` `Setup` once, `Keep`, each step's correlation, `Kept` | [`ServerSession::serve`] |
+//! | [`ClientSession::infer_stored`] | `->` `Claim`, `<-` `Granted`, `<->` each step | |
 
 mod client;
 mod handshake;
@@ -16,11 +24,14 @@ mod offline;
 mod online;
 mod role;
 mod server;
+mod stored;
+mod transfers;
 
 pub use client::{ClientSession, Prepared};
 pub use handshake::PROTOCOL_VERSION;
 pub use inference::Inference;
 pub use server::ServerSession;
+pub use stored::Kept;
 
 use crate::{Channel, Control, RuntimeError};
 use copriv_ir::{Phase, StepId};

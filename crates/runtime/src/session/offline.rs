@@ -7,6 +7,7 @@ use crate::nonlinear::{
     ActivationCorrelation, ExtensionCorrelation, MaxPoolCorrelation, TruncationCorrelation,
 };
 use crate::ot::Ots;
+use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
 use crate::{Channel, RuntimeError};
 use copriv_ir::{Phase, Plan, Step, StepOp, cost};
 
@@ -28,6 +29,32 @@ pub(super) enum ReadyStep<L> {
     Activation(Box<ActivationCorrelation>),
     MaxPool(Box<MaxPoolCorrelation>),
     Reveal,
+}
+
+impl<L: Stored<Shape = LinearLayer>> Correlations<L> {
+    /// Lays all of them down, step by step.
+    pub fn store(self, record: &mut RecordWriter) {
+        for step in self.steps {
+            match step {
+                ReadyStep::Linear(_, correlation) => correlation.store(record),
+                ReadyStep::Truncate(correlation) => correlation.store(record),
+                ReadyStep::Extend(correlation) => correlation.store(record),
+                ReadyStep::Activation(correlation) => correlation.store(record),
+                ReadyStep::MaxPool(correlation) => correlation.store(record),
+                ReadyStep::Input
+                | ReadyStep::Add
+                | ReadyStep::SumPool
+                | ReadyStep::Reduce
+                | ReadyStep::Reveal => {}
+            }
+        }
+    }
+
+    /// Takes up what [`Self::store`] laid down for the same plan.
+    pub fn restore(plan: &Plan, record: &mut RecordReader<'_>) -> Result<Self, RecordTooShort> {
+        let steps = plan.steps().iter().map(|step| restore_step(plan, step, record));
+        Ok(Self { steps: steps.collect::<Result<_, _>>()? })
+    }
 }
 
 /// Makes all correlations of one inference.
@@ -93,6 +120,43 @@ fn prepare_step<R: Role>(
             let (how, of) = ((*window, comparison), (ring, fact.shape));
             let prepared = MaxPoolCorrelation::prepare(channel, ots, how, of)?;
             ReadyStep::MaxPool(Box::new(prepared))
+        }
+        StepOp::Reveal => ReadyStep::Reveal,
+    })
+}
+
+/// One step of [`Correlations::restore`]; its shapes are those of [`prepare_step`].
+fn restore_step<L: Stored<Shape = LinearLayer>>(
+    plan: &Plan,
+    step: &Step,
+    record: &mut RecordReader<'_>,
+) -> Result<ReadyStep<L>, RecordTooShort> {
+    let fact = plan.fact(step.inputs.first().copied().unwrap_or(step.output));
+    let (ring, count) = (fact.ring, fact.shape.elements());
+    Ok(match &step.op {
+        StepOp::Input => ReadyStep::Input,
+        StepOp::Linear(linear) => {
+            let layer = LinearLayer::new(step.id, *linear, fact);
+            ReadyStep::Linear(Box::new(layer), L::restore(layer, record)?)
+        }
+        StepOp::Add => ReadyStep::Add,
+        StepOp::SumPool => ReadyStep::SumPool,
+        StepOp::Truncate { shift, method } => {
+            let shape = (*method, ring, *shift, count);
+            ReadyStep::Truncate(Box::new(Stored::restore(shape, record)?))
+        }
+        StepOp::Extend { ring: wider, method } => {
+            let shape = (*method, ring, *wider, count);
+            ReadyStep::Extend(Box::new(Stored::restore(shape, record)?))
+        }
+        StepOp::Reduce { .. } => ReadyStep::Reduce,
+        StepOp::Activation { function, comparison } => {
+            let shape = (*function, *comparison, ring, count);
+            ReadyStep::Activation(Box::new(Stored::restore(shape, record)?))
+        }
+        StepOp::MaxPool { window, comparison } => {
+            let shape = (*window, *comparison, ring, fact.shape);
+            ReadyStep::MaxPool(Box::new(Stored::restore(shape, record)?))
         }
         StepOp::Reveal => ReadyStep::Reveal,
     })
