@@ -63,6 +63,8 @@ pub enum Command {
     Eval(Eval),
     /// Serve private inference for a compiled plan.
     Serve(Serve),
+    /// Make what inferences need but the image ahead, to be kept by both parties.
+    Prepare(Prepare),
     /// Classify images privately with a server.
     Infer(Infer),
     /// Draw runs, networks and plans on one HTML page.
@@ -250,7 +252,7 @@ pub struct Compile {
 
 #[derive(Args, Debug)]
 pub struct Inspect {
-    /// Checkpoint, fused model, plan (or its folder) or server weights.
+    /// Checkpoint, fused model, plan (or its folder), or a store of prepared inferences.
     pub artefact: PathBuf,
     /// Print JSON.
     #[arg(long)]
@@ -292,9 +294,31 @@ pub struct Serve {
     /// Address to listen on, e.g. 127.0.0.1:7766; port 0 takes a free one (printed).
     #[arg(long, value_name = "ADDR")]
     pub listen: String,
+    /// Folder of inferences prepared ahead with `copriv prepare` (secret; made if it is not there).
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
     /// Stop after this many sessions.
     #[arg(long, value_name = "N")]
     pub sessions: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub struct Prepare {
+    /// The server's public plan: `plan.json`.
+    #[arg(long)]
+    pub plan: PathBuf,
+    /// The server's address; it must have been started with `--store`.
+    #[arg(long, value_name = "ADDR")]
+    pub connect: String,
+    /// How many inferences to prepare.
+    #[arg(long, value_name = "N")]
+    pub count: usize,
+    /// Folder to keep them in (secret; made if it is not there). Leave it out of backups.
+    #[arg(long, value_name = "DIR")]
+    pub store: PathBuf,
+    /// Print one JSON object a line, for each inference.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -305,6 +329,9 @@ pub struct Infer {
     /// The server's address.
     #[arg(long, value_name = "ADDR")]
     pub connect: String,
+    /// Folder of inferences made ahead by `copriv prepare`: only online traffic, one of them an image.
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
     /// Images (PNG or JPEG) to classify.
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<PathBuf>,

@@ -44,6 +44,7 @@ fn run(cli: Cli, terminal: &Terminal) -> anyhow::Result<()> {
         Command::Inspect(args) => commands::inspect::run(&args, terminal),
         Command::Eval(args) => commands::eval::run(&args, terminal),
         Command::Serve(args) => commands::serve::run(&args, terminal),
+        Command::Prepare(args) => commands::prepare::run(&args, terminal),
         Command::Infer(args) => commands::infer::run(&args, terminal),
         Command::Report(args) => commands::report::run(&args, terminal),
         Command::Completions(args) => commands::completions::run(&args),

@@ -8,6 +8,7 @@ use crate::terminal::Terminal;
 use crate::{format, picture};
 use anyhow::{Context as _, Result};
 use copriv_ir::{Party, Phase, Plan, StepId};
+use copriv_runtime::store::Store;
 use copriv_runtime::{Channel, ClientSession, Inference, TcpTransport};
 use serde_json::{Map, Value, json};
 use std::net::TcpStream;
@@ -23,18 +24,22 @@ pub fn run(args: &Infer, terminal: &Terminal) -> Result<()> {
     let images: Vec<Vec<f32>> =
         args.images.iter().map(|path| picture::read(path, plan.input())).collect::<Result<_>>()?;
 
-    let hint = read_hint(&args.plan, &plan)?;
+    let store = args.store.as_deref().map(|folder| Store::open(folder, Party::Client));
+    let store = store.transpose()?.map(Arc::new);
+    // What was prepared ahead needs no hint.
+    let hint = if store.is_none() { read_hint(&args.plan, &plan)? } else { None };
 
-    let stream = TcpStream::connect(&args.connect)
-        .with_context(|| format!("cannot connect to {}", args.connect))?;
-    let channel = Channel::new(TcpTransport::new(stream, PATIENCE)?, Party::Client)?;
-    let mut session = ClientSession::connect(channel, Arc::clone(&plan))?
-        .with_threads(rayon::current_num_threads())?;
+    let channel = connect(&args.connect)?;
+    let mut session = match &store {
+        Some(store) => ClientSession::connect_stored(channel, Arc::clone(&plan), Arc::clone(store)),
+        None => ClientSession::connect(channel, Arc::clone(&plan)),
+    }?
+    .with_threads(rayon::current_num_threads())?;
     if let Some(hint) = hint {
         session.set_hint(Arc::new(hint))?;
     }
     for (path, image) in args.images.iter().zip(&images) {
-        let inference = infer(&mut session, &plan, image, terminal)?;
+        let inference = infer(&mut session, (&plan, store.is_some()), image, terminal)?;
         if args.json {
             terminal.data(answer_json(&plan, path, &inference))?;
         } else {
@@ -45,22 +50,36 @@ pub fn run(args: &Infer, terminal: &Terminal) -> Result<()> {
     Ok(())
 }
 
-/// One inference, offline and online, with a bar over its bytes.
+/// A line to the server at an address.
+///
+/// # Errors
+/// Where nobody listens there.
+pub fn connect(address: &str) -> Result<Channel> {
+    let stream =
+        TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+    Ok(Channel::new(TcpTransport::new(stream, PATIENCE)?, Party::Client)?)
+}
+
+/// One inference with a bar over its bytes: offline and online, or online alone where all else is `stored`.
 fn infer(
     session: &mut ClientSession,
-    plan: &Plan,
+    (plan, stored): (&Plan, bool),
     image: &[f32],
     terminal: &Terminal,
 ) -> Result<Inference> {
     let predicted = plan.predicted_comm();
-    let total = [Phase::Offline, Phase::Online].map(|phase| predicted.total(phase).bytes());
-    let bar = terminal.byte_bar("infer", total.iter().sum());
+    let offline = if stored { 0 } else { predicted.total(Phase::Offline).bytes() };
+    let bar = terminal.byte_bar("infer", offline + predicted.total(Phase::Online).bytes());
     let mut progress = |phase: Phase, step: StepId, bytes: u64| {
         bar.set_position(bytes);
         bar.set_message(format!("{phase} {}", plan.steps()[step.0].name));
     };
-    let prepared = session.prepare(&mut progress)?;
-    let inference = session.infer(prepared, image, &mut progress)?;
+    let inference = if stored {
+        session.infer_stored(image, &mut progress)?
+    } else {
+        let prepared = session.prepare(&mut progress)?;
+        session.infer(prepared, image, &mut progress)?
+    };
     bar.finish_and_clear();
     Ok(inference)
 }

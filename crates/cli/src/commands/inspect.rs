@@ -6,12 +6,19 @@ use crate::commands::blocks::Blocks;
 use crate::format;
 use crate::terminal::Terminal;
 use anyhow::Result;
+use copriv_ir::cost::stored::RECORD_HEADER;
 use copriv_ir::{
-    Checkpoint, CommTable, Correlation, FusedModel, FusedOp, Phase, Plan, Step, StepOp, Traffic,
+    Checkpoint, CommTable, Correlation, FusedModel, FusedOp, Party, Phase, Plan, Step, StepOp,
+    Traffic, cost,
 };
+use copriv_runtime::store::{Ledger, RecordInfo, Store};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 pub fn run(args: &Inspect, terminal: &Terminal) -> Result<()> {
+    if Ledger::exists(&args.artefact)? {
+        return store(args, terminal);
+    }
     let artefact = Artefact::open(&args.artefact)?;
     if args.json {
         let value = match &artefact {
@@ -35,9 +42,54 @@ pub fn run(args: &Inspect, terminal: &Terminal) -> Result<()> {
         Artefact::Plan(plan) => {
             terminal.data(plan)?;
             terminal.data(plan_table(plan))?;
+            let [server, client] = [Party::Server, Party::Client]
+                .map(|party| format::bytes(record_bytes(plan, party)));
+            terminal.data(format_args!(
+                "prepared    {server} at the server, {client} at the client, for each inference in a store"
+            ))?;
         }
     }
     Ok(())
+}
+
+/// A store of prepared inferences, without its secrets.
+fn store(args: &Inspect, terminal: &Terminal) -> Result<()> {
+    let records = Store::list(&args.artefact)?;
+    let bytes = |record: &RecordInfo| RECORD_HEADER + record.payload;
+    let total: u64 = records.iter().map(bytes).sum();
+    if args.json {
+        let entry = |record: &RecordInfo| {
+            json!({
+                "record": record.id.to_string(),
+                "number": record.number,
+                "plan": record.plan,
+                "party": record.party,
+                "bytes": bytes(record),
+            })
+        };
+        let entries: Vec<Value> = records.iter().map(entry).collect();
+        let count = entries.len();
+        let store = json!({ "kind": "store", "count": count, "bytes": total, "records": entries });
+        terminal.data(serde_json::to_string_pretty(&store)?)?;
+        return Ok(());
+    }
+    let mut plans: BTreeMap<String, (usize, u64, Party)> = BTreeMap::new();
+    for record in &records {
+        let plan = plans.entry(record.plan.short()).or_insert((0, 0, record.party));
+        (plan.0, plan.1) = (plan.0 + 1, plan.1 + bytes(record));
+    }
+    terminal.data(format_args!("store       {} prepared inferences", records.len()))?;
+    terminal.data(format_args!("size        {}", format::bytes(total)))?;
+    let rows = plans.into_iter().map(|(plan, (count, bytes, party))| {
+        vec![plan, party.to_string(), count.to_string(), format::bytes(bytes)]
+    });
+    terminal.data(format::table(header(&["plan", "half of", "count", "size"]), rows, [2, 3]))?;
+    Ok(())
+}
+
+/// Bytes of a party's file for one prepared inference.
+fn record_bytes(plan: &Plan, party: Party) -> u64 {
+    RECORD_HEADER + cost::stored::record(plan, party)
 }
 
 fn draw(blocks: &Blocks, terminal: &Terminal) -> Result<()> {
@@ -107,6 +159,10 @@ pub fn plan_json(plan: &Plan) -> Value {
         "hint_bytes": plan.lattice_plan().map(|lattice| lattice.hint_bytes()),
         "steps": steps,
         "total": phases_json(|phase| comm.total(phase)),
+        "record": {
+            "server": record_bytes(plan, Party::Server),
+            "client": record_bytes(plan, Party::Client),
+        },
     })
 }
 

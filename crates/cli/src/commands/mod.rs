@@ -11,6 +11,7 @@ pub mod import;
 pub mod infer;
 pub mod init;
 pub mod inspect;
+pub mod prepare;
 pub mod prune;
 pub mod report;
 pub mod serve;

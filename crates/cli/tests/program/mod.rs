@@ -84,9 +84,14 @@ impl Workplace {
 
     /// A server for a plan folder, on a free port.
     pub fn serve(&self, folder: &str, sessions: usize) -> Server {
-        let arguments = ["serve", folder, "--listen", "127.0.0.1:0", "--sessions"];
+        self.serve_with(folder, &["--sessions", &sessions.to_string()])
+    }
+
+    /// The same with other options.
+    pub fn serve_with(&self, folder: &str, options: &[&str]) -> Server {
+        let arguments = ["serve", folder, "--listen", "127.0.0.1:0"];
         let mut child = self
-            .command(&[&arguments[..], &[&sessions.to_string()]].concat())
+            .command(&[&arguments[..], options].concat())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
