@@ -236,7 +236,7 @@ pub struct Compile {
     /// Folder for `plan.json` (public) and `server.safetensors` (secret).
     #[arg(long, value_name = "PLANDIR")]
     pub out: PathBuf,
-    /// Where to start from: cryptflow2 (the baseline) or copriv.
+    /// Where to start from: cryptflow2 (the baseline), copriv, or fast (mixed precision).
     #[arg(long, default_value = "copriv")]
     pub preset: String,
     /// Take value ranges from this data set's training images; from noise if not given.

@@ -13,11 +13,15 @@ pub enum Preset {
     CrypTFlow2,
     /// CoPriv (NeurIPS 2023): Winograd with tile aggregation and adaptive choosers.
     CoPriv,
+    /// Everything: mixed precision, every lowering, SoftSpoken transfers.
+    Fast,
 }
 
 impl Preset {
     /// All presets.
-    pub const ALL: [Self; 2] = [Self::CrypTFlow2, Self::CoPriv];
+    pub const ALL: [Self; 3] = [Self::CrypTFlow2, Self::CoPriv, Self::Fast];
+    /// Those of the papers, with one ring for all values.
+    pub const PUBLISHED: [Self; 2] = [Self::CrypTFlow2, Self::CoPriv];
 
     /// The name on the command line and in plans.
     #[must_use]
@@ -25,6 +29,7 @@ impl Preset {
         match self {
             Self::CrypTFlow2 => "cryptflow2",
             Self::CoPriv => "copriv",
+            Self::Fast => "fast",
         }
     }
 }
@@ -33,8 +38,18 @@ impl FromStr for Preset {
     type Err = ConfigError;
 
     fn from_str(name: &str) -> Result<Self, ConfigError> {
-        parse("preset", name, &Self::ALL.map(|preset| (preset.name(), preset)), &["fast"])
+        parse("preset", name, &Self::ALL.map(|preset| (preset.name(), preset)), &[])
     }
+}
+
+/// How wide the rings are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// One ring and one scale for all values.
+    Uniform,
+    /// Each value has the bits that it needs.
+    Mixed,
 }
 
 /// Which lowerings a convolution may take.
@@ -89,12 +104,18 @@ pub enum CorrelationRule {
 pub struct CompileConfig {
     /// The preset that was started from.
     pub preset: Preset,
-    /// The ring of every value.
+    /// One ring for all values, or each its own.
+    pub precision: Precision,
+    /// The ring of every value, where precision is uniform.
     pub ring: Ring,
-    /// Fractional bits of activations.
+    /// Fractional bits of activations, where precision is uniform.
     pub scale: u32,
-    /// Fractional bits of weights.
+    /// Fractional bits of weights, where precision is uniform.
     pub weight_scale: u32,
+    /// Bits of the largest calibrated value of a layer, where precision is mixed; head room and sign come on top.
+    pub activation_bits: u32,
+    /// Bits of a layer's largest weight, sign included, where precision is mixed.
+    pub weight_bits: u32,
     /// The OT extension behind linear correlations and comparisons.
     pub ot: OtKind,
     /// Bits of a comparison's digit.
@@ -117,10 +138,13 @@ pub struct CompileConfig {
 
 impl CompileConfig {
     /// What can be [`set`](Self::set).
-    pub const KEYS: [&str; 12] = [
+    pub const KEYS: [&str; 15] = [
+        "precision",
         "ring",
         "scale",
         "weight_scale",
+        "activation_bits",
+        "weight_bits",
         "ot",
         "leaf_bits",
         "tables",
@@ -139,13 +163,21 @@ impl CompileConfig {
         let (lowering, chooser) = match preset {
             Preset::CrypTFlow2 => (LoweringRule::Direct, ChooserRule::Always(Party::Client)),
             Preset::CoPriv => (LoweringRule::CoPriv, ChooserRule::Auto),
+            Preset::Fast => (LoweringRule::Auto, ChooserRule::Auto),
+        };
+        let (precision, ot) = match preset {
+            Preset::CrypTFlow2 | Preset::CoPriv => (Precision::Uniform, OtKind::Iknp),
+            Preset::Fast => (Precision::Mixed, OtKind::SoftSpoken4),
         };
         Self {
             preset,
+            precision,
+            activation_bits: 8,
+            weight_bits: 8,
+            ot,
             ring: Ring::new(41).expect("between 1 and 64"),
             scale: 12,
             weight_scale: 12,
-            ot: OtKind::Iknp,
             leaf_bits: 4,
             tables: false,
             head_room: 4,
@@ -163,6 +195,12 @@ impl CompileConfig {
     /// [`ConfigError`] lists the keys, or the values that the key takes.
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), ConfigError> {
         match key {
+            "precision" => {
+                let known = [("uniform", Precision::Uniform), ("mixed", Precision::Mixed)];
+                self.precision = parse(key, value, &known, &[])?;
+            }
+            "activation_bits" => self.activation_bits = number(key, value, 2..=24)?,
+            "weight_bits" => self.weight_bits = number(key, value, 2..=24)?,
             "ring" => {
                 let bits = number(key, value, 8..=64)?;
                 self.ring = Ring::new(bits).expect("between 8 and 64");
@@ -209,8 +247,17 @@ impl CompileConfig {
 
 impl fmt::Display for CompileConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { preset, ring, scale, weight_scale, .. } = self;
-        write!(f, "{}, {ring}, scale {scale}, weights {weight_scale}", preset.name())
+        let Self { ring, scale, weight_scale, activation_bits, weight_bits, .. } = self;
+        let preset = self.preset.name();
+        match self.precision {
+            Precision::Uniform => {
+                write!(f, "{preset}, {ring}, scale {scale}, weights {weight_scale}")
+            }
+            Precision::Mixed => write!(
+                f,
+                "{preset}, mixed rings, {activation_bits} bits an activation, {weight_bits} a weight"
+            ),
+        }
     }
 }
 
@@ -268,11 +315,6 @@ mod tests {
         for preset in Preset::ALL {
             assert_eq!(preset.name().parse(), Ok(preset));
         }
-        let error = "fast".parse::<Preset>().expect_err("later work");
-        assert_eq!(
-            error.to_string(),
-            "preset \"fast\" is not built yet; there is cryptflow2, copriv"
-        );
         assert!(matches!("slow".parse::<Preset>(), Err(ConfigError::UnknownValue { .. })));
     }
 
@@ -280,6 +322,9 @@ mod tests {
     fn settings_change_one_thing() {
         let mut config = CompileConfig::new(Preset::CoPriv);
         for (key, value) in [
+            ("precision", "mixed"),
+            ("activation_bits", "7"),
+            ("weight_bits", "6"),
             ("ring", "37"),
             ("scale", "10"),
             ("weight_scale", "11"),
@@ -298,6 +343,9 @@ mod tests {
         }
         let expected = CompileConfig {
             preset: Preset::CoPriv,
+            precision: Precision::Mixed,
+            activation_bits: 7,
+            weight_bits: 6,
             ring: Ring::new(37).expect("in range"),
             scale: 10,
             weight_scale: 11,
@@ -336,9 +384,9 @@ mod tests {
         );
         assert_eq!(
             text("max_drop", "0.5"),
-            "there is no setting \"max_drop\"; there are ring, scale, weight_scale, ot, \
-             leaf_bits, tables, head_room, lowering, chooser, correlation, inferences, \
-             objective"
+            "there is no setting \"max_drop\"; there are precision, ring, scale, weight_scale, \
+             activation_bits, weight_bits, ot, leaf_bits, tables, head_room, lowering, chooser, \
+             correlation, inferences, objective"
         );
     }
 

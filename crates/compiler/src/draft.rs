@@ -23,6 +23,11 @@ impl Draft {
         Ok(Self { plan: plan(values, steps)?, layers })
     }
 
+    /// The draft of a finished plan, each of its steps for one of `layers`.
+    pub(crate) fn of(plan: Plan, layers: Vec<LayerId>) -> Self {
+        Self { plan, layers }
+    }
+
     /// The same with another linear step; facts and truncations after it follow.
     pub(crate) fn with_linear(&self, id: StepId, linear: LinearStep) -> Result<Self, PlanError> {
         let plan = &self.plan;

@@ -21,6 +21,7 @@ mod draft;
 mod error;
 mod lattice;
 mod lower;
+mod narrow;
 mod quantise;
 mod ranges;
 mod report;
@@ -28,7 +29,8 @@ mod select;
 
 pub use calibration::{Calibration, CalibrationSource};
 pub use config::{
-    ChooserRule, CompileConfig, ConfigError, CorrelationRule, LoweringRule, Objective, Preset,
+    ChooserRule, CompileConfig, ConfigError, CorrelationRule, LoweringRule, Objective, Precision,
+    Preset,
 };
 pub use error::CompileError;
 pub use lattice::LatticeSeeds;
@@ -73,10 +75,19 @@ pub fn compile_with_seeds(
     seeds: Option<LatticeSeeds>,
 ) -> Result<Compilation, CompileError> {
     calibration.check_model(model)?;
-    let draft = select::select(model, calibration, config)?;
-    let lattice = lattice::select(model, &draft, config, seeds.as_ref())?;
-    let draft = lower::lower(draft, config, &lattice)?;
-    let draft = choose::choose(draft, config, &lattice)?;
+    let (draft, lattice) = match config.precision {
+        Precision::Uniform => {
+            let draft = select::select(model, calibration, config)?;
+            let lattice = lattice::select(model, &draft, config, seeds.as_ref())?;
+            let draft = lower::lower(draft, config, &lattice)?;
+            (choose::choose(draft, config, &lattice)?, lattice)
+        }
+        Precision::Mixed => {
+            let draft = narrow::narrow(model, calibration, config)?;
+            let lattice = lattice::select(model, &draft, config, seeds.as_ref())?;
+            (draft, lattice)
+        }
+    };
 
     let ranges = ranges::check_ranges(&draft, calibration, config)?;
     let layers = quantise::quantise_layers(model, &draft)?;

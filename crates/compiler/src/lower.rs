@@ -51,7 +51,7 @@ pub(crate) fn fitting(geometry: &ConvGeometry, input: Shape) -> Vec<Lowering> {
 }
 
 /// The lowerings that the settings allow.
-fn allowed(rule: LoweringRule, geometry: &ConvGeometry, input: Shape) -> Vec<Lowering> {
+pub(crate) fn allowed(rule: LoweringRule, geometry: &ConvGeometry, input: Shape) -> Vec<Lowering> {
     let mut fitting = fitting(geometry, input);
     match rule {
         LoweringRule::Auto => {}

@@ -5,8 +5,8 @@ use crate::ranges::signed_bits;
 use crate::{CompileError, LatticeSeeds};
 use copriv_ir::winograd::MinimalFiltering;
 use copriv_ir::{
-    ConvGeometry, Fact, FusedModel, LinearStep, LinearWeights, Lowering, Plan, Provenance,
-    ServerWeights, Step, StepId, StepOp,
+    ConvGeometry, Fact, FusedLayer, FusedModel, LinearStep, LinearWeights, Lowering, Plan,
+    Provenance, ServerWeights, Step, StepId, StepOp,
 };
 use std::collections::BTreeMap;
 
@@ -82,8 +82,19 @@ fn quantise_weights(
     Ok(weights.iter().map(|weight| scaled(weight) as i64).collect())
 }
 
+/// The largest absolute weight of a convolution.
+///
+/// # Errors
+/// Where the layer has no weights.
+pub(crate) fn largest_weight(model: &FusedModel, layer: &FusedLayer) -> Result<f64, CompileError> {
+    let Some((_, weight, _)) = model.conv(layer) else {
+        return Err(CompileError::Weights { fault: format!("layer {} has none", layer.name) });
+    };
+    Ok(weight.data().iter().fold(0.0, |max: f64, &w| max.max(f64::from(w).abs())))
+}
+
 /// How many times larger than the weights their transform may get.
-fn filter_growth(lowering: Lowering) -> f64 {
+pub(crate) fn filter_growth(lowering: Lowering) -> f64 {
     let growth = MinimalFiltering::of(lowering).map_or(1, |algorithm| {
         let sums = algorithm.filter.iter().map(|row| row.iter().map(|x| x.unsigned_abs()).sum());
         sums.max().unwrap_or(1u64).pow(2)

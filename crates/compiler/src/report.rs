@@ -76,7 +76,7 @@ impl fmt::Display for CompileReport {
 /// All ways to do each linear step of a finished draft.
 pub(crate) fn choices(draft: &Draft, lattice: &BTreeSet<StepId>) -> Vec<Choice> {
     let choice = |(step, linear, input): (StepId, LinearStep, _)| {
-        let ring = draft.plan().values()[0].ring;
+        let ring = draft.plan().fact(draft.plan().steps()[step.0].inputs[0]).ring;
         let (kind, taken_chooser) = match linear.correlation {
             Correlation::Ot { kind, chooser } if !lattice.contains(&step) => (kind, Some(chooser)),
             Correlation::Ot { kind, .. } => (kind, None),

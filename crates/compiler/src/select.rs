@@ -8,8 +8,8 @@ use crate::draft::Draft;
 use crate::{Calibration, CalibrationSource, CompileConfig, CompileError};
 use copriv_ir::{
     Comparison, Correlation, Fact, FusedLayer, FusedModel, FusedOp, LayerId, LinearStep, Lowering,
-    Party, Plan, PoolWindow, Provenance, Sign, Step, StepId, StepOp, TruncateMethod, ValueId,
-    Visibility,
+    Party, Plan, PlanError, PoolWindow, Provenance, Sign, Step, StepId, StepOp, TruncateMethod,
+    ValueId, Visibility,
 };
 
 /// The steps of `model`, every convolution direct with the client choosing.
@@ -27,15 +27,26 @@ pub(crate) fn select(
         visibility: Visibility::Client,
     };
     let draft = Draft::new(input, steps(model, config)?, |values, steps| {
-        Plan::new(
-            network.to_string(),
-            config.preset.name().into(),
-            (*network.input(), network.labels().to_vec()),
-            (values, steps),
-            provenance(calibration, config),
-        )
+        finish(model, calibration, config, (values, steps))
     })?;
     Ok(draft)
+}
+
+/// The plan of these values and steps.
+pub(crate) fn finish(
+    model: &FusedModel,
+    calibration: &Calibration,
+    config: &CompileConfig,
+    (values, steps): (Vec<Fact>, Vec<Step>),
+) -> Result<Plan, PlanError> {
+    let network = model.network();
+    Plan::new(
+        network.to_string(),
+        config.preset.name().into(),
+        (*network.input(), network.labels().to_vec()),
+        (values, steps),
+        provenance(calibration, config),
+    )
 }
 
 /// How the plan was made. It is public, so it does not name the model: that digest would let anyone
@@ -87,11 +98,6 @@ fn operation(
     comparison: Comparison,
 ) -> Result<StepOp, CompileError> {
     let layer = &model.layers()[id.0];
-    let unsupported = |operation: &str, remedy: &str| CompileError::Unsupported {
-        layer: layer.name.clone(),
-        operation: operation.into(),
-        remedy: remedy.into(),
-    };
     Ok(match layer.op {
         FusedOp::Input => StepOp::Input,
         FusedOp::Conv(geometry) => StepOp::Linear(LinearStep {
@@ -104,18 +110,24 @@ fn operation(
         FusedOp::Activation(function) => StepOp::Activation { function, comparison },
         FusedOp::Add => StepOp::Add,
         FusedOp::GlobalAveragePool if feeds_only_convolutions(model, id) => StepOp::SumPool,
-        FusedOp::GlobalAveragePool => {
-            let remedy = "let a convolution or fully connected layer follow it";
-            return Err(unsupported("average pooling whose mean is used as it is", remedy));
-        }
         FusedOp::MaxPool { kernel, stride, padding } => {
             StepOp::MaxPool { window: PoolWindow { kernel, stride, padding }, comparison }
         }
+        FusedOp::GlobalAveragePool => return Err(unsupported_mean(model, id)),
     })
 }
 
+/// Why a mean has no step of its own.
+pub(crate) fn unsupported_mean(model: &FusedModel, id: LayerId) -> CompileError {
+    CompileError::Unsupported {
+        layer: model.layers()[id.0].name.clone(),
+        operation: "average pooling whose mean is used as it is".into(),
+        remedy: "let a convolution or fully connected layer follow it".into(),
+    }
+}
+
 /// Whether a mean may stay a sum, its division left to the weights of those who use it.
-fn feeds_only_convolutions(model: &FusedModel, id: LayerId) -> bool {
+pub(crate) fn feeds_only_convolutions(model: &FusedModel, id: LayerId) -> bool {
     let mut users = model.layers().iter().filter(|user| user.inputs.contains(&id));
     id.0 + 1 != model.layers().len() && users.all(|user| matches!(user.op, FusedOp::Conv(_)))
 }

@@ -129,7 +129,8 @@ fn line(plan: &Plan, step: &Step) -> String {
             };
             format!("linear {}, {}, {how}", linear.geometry, linear.lowering)
         }
-        StepOp::Truncate { shift, .. } => format!("truncate {shift}"),
+        StepOp::Truncate { shift, .. } => format!("{} {shift}", step.op.name()),
+        StepOp::Extend { method, .. } => format!("extend {method:?}"),
         other => other.name().into(),
     };
     let inputs: String = step.inputs.iter().map(|value| format!(" %{}", value.0)).collect();

@@ -364,7 +364,7 @@ mod tests {
                 for _ in 0..100 {
                     let kind = OtKind::Silent;
                     match ots.sender.extend_random(channel, kind, Code::OneOf2, BLOCK) {
-                        Ok(block) => drop(block),
+                        Ok(_) => {}
                         Err(error) => {
                             assert!(matches!(error, RuntimeError::NotReserved { .. }), "{error}");
                             return;

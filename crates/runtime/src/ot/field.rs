@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 /// `x` times an element, modulo `x^128 + x^7 + x^2 + x + 1`.
 #[inline]
 fn times_x(element: u128) -> u128 {
-    element << 1 ^ (element >> 127) * 0x87
+    (element << 1) ^ ((element >> 127) * 0x87)
 }
 
 /// `w delta` for all `w` of up to four bits.

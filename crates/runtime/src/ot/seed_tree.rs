@@ -19,7 +19,7 @@ pub(super) const fn message_bytes(bits: usize) -> usize {
 /// All leaves, tree by tree, and the message for the peer: for each level but the first the sums of the nodes at each
 /// branch, each hidden by the *other* branch's key.
 pub(super) fn grown(base: &BaseOts, bits: usize) -> (Zeroizing<Vec<Seed>>, Vec<u8>) {
-    let mut leaves = Zeroizing::new(Vec::with_capacity(128 / bits << bits));
+    let mut leaves = Zeroizing::new(Vec::with_capacity((128 / bits) << bits));
     let mut message = Vec::with_capacity(message_bytes(bits));
     for keys in base.both[..128].chunks_exact(bits) {
         let keys = |level: usize| keys[level].map(|key| branch_key(bits, &key));
@@ -46,7 +46,7 @@ pub(super) fn grown(base: &BaseOts, bits: usize) -> (Zeroizing<Vec<Seed>>, Vec<u
 ///
 /// Nothing here depends on the choices in time or place.
 pub(super) fn punctured(base: &BaseOts, bits: usize, message: &[u8]) -> Zeroizing<Vec<Seed>> {
-    let mut leaves = Zeroizing::new(Vec::with_capacity((128 / bits << bits) - 128 / bits));
+    let mut leaves = Zeroizing::new(Vec::with_capacity(((128 / bits) << bits) - 128 / bits));
     let (sums, _) = message.as_chunks::<16>();
     let mut sums = sums.as_chunks::<2>().0.iter();
     for (keys, choices) in

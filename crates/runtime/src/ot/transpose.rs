@@ -91,14 +91,19 @@ mod wide {
                 }
                 *group = squares(eight);
             }
-            for part in 0..8 {
-                let bytes = swap_bytes(std::array::from_fn(|group| groups[group][part]));
+            for (part, registers) in transposed(groups).into_iter().enumerate() {
+                let bytes = swap_bytes(registers);
                 for (row, register) in bytes.into_iter().enumerate() {
                     let row = 16 * part + row;
                     store(register, [row, SIDE + row, 2 * SIDE + row, 3 * SIDE + row], rows);
                 }
             }
         }
+    }
+
+    /// The registers of each part, one from every group.
+    fn transposed(groups: [[__m512i; 8]; 16]) -> [[__m512i; 16]; 8] {
+        std::array::from_fn(|part| groups.map(|group| group[part]))
     }
 
     /// Eight columns as squares of 8 x 8 bits, each transposed: byte `r` of lane `l` of register `k` is for row `128 l + 16 k + r`.

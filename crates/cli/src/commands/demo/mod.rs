@@ -41,7 +41,7 @@ pub fn run(args: &Demo, terminal: &Terminal) -> Result<()> {
     for (name, fused) in ["unpruned", "pruned"].into_iter().zip(&forms) {
         let images = demo.images.clone().limit(compile::CALIBRATION_IMAGES);
         let calibration = compile::calibrate(fused, &images, terminal)?;
-        for preset in Preset::ALL {
+        for preset in Preset::PUBLISHED {
             let count = if args.brief { 1 } else { private_images(name, preset) };
             demo.compile_and_run(name, (fused, &calibration), preset, count)?;
         }

@@ -1,0 +1,439 @@
+//! Mixed precision, in place of passes 1 to 3: every value in the ring that it needs.
+//!
+//! Between layers values are *small*: `activation_bits` bits for the largest calibrated one, and room for
+//! `head_room` times as much. A linear layer works in a *wide* ring, just wide enough that what is left once the bits beyond
+//! the output's scale are cut off (truncate and reduce, local) is the small value in its small ring. Before the next linear
+//! layer the value is extended again: by one correlated transfer where its sign is known, else after an offset for which
+//! its ring has a bit to spare. Activations and sums run in the small rings.
+//!
+//! Sums inside a linear layer may wrap, since only their total is read: the wide ring follows from the range of the
+//! output alone.
+
+use crate::choose::choosers;
+use crate::draft::Draft;
+use crate::lower::allowed;
+use crate::quantise::{filter_growth, largest_weight};
+use crate::ranges::{RELU6_CAP, signed_bits};
+use crate::select::{feeds_only_convolutions, finish, unsupported_mean};
+use crate::{Calibration, CompileConfig, CompileError, LoweringRule, Objective};
+use copriv_ir::{
+    Activation, Comparison, ConvGeometry, Correlation, ExtendMethod, Fact, FusedLayer, FusedModel,
+    FusedOp, LayerId, LinearStep, Lowering, PoolWindow, Ring, Sign, Step, StepId, StepOp,
+    TruncateMethod, ValueId, Visibility, cost,
+};
+use std::collections::BTreeMap;
+
+/// The plan of `model` with every value in its own ring.
+///
+/// # Errors
+/// [`CompileError::Overflow`] where a wide ring would need more than 64 bits; what has no step.
+pub(crate) fn narrow(
+    model: &FusedModel,
+    calibration: &Calibration,
+    config: &CompileConfig,
+) -> Result<Draft, CompileError> {
+    let formats = formats(model, calibration, config)?;
+    let mut narrowing = Narrowing {
+        model,
+        calibration,
+        config,
+        formats,
+        comparison: Comparison {
+            ot: config.ot,
+            leaf_bits: config.leaf_bits,
+            tables: config.tables,
+        },
+        steps: vec![],
+        facts: vec![],
+        layers: vec![],
+        extended: BTreeMap::new(),
+    };
+    let mut values: Vec<ValueId> = vec![];
+    for number in 0..model.layers().len() {
+        let value = narrowing.layer(LayerId(number), &values)?;
+        values.push(value);
+    }
+    let last = LayerId(values.len() - 1);
+    narrowing.push(last, StepOp::Reveal, vec![values[last.0]])?;
+    let Narrowing { steps, facts, layers, .. } = narrowing;
+    Ok(Draft::of(finish(model, calibration, config, (facts, steps))?, layers))
+}
+
+/// How a small value is represented.
+#[derive(Clone, Copy, Debug)]
+struct Format {
+    scale: u32,
+    ring: Ring,
+}
+
+/// The formats of all layers' values. Values that are added to each other, and what an activation or max pool takes
+/// and gives, have one format.
+fn formats(
+    model: &FusedModel,
+    calibration: &Calibration,
+    config: &CompileConfig,
+) -> Result<Vec<Format>, CompileError> {
+    let groups = groups(model);
+    let head_room = f64::from(config.head_room);
+    let (mut largest, mut bounds) = (vec![0f64; groups.len()], vec![0f64; groups.len()]);
+    let mut is_spare = vec![false; groups.len()];
+    for (layer, &group) in model.layers().iter().zip(&groups) {
+        let id = layer_id(model, layer);
+        let value = f64::from(calibration.largest()[id.0]);
+        let cap = match layer.op {
+            FusedOp::Activation(Activation::Relu6) => RELU6_CAP,
+            _ => 0.0,
+        };
+        largest[group] = largest[group].max(value);
+        bounds[group] = bounds[group].max(value * head_room + cap);
+        let known = is_non_negative(model, id) || layer.op == FusedOp::Input;
+        // Offsets, and differences of numbers of either sign, take a bit more.
+        is_spare[group] |= !known && (is_multiplied(model, id) || is_compared(model, id));
+    }
+    let mut scales: Vec<u32> =
+        largest.iter().map(|&largest| scale_for(largest, config.activation_bits)).collect();
+    limit_scales(model, &groups, &mut scales, config)?;
+    groups
+        .iter()
+        .map(|&group| {
+            let scale = scales[group];
+            // Rounding may add one.
+            let needed = signed_bits(bounds[group] * f64::from(scale).exp2() + 1.0);
+            let needed = needed + u32::from(is_spare[group]);
+            let overflow = |_| CompileError::Overflow {
+                layer: model.layers()[group].name.clone(),
+                needed,
+                ring: Ring::new(64).unwrap_or(config.ring),
+                largest: largest[group] as f32,
+                head_room: config.head_room,
+                scale,
+            };
+            Ok(Format { scale, ring: Ring::new(needed).map_err(overflow)? })
+        })
+        .collect()
+}
+
+/// For each layer the first one that its value shares a format with.
+fn groups(model: &FusedModel) -> Vec<usize> {
+    let mut groups: Vec<usize> = (0..model.layers().len()).collect();
+    for (number, layer) in model.layers().iter().enumerate() {
+        if matches!(layer.op, FusedOp::Add | FusedOp::Activation(_) | FusedOp::MaxPool { .. }) {
+            for input in &layer.inputs {
+                let (a, b) = (groups[input.0], groups[number]);
+                groups.iter_mut().filter(|group| **group == a.max(b)).for_each(|g| *g = a.min(b));
+            }
+        }
+    }
+    groups
+}
+
+/// A value is no finer than the products that it is cut from.
+fn limit_scales(
+    model: &FusedModel,
+    groups: &[usize],
+    scales: &mut [u32],
+    config: &CompileConfig,
+) -> Result<(), CompileError> {
+    loop {
+        let mut changed = false;
+        for (number, layer) in model.layers().iter().enumerate() {
+            let FusedOp::Conv(_) = layer.op else { continue };
+            let (source, extra) = source(model, layer);
+            let weight = weight_scale(model, layer, config)?;
+            let finest = scales[groups[source.0]] + extra + weight;
+            let scale = &mut scales[groups[number]];
+            changed |= *scale > finest;
+            *scale = (*scale).min(finest);
+        }
+        if !changed {
+            return Ok(());
+        }
+    }
+}
+
+/// The most fractional bits at which `largest` has no more than `bits` bits.
+fn scale_for(largest: f64, bits: u32) -> u32 {
+    let integer = if largest > 0.0 { largest.log2().floor() as i64 + 1 } else { 0 };
+    (i64::from(bits) - integer).clamp(0, 30) as u32
+}
+
+/// Fractional bits of a layer's weights: the most at which all have `weight_bits` bits, sign included.
+fn weight_scale(
+    model: &FusedModel,
+    layer: &FusedLayer,
+    config: &CompileConfig,
+) -> Result<u32, CompileError> {
+    let pooled = pooled(model, layer);
+    let largest = largest_weight(model, layer)? * pooled.map_or(1.0, mean_correction);
+    let fits = |&scale: &u32| {
+        signed_bits((largest * f64::from(scale).exp2()).round()) <= config.weight_bits
+    };
+    (0..=30).rev().find(fits).ok_or_else(|| CompileError::WeightOverflow {
+        layer: layer.name.clone(),
+        largest,
+        needed: signed_bits(largest.round()),
+        available: config.weight_bits,
+        weight_scale: 0,
+    })
+}
+
+/// The layer whose small value a convolution multiplies, and the fractional bits that a pooling sum between them adds.
+fn source(model: &FusedModel, layer: &FusedLayer) -> (LayerId, u32) {
+    match pooled(model, layer) {
+        Some(area) => {
+            let pool = &model.layers()[layer.inputs[0].0];
+            (pool.inputs[0], area.next_power_of_two().trailing_zeros())
+        }
+        None => (layer.inputs[0], 0),
+    }
+}
+
+/// The area that is summed right before a convolution, if any.
+fn pooled(model: &FusedModel, layer: &FusedLayer) -> Option<usize> {
+    let input = &model.layers()[layer.inputs[0].0];
+    (input.op == FusedOp::GlobalAveragePool).then(|| model.layers()[input.inputs[0].0].shape.area())
+}
+
+/// What the weights after a pooling sum over `area` values are multiplied by.
+fn mean_correction(area: usize) -> f64 {
+    area.next_power_of_two() as f64 / area as f64
+}
+
+fn layer_id(model: &FusedModel, layer: &FusedLayer) -> LayerId {
+    let position = model.layers().iter().position(|other| std::ptr::eq(other, layer));
+    LayerId(position.unwrap_or_default())
+}
+
+/// Whether a layer's value is known not to be negative.
+fn is_non_negative(model: &FusedModel, id: LayerId) -> bool {
+    let layer = &model.layers()[id.0];
+    match layer.op {
+        FusedOp::Activation(_) => true,
+        FusedOp::Add | FusedOp::MaxPool { .. } => {
+            layer.inputs.iter().all(|&input| is_non_negative(model, input))
+        }
+        _ => false,
+    }
+}
+
+/// Whether a convolution, perhaps after a pooling sum, takes a layer's value.
+fn is_multiplied(model: &FusedModel, id: LayerId) -> bool {
+    let mut convolutions =
+        model.layers().iter().filter(|layer| matches!(layer.op, FusedOp::Conv(_)));
+    convolutions.any(|layer| source(model, layer).0 == id)
+}
+
+/// Whether a max pool takes a layer's value.
+fn is_compared(model: &FusedModel, id: LayerId) -> bool {
+    let mut pools =
+        model.layers().iter().filter(|layer| matches!(layer.op, FusedOp::MaxPool { .. }));
+    pools.any(|layer| layer.inputs.contains(&id))
+}
+
+/// A plan in the making.
+struct Narrowing<'a> {
+    model: &'a FusedModel,
+    calibration: &'a Calibration,
+    config: &'a CompileConfig,
+    formats: Vec<Format>,
+    comparison: Comparison,
+    steps: Vec<Step>,
+    facts: Vec<Fact>,
+    layers: Vec<LayerId>,
+    /// Small values that were taken to a wide ring.
+    extended: BTreeMap<(ValueId, Ring), ValueId>,
+}
+
+/// A way to run a linear layer.
+struct Way {
+    step: LinearStep,
+    wide: Ring,
+    /// Bits beyond the output's scale.
+    shift: u32,
+}
+
+impl Narrowing<'_> {
+    /// Emits the steps of a layer; its value.
+    fn layer(&mut self, id: LayerId, values: &[ValueId]) -> Result<ValueId, CompileError> {
+        let layer = &self.model.layers()[id.0];
+        let inputs: Vec<ValueId> = layer.inputs.iter().map(|input| values[input.0]).collect();
+        match layer.op {
+            FusedOp::Input => self.input(id),
+            FusedOp::Conv(geometry) => self.linear(id, (layer, geometry), values),
+            FusedOp::Activation(function) => {
+                self.push(id, StepOp::Activation { function, comparison: self.comparison }, inputs)
+            }
+            FusedOp::Add => self.push(id, StepOp::Add, inputs),
+            // Summed in the ring of each convolution that takes it.
+            FusedOp::GlobalAveragePool if feeds_only_convolutions(self.model, id) => Ok(inputs[0]),
+            FusedOp::GlobalAveragePool => Err(unsupported_mean(self.model, id)),
+            FusedOp::MaxPool { kernel, stride, padding } => {
+                let window = PoolWindow { kernel, stride, padding };
+                let comparison = self.comparison;
+                self.push(id, StepOp::MaxPool { window, comparison }, inputs)
+            }
+        }
+    }
+
+    fn input(&mut self, id: LayerId) -> Result<ValueId, CompileError> {
+        let Format { scale, ring } = self.formats[id.0];
+        let shape = self.model.layers()[id.0].shape;
+        let (sign, visibility) = (Sign::Any, Visibility::Client);
+        self.facts.push(Fact { shape, ring, scale, sign, visibility });
+        Ok(self.record(id, StepOp::Input, vec![]))
+    }
+
+    /// Extension, pooling sum, product, truncation: as far as each is needed.
+    fn linear(
+        &mut self,
+        id: LayerId,
+        (layer, geometry): (&FusedLayer, ConvGeometry),
+        values: &[ValueId],
+    ) -> Result<ValueId, CompileError> {
+        let (source, _) = source(self.model, layer);
+        let small = values[source.0];
+        let way = self.cheapest(id, (layer, geometry), small)?;
+        let mut value = self.widened(source, small, way.wide)?;
+        if pooled(self.model, layer).is_some() {
+            value = self.push(layer.inputs[0], StepOp::SumPool, vec![value])?;
+        }
+        value = self.push(id, StepOp::Linear(way.step), vec![value])?;
+        if way.shift > 0 {
+            let method = TruncateMethod::Reduce;
+            value = self.push(id, StepOp::Truncate { shift: way.shift, method }, vec![value])?;
+        }
+        Ok(value)
+    }
+
+    /// The cheapest way that the settings allow.
+    fn cheapest(
+        &self,
+        id: LayerId,
+        (layer, geometry): (&FusedLayer, ConvGeometry),
+        small: ValueId,
+    ) -> Result<Way, CompileError> {
+        let input = self.model.layers()[layer.inputs[0].0].shape;
+        let rule = match self.config.correlation {
+            crate::CorrelationRule::Ot => self.config.lowering,
+            // Lattice correlations multiply directly; so that each may have one, all do.
+            _ => LoweringRule::Direct,
+        };
+        let mut best: Option<((u64, u64), Way)> = None;
+        for lowering in allowed(rule, &geometry, input) {
+            for chooser in choosers(self.config.chooser) {
+                let correlation = Correlation::Ot { kind: self.config.ot, chooser };
+                let way = self.way(id, (layer, geometry), small, (lowering, correlation))?;
+                let fact = self.facts[small.0];
+                let (offline, online) = cost::linear(&way.step, input, way.wide);
+                let count = fact.shape.elements() as u64;
+                let extension = match self.extension(&fact) {
+                    method if fact.ring < way.wide => {
+                        cost::extend(fact.ring, way.wide, count, method)
+                    }
+                    _ => Default::default(),
+                };
+                let offline = offline.traffic.bytes() + extension.0.traffic.bytes();
+                let online = online.bytes() + extension.1.bytes();
+                let price = match self.config.objective {
+                    Objective::Bytes => (offline + online, online),
+                    Objective::Online => (online, offline),
+                };
+                if best.as_ref().is_none_or(|(cheapest, _)| price < *cheapest) {
+                    best = Some((price, way));
+                }
+            }
+        }
+        Ok(best.expect("direct products fit every convolution, and one party may choose").1)
+    }
+
+    fn way(
+        &self,
+        id: LayerId,
+        (layer, geometry): (&FusedLayer, ConvGeometry),
+        small: ValueId,
+        (lowering, correlation): (Lowering, Correlation),
+    ) -> Result<Way, CompileError> {
+        let weight_scale = weight_scale(self.model, layer, self.config)?;
+        let (_, pooled) = source(self.model, layer);
+        let scale = self.facts[small.0].scale + pooled + weight_scale + lowering.extra_scale();
+        let is_last = id.0 + 1 == self.model.layers().len();
+        let largest = self.calibration.largest()[id.0];
+        let (shift, needed) = if is_last {
+            let bound = f64::from(largest) * f64::from(self.config.head_room);
+            (0, signed_bits(bound * f64::from(scale).exp2()))
+        } else {
+            let Format { scale: kept, ring } = self.formats[id.0];
+            (scale - kept, ring.bits() + scale - kept)
+        };
+        let wide = Ring::new(needed).map_err(|_| CompileError::Overflow {
+            layer: layer.name.clone(),
+            needed,
+            ring: self.config.ring,
+            largest,
+            head_room: self.config.head_room,
+            scale,
+        })?;
+        let growth = (filter_growth(lowering).log2().ceil()) as u32;
+        let weight_bits = (self.config.weight_bits + growth).min(needed);
+        let step = LinearStep { geometry, lowering, correlation, weight_scale, weight_bits };
+        Ok(Way { step, wide, shift })
+    }
+
+    /// A small value in a wide ring, taken there once however many layers multiply it there.
+    fn widened(
+        &mut self,
+        layer: LayerId,
+        small: ValueId,
+        wide: Ring,
+    ) -> Result<ValueId, CompileError> {
+        let fact = self.facts[small.0];
+        if fact.ring == wide {
+            return Ok(small);
+        }
+        if let Some(&value) = self.extended.get(&(small, wide)) {
+            return Ok(value);
+        }
+        let op = if fact.ring < wide {
+            StepOp::Extend { ring: wide, method: self.extension(&fact) }
+        } else {
+            StepOp::Reduce { ring: wide }
+        };
+        let value = self.push(layer, op, vec![small])?;
+        self.extended.insert((small, wide), value);
+        Ok(value)
+    }
+
+    fn extension(&self, fact: &Fact) -> ExtendMethod {
+        match (fact.visibility, fact.sign) {
+            (Visibility::Client, _) => ExtendMethod::Local,
+            (Visibility::Shared, Sign::NonNegative) => ExtendMethod::KnownSign(self.config.ot),
+            (Visibility::Shared, Sign::Any) => ExtendMethod::Offset(self.config.ot),
+        }
+    }
+
+    fn push(
+        &mut self,
+        layer: LayerId,
+        op: StepOp,
+        inputs: Vec<ValueId>,
+    ) -> Result<ValueId, CompileError> {
+        let facts: Vec<&Fact> = inputs.iter().map(|value| &self.facts[value.0]).collect();
+        let name = &self.model.layers()[layer.0].name;
+        let fault = |fault| copriv_ir::PlanError {
+            step: StepId(self.steps.len()),
+            name: name.clone(),
+            fault,
+        };
+        let fact = op.output(&facts).map_err(fault)?;
+        self.facts.push(fact);
+        Ok(self.record(layer, op, inputs))
+    }
+
+    fn record(&mut self, layer: LayerId, op: StepOp, inputs: Vec<ValueId>) -> ValueId {
+        let (id, output) = (StepId(self.steps.len()), ValueId(self.steps.len()));
+        let name = self.model.layers()[layer.0].name.clone();
+        self.steps.push(Step { id, name, op, inputs, output });
+        self.layers.push(layer);
+        output
+    }
+}
