@@ -1,5 +1,9 @@
 //! The command line, as clap reads it. Names are fixed: scripts rely on them.
 
+pub mod bench;
+
+pub use bench::Bench;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -69,6 +73,9 @@ pub enum Command {
     Infer(Infer),
     /// Draw runs, networks and plans on one HTML page.
     Report(Report),
+    /// Measure our protocols beside the published ones, both parties in one process; or relay slowly.
+    #[command(subcommand)]
+    Bench(Bench),
     /// Print a shell completion script.
     Completions(Completions),
 }

@@ -29,6 +29,12 @@ pub fn number(value: f64) -> String {
     }
 }
 
+/// A count of bytes in mebibytes, as the literature gives traffic: `33.72 MiB`.
+pub fn mebibytes(count: u64) -> String {
+    let value = count as f64 / f64::from(1 << 20);
+    if value < 99.995 { format!("{value:.2} MiB") } else { format!("{value:.0} MiB") }
+}
+
 /// A share of a whole in percent, one digit after the point.
 pub fn percent(part: f64) -> String {
     format!("{:.1} %", 100.0 * part)

@@ -47,6 +47,7 @@ fn run(cli: Cli, terminal: &Terminal) -> anyhow::Result<()> {
         Command::Prepare(args) => commands::prepare::run(&args, terminal),
         Command::Infer(args) => commands::infer::run(&args, terminal),
         Command::Report(args) => commands::report::run(&args, terminal),
+        Command::Bench(args) => commands::bench::run(&args, terminal),
         Command::Completions(args) => commands::completions::run(&args),
     }
 }

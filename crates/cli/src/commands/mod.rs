@@ -1,5 +1,6 @@
 //! One command a file, and the table of blocks that several draw.
 
+pub mod bench;
 pub mod blocks;
 pub mod compile;
 pub mod completions;

@@ -1,0 +1,137 @@
+//! The smallest plans that do one thing, with weights and an image.
+
+use anyhow::{Result, anyhow, ensure};
+use copriv_ir::{
+    ConvGeometry, Correlation, Fact, InputSpec, LinearStep, LinearWeights, Lowering, OtKind, Party,
+    Plan, Provenance, Ring, ServerWeights, Shape, Sign, Step, StepId, StepOp, ValueId, Visibility,
+};
+use copriv_runtime::ot::Prg;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A plan with the weights of its linear steps and an image for it.
+pub struct Model {
+    pub plan: Arc<Plan>,
+    pub weights: ServerWeights,
+    pub image: Vec<f32>,
+    /// The step that is measured: the last one before the opening.
+    pub step: StepId,
+}
+
+/// Fractional bits of the input: as many as the widest truncation may drop.
+const SCALE: u32 = 40;
+
+impl Model {
+    /// One linear step on `input`, with random weights of `taps` bits. The step's `weight_bits` count after the filter
+    /// transform.
+    ///
+    /// # Errors
+    /// What is wrong with the step.
+    ///
+    /// # Panics
+    /// If `taps` is not from 1 to 64.
+    pub fn linear(input: Shape, bits: u32, step: LinearStep, taps: u32) -> Result<Self> {
+        let mut draft = Draft::new(input, Ring::new(bits)?, 4);
+        let mut weight = || draft.random.next_u64().cast_signed() >> (64 - taps);
+        let weights = (0..step.geometry.weight_elements()).map(|_| weight()).collect();
+        draft.linear(step, weights);
+        draft.finish()
+    }
+
+    /// Steps on random shares of `elements` numbers, the last of which is measured. The shares come from a linear
+    /// step of one weight.
+    ///
+    /// # Errors
+    /// What is wrong with a step.
+    pub fn on_shares(elements: usize, bits: u32, ops: Vec<StepOp>) -> Result<Self> {
+        let ring = Ring::new(bits)?;
+        ensure!(bits >= 4, "--bits must be at least 4");
+        let mut draft = Draft::new(Shape::new(1, elements, 1), ring, SCALE.min(bits - 2));
+        let correlation = Correlation::Ot { kind: OtKind::Iknp, chooser: Party::Server };
+        let (geometry, lowering) = (ConvGeometry::same(1, 1, 1, 1), Lowering::Direct);
+        let step = LinearStep { geometry, lowering, correlation, weight_scale: 0, weight_bits: 2 };
+        draft.linear(step, vec![1]);
+        for op in ops {
+            let fact = output(&op, draft.last());
+            draft.push(op, fact);
+        }
+        draft.finish()
+    }
+}
+
+/// What a step makes of a value.
+fn output(op: &StepOp, input: Fact) -> Fact {
+    match op {
+        StepOp::Truncate { shift, .. } => {
+            Fact { scale: input.scale.saturating_sub(*shift), ..input }
+        }
+        StepOp::Activation { .. } => Fact { sign: Sign::NonNegative, ..input },
+        _ => input,
+    }
+}
+
+struct Draft {
+    facts: Vec<Fact>,
+    steps: Vec<Step>,
+    layers: BTreeMap<StepId, LinearWeights>,
+    random: Prg,
+}
+
+impl Draft {
+    fn new(shape: Shape, ring: Ring, scale: u32) -> Self {
+        let random = Prg::from_seed(b"numbers to bench");
+        let mut draft = Self { facts: vec![], steps: vec![], layers: BTreeMap::new(), random };
+        let fact = Fact { shape, ring, scale, sign: Sign::Any, visibility: Visibility::Client };
+        draft.push(StepOp::Input, fact);
+        draft
+    }
+
+    fn last(&self) -> Fact {
+        self.facts[self.facts.len() - 1]
+    }
+
+    fn push(&mut self, op: StepOp, fact: Fact) {
+        let id = self.steps.len();
+        let inputs = id.checked_sub(1).map(ValueId).into_iter().collect();
+        let name = op.name().to_owned();
+        self.steps.push(Step { id: StepId(id), name, op, inputs, output: ValueId(id) });
+        self.facts.push(fact);
+    }
+
+    fn linear(&mut self, step: LinearStep, weight: Vec<i64>) {
+        let input = self.last();
+        let geometry = step.geometry;
+        let layer = LinearWeights { weight, bias: vec![0; geometry.out_channels] };
+        self.layers.insert(StepId(self.steps.len()), layer);
+        let fact = Fact {
+            shape: geometry.output_shape(input.shape),
+            scale: input.scale + step.weight_scale + step.lowering.extra_scale(),
+            sign: Sign::Any,
+            visibility: Visibility::Shared,
+            ..input
+        };
+        self.push(StepOp::Linear(step), fact);
+    }
+
+    fn finish(mut self) -> Result<Model> {
+        let step = StepId(self.steps.len() - 1);
+        let fact = Fact { visibility: Visibility::Client, ..self.last() };
+        self.push(StepOp::Reveal, fact);
+        let first = self.facts[0];
+        let unit = (-f64::from(first.scale)).exp2();
+        // Any number that the ring holds, but no more bits than an `f32` does.
+        let unused = 64 - first.ring.bits().min(24);
+        let mut number = || self.random.next_u64().cast_signed() >> unused;
+        let spread = f64::from(first.ring.bits().saturating_sub(24)).exp2();
+        let image = (0..first.shape.elements()).map(|_| (number() as f64 * spread * unit) as f32);
+        let image = image.collect();
+        let input = InputSpec { shape: first.shape, mean: [0.0; 3], std: [1.0; 3] };
+        let made = || Provenance::new("bench", None, serde_json::Value::Null, None);
+        let (values, steps) = (self.facts, self.steps);
+        let plan =
+            Plan::new("bench".into(), "bench".into(), (input, vec![]), (values, steps), made())?;
+        let weights =
+            ServerWeights::new(&plan, self.layers, made()).map_err(|fault| anyhow!(fault))?;
+        Ok(Model { plan: Arc::new(plan), weights, image, step })
+    }
+}

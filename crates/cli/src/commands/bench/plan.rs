@@ -1,0 +1,97 @@
+//! `copriv bench plan`: a whole plan, by kind of step.
+
+use super::measure;
+use super::model::Model;
+use super::report::{self, OnNetwork, Row};
+use super::usage::Spent;
+use crate::args::bench::WholePlan;
+use crate::artefact::read_plan_folder;
+use crate::format;
+use crate::terminal::Terminal;
+use anyhow::Result;
+use copriv_ir::{NetworkProfile, Phase, Plan, StepId, Traffic};
+use copriv_runtime::ot::Prg;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const PHASES: [Phase; 2] = [Phase::Offline, Phase::Online];
+
+pub fn run(args: &WholePlan, terminal: &Terminal) -> Result<()> {
+    let network = args.common.network.as_deref().map(NetworkProfile::open).transpose()?;
+    let (plan, weights) = read_plan_folder(&args.plan)?;
+    let image = noise(&plan);
+    let last = StepId(plan.steps().len().saturating_sub(1));
+    let model = Model { plan: Arc::new(plan), weights, image, step: last };
+    let measured = measure::run(&model, 0)?;
+    let on_network = network
+        .as_ref()
+        .map(|network| OnNetwork::new(&model, &measured.comm, network))
+        .transpose()?;
+
+    let plan = &model.plan;
+    let mut kinds: BTreeMap<&str, Kind> = BTreeMap::new();
+    let mut total = Kind::default();
+    for step in plan.steps() {
+        let kind = kinds.entry(step.op.name()).or_default();
+        for kind in [kind, &mut total] {
+            kind.steps += 1;
+            for (place, phase) in PHASES.into_iter().enumerate() {
+                kind.traffic[place] += measured.comm.traffic(step.id, phase);
+                kind.spent[place] += measured.spent(step.id, phase);
+            }
+        }
+    }
+    let Kind { traffic, spent, .. } = total;
+    let row = Row::of(plan.preset(), (&PHASES, 1.0), (traffic, spent), measured.peak, on_network);
+    if args.common.json {
+        let params = json!({ "plan": plan.digest(), "network_name": plan.network() });
+        terminal.data(row.json("plan", &params))?;
+        return Ok(());
+    }
+    let kinds = kinds.into_iter().map(|(name, kind)| (name.to_owned(), kind));
+    let rows = kinds.chain([("total".to_owned(), total)]).map(|(name, kind)| kind.cells(name));
+    let header = ["step", "count", "offline", "online", "CPU offline", "CPU online", "wall"];
+    terminal.data(format::table(header.map(str::to_owned).to_vec(), rows, 1..7))?;
+    if let Some(peak) = measured.peak {
+        let peak = format::mebibytes(peak);
+        terminal.data(format_args!("peak memory of both parties and the model: {peak}"))?;
+    }
+    if let Some(network) = &network {
+        terminal.data(network)?;
+        terminal.data(report::network_table(&[row]))?;
+    }
+    Ok(())
+}
+
+/// All steps of a kind together.
+#[derive(Default)]
+struct Kind {
+    steps: usize,
+    /// Offline, online.
+    traffic: [Traffic; 2],
+    spent: [Spent; 2],
+}
+
+impl Kind {
+    fn cells(&self, name: String) -> Vec<String> {
+        let [offline, online] = self.traffic;
+        let seconds = |seconds: f64| format!("{seconds:.3} s");
+        vec![
+            name,
+            self.steps.to_string(),
+            format::mebibytes(offline.bytes()),
+            format::mebibytes(online.bytes()),
+            seconds(self.spent[0].cpu),
+            seconds(self.spent[1].cpu),
+            seconds(self.spent.iter().map(|spent| spent.wall).sum()),
+        ]
+    }
+}
+
+/// A normalised image of noise.
+fn noise(plan: &Plan) -> Vec<f32> {
+    let mut random = Prg::from_seed(b"images of noise.");
+    let pixel = || (random.next_u64() % 4096) as f32 / 1024.0 - 2.0;
+    std::iter::repeat_with(pixel).take(plan.input().shape.elements()).collect()
+}

@@ -1,0 +1,164 @@
+//! What each job measures: one line a variant, the published baseline first.
+
+use super::model::Model;
+use crate::args::bench::{Convolution, Elements, Truncation};
+use anyhow::{Result, ensure};
+use copriv_ir::{
+    Activation, Comparison, ConvGeometry, Correlation, LinearStep, Lowering, OtKind, Party, Phase,
+    Shape, StepOp, TruncateMethod, WinogradTile,
+};
+use serde_json::{Value, json};
+
+/// One way to do a job.
+pub struct Variant {
+    pub name: String,
+    pub model: Model,
+    /// How far a result may be from that in the clear.
+    pub tolerance: u64,
+}
+
+/// A job: the same work, done in several ways.
+pub struct Job {
+    pub name: &'static str,
+    pub params: Value,
+    /// Units of work, for what is done a CPU second.
+    pub work: f64,
+    /// What they are called.
+    pub unit: &'static str,
+    /// The phases that count.
+    pub phases: &'static [Phase],
+    /// The baseline first.
+    pub variants: Vec<Variant>,
+}
+
+const BOTH: &[Phase] = &[Phase::Offline, Phase::Online];
+const OT_KINDS: [OtKind; 1] = [OtKind::Iknp];
+
+/// Correlated transfers: a matrix of one-bit weights times a vector, server choosing.
+pub fn ot(args: &Elements) -> Result<Job> {
+    let inner = args.elements.min(1024);
+    let outputs = args.elements.div_ceil(inner.max(1));
+    let variants = OT_KINDS.map(|kind| {
+        let correlation = Correlation::Ot { kind, chooser: Party::Server };
+        let (geometry, lowering) =
+            (ConvGeometry::fully_connected(inner, outputs), Lowering::Direct);
+        let step = LinearStep { geometry, lowering, correlation, weight_scale: 0, weight_bits: 1 };
+        let model = Model::linear(Shape::vector(inner), args.bits, step, 1)?;
+        Ok(Variant { name: kind.to_string(), model, tolerance: 0 })
+    });
+    let elements = inner * outputs;
+    Ok(Job {
+        name: "ot",
+        params: json!({ "elements": elements, "bits": args.bits }),
+        work: elements as f64,
+        unit: "OTs",
+        phases: &[Phase::Offline],
+        variants: variants.into_iter().collect::<Result<_>>()?,
+    })
+}
+
+/// How comparisons are made: CrypTFlow2's, then ours.
+fn comparisons() -> Vec<(String, Comparison)> {
+    let digits = |leaf_bits: u32| {
+        let name = match leaf_bits {
+            4 => "cryptflow2 (iknp, 1-of-16 leaves)".into(),
+            _ => format!("iknp, 1-of-{} leaves", 1 << leaf_bits),
+        };
+        (name, Comparison { ot: OtKind::Iknp, leaf_bits })
+    };
+    [4, 3, 2, 1].map(digits).into()
+}
+
+/// ReLU of random numbers.
+pub fn relu(args: &Elements) -> Result<Job> {
+    let variants = comparisons().into_iter().map(|(name, comparison)| {
+        let op = StepOp::Activation { function: Activation::Relu, comparison };
+        let model = Model::on_shares(args.elements, args.bits, vec![op])?;
+        Ok(Variant { name, model, tolerance: 0 })
+    });
+    Ok(Job {
+        name: "relu",
+        params: json!({ "elements": args.elements, "bits": args.bits }),
+        work: args.elements as f64,
+        unit: "ReLUs",
+        phases: BOTH,
+        variants: variants.collect::<Result<_>>()?,
+    })
+}
+
+/// Truncation of random numbers.
+pub fn truncate(args: &Truncation) -> Result<Job> {
+    let Truncation { shift, elements: Elements { elements, bits, .. } } = *args;
+    let mut ways: Vec<(String, Vec<StepOp>, u64)> = Vec::new();
+    for (name, comparison) in comparisons() {
+        let op = StepOp::Truncate { shift, method: TruncateMethod::Faithful, comparison };
+        ways.push((format!("faithful, {name}"), vec![op], 0));
+    }
+    let variants = ways.into_iter().map(|(name, ops, tolerance)| {
+        Ok(Variant { name, model: Model::on_shares(elements, bits, ops)?, tolerance })
+    });
+    Ok(Job {
+        name: "truncate",
+        params: json!({ "elements": elements, "bits": bits, "shift": shift }),
+        work: elements as f64,
+        unit: "numbers",
+        phases: BOTH,
+        variants: variants.collect::<Result<_>>()?,
+    })
+}
+
+/// The offline phase of a convolution.
+pub fn conv(args: &Convolution) -> Result<Job> {
+    let Convolution { shape, bits, weight_bits, .. } = *args;
+    ensure!((1..=bits).contains(&weight_bits), "--weight-bits must be from 1 to --bits, {bits}");
+    let geometry = ConvGeometry::same(shape.inputs, shape.outputs, shape.kernel, shape.stride);
+    let input = Shape::new(shape.inputs, shape.side, shape.side);
+    let winograd = [
+        Lowering::Winograd(WinogradTile::F2X2_3X3),
+        Lowering::Winograd(WinogradTile::F4X4_3X3),
+        Lowering::WinogradStride2,
+    ];
+    // A filter transform makes factors of up to four bits more, for 4x4 outputs up to ten.
+    let widened = |lowering| match lowering {
+        Lowering::Direct => weight_bits,
+        Lowering::Winograd(tile) if tile == WinogradTile::F4X4_3X3 => weight_bits + 10,
+        _ => weight_bits + 4,
+    };
+    let mut ways = vec![
+        (
+            "cryptflow2 (client chooses, full width)".to_owned(),
+            Lowering::Direct,
+            Party::Client,
+            bits,
+        ),
+        (
+            format!("server chooses, {weight_bits} bits"),
+            Lowering::Direct,
+            Party::Server,
+            weight_bits,
+        ),
+    ];
+    for lowering in winograd {
+        let factors = widened(lowering);
+        if lowering.mat_mul(&geometry, input).is_some() && factors <= bits {
+            ways.push((format!("{lowering}, client chooses"), lowering, Party::Client, factors));
+            let name = format!("{lowering}, server chooses, {factors} bits");
+            ways.push((name, lowering, Party::Server, factors));
+        }
+    }
+    let variants = ways.into_iter().map(|(name, lowering, chooser, weight_bits)| {
+        let correlation = Correlation::Ot { kind: OtKind::Iknp, chooser };
+        let step = LinearStep { geometry, lowering, correlation, weight_scale: 0, weight_bits };
+        let model = Model::linear(input, bits, step, args.weight_bits)?;
+        Ok(Variant { name, model, tolerance: 0 })
+    });
+    let numbers = [shape.inputs, shape.outputs, shape.side, shape.kernel, shape.stride];
+    Ok(Job {
+        name: "conv",
+        params: json!({ "shape": numbers, "bits": bits, "weight_bits": weight_bits }),
+        work: geometry.multiplications(input) as f64,
+        unit: "MACs",
+        phases: BOTH,
+        variants: variants.collect::<Result<_>>()?,
+    })
+}
