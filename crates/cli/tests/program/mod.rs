@@ -90,8 +90,19 @@ impl Workplace {
     /// The same with other options.
     pub fn serve_with(&self, folder: &str, options: &[&str]) -> Server {
         let arguments = ["serve", folder, "--listen", "127.0.0.1:0"];
+        self.listen(&[&arguments[..], options].concat())
+    }
+
+    /// A relay to a server, for one connection, as slow as a network.
+    pub fn link(&self, server: &str, network: &str) -> Server {
+        let link = ["bench", "link", "--listen", "127.0.0.1:0", "--connect", server];
+        self.listen(&[&link[..], &["--network", network, "--sessions", "1"]].concat())
+    }
+
+    /// A process that prints the address on which it listens.
+    fn listen(&self, arguments: &[&str]) -> Server {
         let mut child = self
-            .command(&[&arguments[..], options].concat())
+            .command(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()

@@ -11,7 +11,9 @@ use toml::{Table, Value};
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum ProfileError {
     #[error(
-        "{}: {source}; a network is {} or a TOML file", path.display(), NetworkProfile::NAMES.join(", ")
+        "cannot read {}: a network is {} or a TOML file",
+        path.display(),
+        NetworkProfile::NAMES.join(", ")
     )]
     Io { path: PathBuf, source: io::Error },
     #[error("{}: {fault}", path.display())]

@@ -15,7 +15,7 @@ mod variant;
 use crate::args::Bench;
 use crate::args::bench::Common;
 use crate::terminal::Terminal;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use copriv_ir::NetworkProfile;
 use report::{OnNetwork, Row};
 use variant::Job;
@@ -34,7 +34,6 @@ pub fn run(args: &Bench, terminal: &Terminal) -> Result<()> {
 /// Runs all variants of a job.
 fn bench(job: Result<Job>, common: &Common, terminal: &Terminal) -> Result<()> {
     let job = job?;
-    ensure!(job.work > 0.0, "nothing to do: no elements");
     let network = common.network.as_deref().map(NetworkProfile::open).transpose()?;
     let mut rows = Vec::new();
     for variant in &job.variants {

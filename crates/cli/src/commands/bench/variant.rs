@@ -2,7 +2,7 @@
 
 use super::model::Model;
 use crate::args::bench::{Convolution, Elements, Truncation};
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use copriv_ir::{
     Activation, Comparison, ConvGeometry, Correlation, LinearStep, Lowering, OtKind, Party, Phase,
     Shape, StepOp, TruncateMethod, WinogradTile,
@@ -36,8 +36,9 @@ const OT_KINDS: [OtKind; 1] = [OtKind::Iknp];
 
 /// Correlated transfers: a matrix of one-bit weights times a vector, server choosing.
 pub fn ot(args: &Elements) -> Result<Job> {
+    ensure!(args.elements > 0, "--elements must be at least 1");
     let inner = args.elements.min(1024);
-    let outputs = args.elements.div_ceil(inner.max(1));
+    let outputs = args.elements.div_ceil(inner);
     let variants = OT_KINDS.map(|kind| {
         let correlation = Correlation::Ot { kind, chooser: Party::Server };
         let (geometry, lowering) =
@@ -113,6 +114,10 @@ pub fn conv(args: &Convolution) -> Result<Job> {
     ensure!((1..=bits).contains(&weight_bits), "--weight-bits must be from 1 to --bits, {bits}");
     let geometry = ConvGeometry::same(shape.inputs, shape.outputs, shape.kernel, shape.stride);
     let input = Shape::new(shape.inputs, shape.side, shape.side);
+    if let Some(fault) = geometry.fault() {
+        bail!("--shape: {fault}");
+    }
+    ensure!(input.is_possible(), "--shape: {input} is no map of a sensible size");
     let winograd = [
         Lowering::Winograd(WinogradTile::F2X2_3X3),
         Lowering::Winograd(WinogradTile::F4X4_3X3),

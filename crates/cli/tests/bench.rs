@@ -1,0 +1,119 @@
+//! `copriv bench` at tiny sizes: results are right, bytes are the cost model's, the JSON has its keys.
+
+mod program;
+
+use copriv_ir::{Activation, Comparison, OtKind, Ring, cost};
+use program::{Workplace, json};
+use serde_json::Value;
+
+/// The objects that a bench prints.
+fn bench(place: &Workplace, arguments: &[&str]) -> Vec<Value> {
+    let output = place.succeed(&[&["bench"], arguments, &["--json"]].concat());
+    let rows: Vec<Value> = output.lines().map(json).collect();
+    for row in &rows {
+        let keys = |value: &Value| -> Vec<String> {
+            value.as_object().expect("an object").keys().cloned().collect()
+        };
+        let expected = [
+            "bytes",
+            "cpu_seconds",
+            "job",
+            "params",
+            "per_cpu_second",
+            "rounds",
+            "seconds",
+            "variant",
+        ];
+        let mut found = keys(row);
+        found.sort();
+        assert_eq!(found, expected);
+        assert_eq!(row["job"], arguments[0]);
+        for counts in ["bytes", "rounds"] {
+            let mut found = keys(&row[counts]);
+            found.sort();
+            assert_eq!(found, ["offline", "online"]);
+        }
+        assert!(row["seconds"].is_f64() && row["cpu_seconds"].is_f64());
+        assert!(row["per_cpu_second"].as_f64().is_some_and(|rate| rate > 0.0));
+    }
+    rows
+}
+
+#[test]
+fn jobs_print_the_cost_models_bytes_beside_a_baseline() {
+    let place = Workplace::new();
+    let rows = bench(&place, &["relu", "--elements", "100", "--bits", "20"]);
+    let comparison = Comparison { ot: OtKind::Iknp, leaf_bits: 4 };
+    let ring = Ring::new(20).expect("in range");
+    let (offline, online) = cost::activation(Activation::Relu, ring, 100, &comparison);
+    assert!(rows[0]["variant"].as_str().is_some_and(|name| name.starts_with("cryptflow2")));
+    assert_eq!(rows[0]["bytes"]["offline"], offline.bytes());
+    assert_eq!(rows[0]["bytes"]["online"], online.bytes());
+    assert_eq!(rows[0]["rounds"]["online"], online.rounds);
+    assert!(rows.len() > 1);
+
+    let rows = bench(&place, &["ot", "--elements", "3000", "--bits", "9"]);
+    let elements = rows[0]["params"]["elements"].as_u64().expect("a number");
+    assert!((3000..4024).contains(&elements), "whole rows of 1,024");
+    assert_eq!(rows[0]["variant"], "iknp");
+    assert!(rows[0]["bytes"]["offline"].as_u64().is_some_and(|bytes| bytes >= elements * 137 / 8));
+
+    let rows = bench(&place, &["truncate", "--elements", "50", "--bits", "16", "--shift", "5"]);
+    assert!(rows.len() > 1);
+    let shape = ["conv", "--shape", "3,4,8,3,1", "--bits", "24", "--weight-bits", "4"];
+    let rows = bench(&place, &shape);
+    let offline = |row: &Value| row["bytes"]["offline"].as_u64().expect("a number");
+    assert!(rows[1..].iter().all(|row| offline(row) < offline(&rows[0])), "{rows:?}");
+}
+
+#[test]
+fn a_whole_plan_is_split_by_kind_of_step() {
+    let place = Workplace::new();
+    place.compile_small("01001011000101010");
+    let rows = bench(&place, &["plan", "copriv", "--network", "lan"]);
+    let total = json(&place.succeed(&["inspect", "copriv", "--json"]))["total"].clone();
+    for phase in ["offline", "online"] {
+        let way = |way: &str| total[phase][way].as_u64().expect("a number");
+        let expected = way("server_to_client") + way("client_to_server");
+        assert_eq!(rows[0]["bytes"][phase], expected);
+        assert_eq!(rows[0]["rounds"][phase], total[phase]["rounds"]);
+        let network = &rows[0]["params"]["network"];
+        assert_eq!(network["name"], "lan");
+        for seconds in ["predicted_seconds", "simulated_seconds"] {
+            assert!(network[seconds][phase].as_f64().is_some_and(|seconds| seconds > 0.0));
+        }
+    }
+    let table = place.succeed(&["bench", "plan", "copriv"]);
+    assert!(
+        ["linear", "relu", "truncate", "total"].iter().all(|kind| table.contains(kind)),
+        "{table}"
+    );
+}
+
+#[test]
+fn inferences_pass_through_a_slow_link() {
+    let place = Workplace::new();
+    place.compile_small("01001011000101010");
+    place.picture("a.png", 1);
+    let server = place.serve("copriv", 1);
+    let link = place.link(&server.address, "lan");
+    let infer =
+        ["infer", "--plan", "copriv/plan.json", "--connect", &link.address, "--json", "a.png"];
+    let answer = json(&place.succeed(&infer));
+    assert_eq!(answer["top"].as_array().map(Vec::len), Some(5));
+    assert_eq!(link.wait(), 0);
+    assert_eq!(server.wait(), 0);
+}
+
+#[test]
+fn bad_requests_are_refused() {
+    let place = Workplace::new();
+    let error = place.fail(&["bench", "relu", "--elements", "8", "--network", "moon"]);
+    assert!(error.contains("lan, wan, mobile"), "{error}");
+    place.fail(&["bench", "relu", "--elements", "0"]);
+    place.fail(&["bench", "relu", "--elements", "8", "--bits", "65"]);
+    place.fail(&["bench", "conv", "--shape", "0,0,0,0,0"]);
+    std::fs::write(place.path("n.toml"), "client_to_server = 1e6").expect("writes");
+    let error = place.fail(&["bench", "ot", "--elements", "8", "--network", "n.toml"]);
+    assert!(error.contains("server_to_client"), "{error}");
+}
