@@ -43,7 +43,7 @@ fn bench(place: &Workplace, arguments: &[&str]) -> Vec<Value> {
 fn jobs_print_the_cost_models_bytes_beside_a_baseline() {
     let place = Workplace::new();
     let rows = bench(&place, &["relu", "--elements", "100", "--bits", "20"]);
-    let comparison = Comparison { ot: OtKind::Iknp, leaf_bits: 4 };
+    let comparison = Comparison { ot: OtKind::Iknp, leaf_bits: 4, tables: false };
     let ring = Ring::new(20).expect("in range");
     let (offline, online) = cost::activation(Activation::Relu, ring, 100, &comparison);
     assert!(rows[0]["variant"].as_str().is_some_and(|name| name.starts_with("cryptflow2")));
@@ -63,7 +63,7 @@ fn jobs_print_the_cost_models_bytes_beside_a_baseline() {
     let shape = ["conv", "--shape", "3,4,8,3,1", "--bits", "24", "--weight-bits", "4"];
     let rows = bench(&place, &shape);
     let offline = |row: &Value| row["bytes"]["offline"].as_u64().expect("a number");
-    assert!(rows[1..].iter().all(|row| offline(row) < offline(&rows[0])), "{rows:?}");
+    assert!(rows[1..].iter().any(|row| offline(row) < offline(&rows[0]) / 4), "{rows:?}");
 }
 
 #[test]

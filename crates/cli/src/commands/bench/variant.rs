@@ -32,14 +32,13 @@ pub struct Job {
 }
 
 const BOTH: &[Phase] = &[Phase::Offline, Phase::Online];
-const OT_KINDS: [OtKind; 1] = [OtKind::Iknp];
 
 /// Correlated transfers: a matrix of one-bit weights times a vector, server choosing.
 pub fn ot(args: &Elements) -> Result<Job> {
     ensure!(args.elements > 0, "--elements must be at least 1");
     let inner = args.elements.min(1024);
     let outputs = args.elements.div_ceil(inner);
-    let variants = OT_KINDS.map(|kind| {
+    let variants = OtKind::ALL.map(|kind| {
         let correlation = Correlation::Ot { kind, chooser: Party::Server };
         let (geometry, lowering) =
             (ConvGeometry::fully_connected(inner, outputs), Lowering::Direct);
@@ -58,21 +57,31 @@ pub fn ot(args: &Elements) -> Result<Job> {
     })
 }
 
-/// How comparisons are made: CrypTFlow2's, then ours.
-fn comparisons() -> Vec<(String, Comparison)> {
-    let digits = |leaf_bits: u32| {
-        let name = match leaf_bits {
-            4 => "cryptflow2 (iknp, 1-of-16 leaves)".into(),
-            _ => format!("iknp, 1-of-{} leaves", 1 << leaf_bits),
-        };
-        (name, Comparison { ot: OtKind::Iknp, leaf_bits })
-    };
-    [4, 3, 2, 1].map(digits).into()
+/// How comparisons are made: the extension, bits of a digit. CrypTFlow2's, then ours.
+const COMPARISONS: [(OtKind, u32); 9] = [
+    (OtKind::Iknp, 4),
+    (OtKind::SoftSpoken2, 4),
+    (OtKind::SoftSpoken4, 4),
+    (OtKind::SoftSpoken4, 2),
+    (OtKind::SoftSpoken8, 4),
+    (OtKind::Silent, 4),
+    (OtKind::Silent, 3),
+    (OtKind::Silent, 2),
+    (OtKind::Silent, 1),
+];
+
+/// Comparisons with their names.
+fn comparisons() -> impl Iterator<Item = (String, Comparison)> {
+    COMPARISONS.into_iter().enumerate().map(|(place, (ot, leaf_bits))| {
+        let name = format!("{ot}, 1-of-{} leaves", 1 << leaf_bits);
+        let name = if place == 0 { format!("cryptflow2 ({name})") } else { name };
+        (name, Comparison { ot, leaf_bits, tables: false })
+    })
 }
 
 /// ReLU of random numbers.
 pub fn relu(args: &Elements) -> Result<Job> {
-    let variants = comparisons().into_iter().map(|(name, comparison)| {
+    let variants = comparisons().map(|(name, comparison)| {
         let op = StepOp::Activation { function: Activation::Relu, comparison };
         let model = Model::on_shares(args.elements, args.bits, vec![op])?;
         Ok(Variant { name, model, tolerance: 0 })
@@ -129,32 +138,27 @@ pub fn conv(args: &Convolution) -> Result<Job> {
         Lowering::Winograd(tile) if tile == WinogradTile::F4X4_3X3 => weight_bits + 10,
         _ => weight_bits + 4,
     };
-    let mut ways = vec![
-        (
-            "cryptflow2 (client chooses, full width)".to_owned(),
-            Lowering::Direct,
-            Party::Client,
-            bits,
-        ),
-        (
-            format!("server chooses, {weight_bits} bits"),
-            Lowering::Direct,
-            Party::Server,
-            weight_bits,
-        ),
-    ];
-    for lowering in winograd {
-        let factors = widened(lowering);
-        if lowering.mat_mul(&geometry, input).is_some() && factors <= bits {
-            ways.push((format!("{lowering}, client chooses"), lowering, Party::Client, factors));
-            let name = format!("{lowering}, server chooses, {factors} bits");
-            ways.push((name, lowering, Party::Server, factors));
+    let (server, client) = (Party::Server, Party::Client);
+    let mut ways = vec![(OtKind::Iknp, Lowering::Direct, client, bits)];
+    for kind in [OtKind::Iknp, OtKind::SoftSpoken4, OtKind::Silent] {
+        ways.push((kind, Lowering::Direct, server, weight_bits));
+        for lowering in winograd {
+            let factors = widened(lowering);
+            if lowering.mat_mul(&geometry, input).is_some() && factors <= bits {
+                ways.push((kind, lowering, client, factors));
+                ways.push((kind, lowering, server, factors));
+            }
         }
     }
-    let variants = ways.into_iter().map(|(name, lowering, chooser, weight_bits)| {
-        let correlation = Correlation::Ot { kind: OtKind::Iknp, chooser };
-        let step = LinearStep { geometry, lowering, correlation, weight_scale: 0, weight_bits };
-        let model = Model::linear(input, bits, step, args.weight_bits)?;
+    let variants = ways.into_iter().enumerate().map(|(place, way)| {
+        let (kind, lowering, chooser, factors) = way;
+        let choice = if chooser == server { factors } else { bits };
+        let name = format!("{kind}, {lowering}, {chooser} chooses, {choice} bits");
+        let name = if place == 0 { format!("cryptflow2 ({name})") } else { name };
+        let correlation = Correlation::Ot { kind, chooser };
+        let step =
+            LinearStep { geometry, lowering, correlation, weight_scale: 0, weight_bits: factors };
+        let model = Model::linear(input, bits, step, weight_bits)?;
         Ok(Variant { name, model, tolerance: 0 })
     });
     let numbers = [shape.inputs, shape.outputs, shape.side, shape.kernel, shape.stride];
