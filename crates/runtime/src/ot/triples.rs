@@ -13,8 +13,9 @@ use copriv_ir::{OtKind, Party};
 use std::collections::VecDeque;
 use zeroize::Zeroizing;
 
-/// Blocks whose tables the client waits for at a time.
-const WINDOW: usize = 4;
+/// Blocks that a party asks for before it waits for the peer: enough to keep a link of some hundred megabits a second
+/// busy across a continent.
+const WINDOW: usize = 32;
 
 /// One party's XOR shares of random triples `(a, b, c)` with `c = a & b`. Each is good for one product.
 #[derive(Debug)]
@@ -159,14 +160,21 @@ impl Crossed {
             c: [(); 2].map(|()| Bits::with_capacity(count)),
         };
         let mut lane = channel.lane();
-        for first in (0..count).step_by(BLOCK) {
-            let count = BLOCK.min(count - first);
-            let code = Code::OneOf2;
-            let Ots { sender, receiver, rng } = ots;
-            let (choices, block) = receiver.extend_random(&mut lane, kind, code, (count, rng))?;
-            let chosen: Vec<u8> = block.pads().iter().map(|&pad| pad as u8).collect();
-            let chosen = Zeroizing::new(chosen);
-            let block = sender.extend_random(&mut lane, kind, code, count)?;
+        let code = Code::OneOf2;
+        let Ots { sender, receiver, rng } = ots;
+        let mut blocks = (0..count).step_by(BLOCK).map(|first| BLOCK.min(count - first));
+        let mut ahead = VecDeque::with_capacity(WINDOW);
+        loop {
+            while ahead.len() < WINDOW
+                && let Some(count) = blocks.next()
+            {
+                let (choices, block) =
+                    receiver.extend_random(&mut lane, kind, code, (count, rng))?;
+                let chosen: Vec<u8> = block.pads().iter().map(|&pad| pad as u8).collect();
+                ahead.push_back((choices, Zeroizing::new(chosen)));
+            }
+            let Some((choices, chosen)) = ahead.pop_front() else { break };
+            let block = sender.extend_random(&mut lane, kind, code, choices.len())?;
             block.for_each(|position, pads| {
                 let [zero, one] = [0, 1].map(|w| pads.get(w).map_or(0, |&pad| pad as u8));
                 let a = choices[position];
