@@ -91,7 +91,13 @@ fn converse<T>(
         let serve =
             || ServerSession::accept(server, Arc::clone(&model.plan), &model.weights)?.serve();
         let server = thread::Builder::new().name("server".into()).spawn_scoped(scope, serve)?;
-        let acted = ClientSession::connect(client, Arc::clone(&model.plan)).and_then(act);
+        let acted =
+            ClientSession::connect(client, Arc::clone(&model.plan)).and_then(|mut session| {
+                if let Some(hint) = &model.hint {
+                    session.set_hint(Arc::clone(hint))?;
+                }
+                act(session)
+            });
         let served = server.join().map_err(|_| anyhow!("the server panicked"))?;
         match (acted, served) {
             (Ok(acted), Ok(_)) => Ok(acted),

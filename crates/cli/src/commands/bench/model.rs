@@ -1,6 +1,7 @@
 //! The smallest plans that do one thing, with weights and an image.
 
 use anyhow::{Result, anyhow, ensure};
+use copriv_ir::lattice::Hint;
 use copriv_ir::{
     ConvGeometry, Correlation, Fact, InputSpec, LinearStep, LinearWeights, Lowering, OtKind, Party,
     Plan, Provenance, Ring, ServerWeights, Shape, Sign, Step, StepId, StepOp, ValueId, Visibility,
@@ -16,6 +17,8 @@ pub struct Model {
     pub image: Vec<f32>,
     /// The step that is measured: the last one before the opening.
     pub step: StepId,
+    /// What lattice correlations need.
+    pub hint: Option<Arc<Hint>>,
 }
 
 /// Fractional bits of the input: as many as the widest truncation may drop.
@@ -52,21 +55,10 @@ impl Model {
         let step = LinearStep { geometry, lowering, correlation, weight_scale: 0, weight_bits: 2 };
         draft.linear(step, vec![1]);
         for op in ops {
-            let fact = output(&op, draft.last());
+            let fact = op.output(&[&draft.last()]).map_err(|fault| anyhow!(fault))?;
             draft.push(op, fact);
         }
         draft.finish()
-    }
-}
-
-/// What a step makes of a value.
-fn output(op: &StepOp, input: Fact) -> Fact {
-    match op {
-        StepOp::Truncate { shift, .. } => {
-            Fact { scale: input.scale.saturating_sub(*shift), ..input }
-        }
-        StepOp::Activation { .. } => Fact { sign: Sign::NonNegative, ..input },
-        _ => input,
     }
 }
 
@@ -132,6 +124,6 @@ impl Draft {
             Plan::new("bench".into(), "bench".into(), (input, vec![]), (values, steps), made())?;
         let weights =
             ServerWeights::new(&plan, self.layers, made()).map_err(|fault| anyhow!(fault))?;
-        Ok(Model { plan: Arc::new(plan), weights, image, step })
+        Ok(Model { plan: Arc::new(plan), weights, image, step, hint: None })
     }
 }

@@ -5,7 +5,7 @@ use super::model::Model;
 use super::report::{self, OnNetwork, Row};
 use super::usage::Spent;
 use crate::args::bench::WholePlan;
-use crate::artefact::read_plan_folder;
+use crate::artefact::{read_hint, read_plan_folder};
 use crate::format;
 use crate::terminal::Terminal;
 use anyhow::Result;
@@ -20,9 +20,10 @@ const PHASES: [Phase; 2] = [Phase::Offline, Phase::Online];
 pub fn run(args: &WholePlan, terminal: &Terminal) -> Result<()> {
     let network = args.common.network.as_deref().map(NetworkProfile::open).transpose()?;
     let (plan, weights) = read_plan_folder(&args.plan)?;
+    let hint = read_hint(&args.plan, &plan)?.map(Arc::new);
     let image = noise(&plan);
     let last = StepId(plan.steps().len().saturating_sub(1));
-    let model = Model { plan: Arc::new(plan), weights, image, step: last };
+    let model = Model { plan: Arc::new(plan), weights, image, step: last, hint };
     let measured = measure::run(&model, 0)?;
     let on_network = network
         .as_ref()

@@ -100,10 +100,20 @@ pub fn relu(args: &Elements) -> Result<Job> {
 pub fn truncate(args: &Truncation) -> Result<Job> {
     let Truncation { shift, elements: Elements { elements, bits, .. } } = *args;
     let mut ways: Vec<(String, Vec<StepOp>, u64)> = Vec::new();
+    let by = |method| StepOp::Truncate { shift, method };
     for (name, comparison) in comparisons() {
-        let op = StepOp::Truncate { shift, method: TruncateMethod::Faithful, comparison };
-        ways.push((format!("faithful, {name}"), vec![op], 0));
+        ways.push((format!("faithful, {name}"), vec![by(TruncateMethod::Faithful(comparison))], 0));
     }
+    for ot in [OtKind::SoftSpoken4, OtKind::Silent] {
+        let comparison = Comparison { ot, leaf_bits: 4, tables: false };
+        let one_off = by(TruncateMethod::OneOff(comparison));
+        ways.push((format!("off by one, {ot}"), vec![one_off], 1));
+        // After a ReLU the sign is known.
+        let relu = StepOp::Activation { function: Activation::Relu, comparison };
+        let known = by(TruncateMethod::KnownSign(ot));
+        ways.push((format!("off by one, known sign, {ot}"), vec![relu, known], 1));
+    }
+    ways.push(("truncate and reduce, local".into(), vec![by(TruncateMethod::Reduce)], 1));
     let variants = ways.into_iter().map(|(name, ops, tolerance)| {
         Ok(Variant { name, model: Model::on_shares(elements, bits, ops)?, tolerance })
     });
