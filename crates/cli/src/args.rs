@@ -37,7 +37,7 @@ pub struct Global {
         help_heading = "Global options"
     )]
     pub color: clap::ColorChoice,
-    /// Worker threads for evaluation and linear algebra; all cores if not given.
+    /// Worker threads for evaluation and linear algebra; all cores if not given, one a party in `bench`.
     #[arg(long, global = true, value_name = "N", help_heading = "Global options")]
     pub threads: Option<usize>,
 }

@@ -47,7 +47,9 @@ fn run(cli: Cli, terminal: &Terminal) -> anyhow::Result<()> {
         Command::Prepare(args) => commands::prepare::run(&args, terminal),
         Command::Infer(args) => commands::infer::run(&args, terminal),
         Command::Report(args) => commands::report::run(&args, terminal),
-        Command::Bench(args) => commands::bench::run(&args, terminal),
+        Command::Bench(args) => {
+            commands::bench::run(&args, cli.global.threads.unwrap_or(1), terminal)
+        }
         Command::Completions(args) => commands::completions::run(&args),
     }
 }

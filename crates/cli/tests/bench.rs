@@ -47,7 +47,7 @@ fn jobs_print_the_cost_models_bytes_beside_a_baseline() {
     let ring = Ring::new(20).expect("in range");
     let (offline, online) = cost::activation(Activation::Relu, ring, 100, &comparison);
     assert!(rows[0]["variant"].as_str().is_some_and(|name| name.starts_with("cryptflow2")));
-    assert_eq!(rows[0]["bytes"]["offline"], offline.bytes());
+    assert_eq!(rows[0]["bytes"]["offline"], offline.traffic.bytes());
     assert_eq!(rows[0]["bytes"]["online"], online.bytes());
     assert_eq!(rows[0]["rounds"]["online"], online.rounds);
     assert!(rows.len() > 1);

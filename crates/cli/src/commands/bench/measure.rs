@@ -32,12 +32,12 @@ impl Measured {
     }
 }
 
-/// Runs one inference over loopback TCP, each party on its own thread.
+/// Runs one inference over loopback TCP, each party on so many threads.
 ///
 /// # Errors
 /// Where a party fails, the logits are further than `tolerance` from those in the clear, or the traffic is not
 /// what the plan predicts.
-pub fn run(model: &Model, tolerance: u64) -> Result<Measured> {
+pub fn run(model: &Model, tolerance: u64, threads: usize) -> Result<Measured> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let near = TcpStream::connect(listener.local_addr()?)?;
     let (far, _) = listener.accept()?;
@@ -45,7 +45,7 @@ pub fn run(model: &Model, tolerance: u64) -> Result<Measured> {
     let channels = (end(far, Party::Server)?, end(near, Party::Client)?);
     reset_peak_memory();
     let mut clock = StepClock::default();
-    let inference = converse(model, channels, |mut session| {
+    let inference = converse(model, channels, threads, |mut session| {
         clock.start();
         let prepared = session.prepare(&mut |phase, step, _| clock.at(phase, step))?;
         clock.stop();
@@ -70,7 +70,7 @@ pub fn simulate(model: &Model, network: &NetworkProfile) -> Result<[f64; 2]> {
     let clocks = [server.clock(), client.clock()];
     let now = || clocks.iter().map(|clock| clock.elapsed().as_secs_f64()).fold(0.0, f64::max);
     let channels = (Channel::new(server, Party::Server)?, Channel::new(client, Party::Client)?);
-    converse(model, channels, |mut session| {
+    converse(model, channels, 1, |mut session| {
         let setup = clocks[1].elapsed().as_secs_f64();
         let prepared = session.prepare(&mut |_, _, _| ())?;
         let offline = now();
@@ -85,19 +85,25 @@ pub fn simulate(model: &Model, network: &NetworkProfile) -> Result<[f64; 2]> {
 fn converse<T>(
     model: &Model,
     (server, client): (Channel, Channel),
+    threads: usize,
     act: impl FnOnce(ClientSession) -> Result<T, RuntimeError>,
 ) -> Result<T> {
     thread::scope(|scope| {
-        let serve =
-            || ServerSession::accept(server, Arc::clone(&model.plan), &model.weights)?.serve();
+        let serve = || {
+            ServerSession::accept(server, Arc::clone(&model.plan), &model.weights)?
+                .with_threads(threads)?
+                .serve()
+        };
         let server = thread::Builder::new().name("server".into()).spawn_scoped(scope, serve)?;
-        let acted =
-            ClientSession::connect(client, Arc::clone(&model.plan)).and_then(|mut session| {
-                if let Some(hint) = &model.hint {
-                    session.set_hint(Arc::clone(hint))?;
-                }
-                act(session)
-            });
+        let begin = || {
+            let session = ClientSession::connect(client, Arc::clone(&model.plan))?;
+            let mut session = session.with_threads(threads)?;
+            if let Some(hint) = &model.hint {
+                session.set_hint(Arc::clone(hint))?;
+            }
+            act(session)
+        };
+        let acted = begin();
         let served = server.join().map_err(|_| anyhow!("the server panicked"))?;
         match (acted, served) {
             (Ok(acted), Ok(_)) => Ok(acted),

@@ -20,26 +20,30 @@ use copriv_ir::NetworkProfile;
 use report::{OnNetwork, Row};
 use variant::Job;
 
-pub fn run(args: &Bench, terminal: &Terminal) -> Result<()> {
+/// Each party computes on so many threads.
+pub fn run(args: &Bench, threads: usize, terminal: &Terminal) -> Result<()> {
     match args {
-        Bench::Ot(args) => bench(variant::ot(args), &args.common, terminal),
-        Bench::Relu(args) => bench(variant::relu(args), &args.common, terminal),
-        Bench::Truncate(args) => bench(variant::truncate(args), &args.elements.common, terminal),
-        Bench::Conv(args) => bench(variant::conv(args), &args.common, terminal),
-        Bench::Plan(args) => plan::run(args, terminal),
+        Bench::Ot(args) => bench(variant::ot(args), &args.common, threads, terminal),
+        Bench::Relu(args) => bench(variant::relu(args), &args.common, threads, terminal),
+        Bench::Truncate(args) => {
+            bench(variant::truncate(args), &args.elements.common, threads, terminal)
+        }
+        Bench::Conv(args) => bench(variant::conv(args), &args.common, threads, terminal),
+        Bench::Plan(args) => plan::run(args, threads, terminal),
         Bench::Link(args) => link::run(args, terminal),
     }
 }
 
 /// Runs all variants of a job.
-fn bench(job: Result<Job>, common: &Common, terminal: &Terminal) -> Result<()> {
+fn bench(job: Result<Job>, common: &Common, threads: usize, terminal: &Terminal) -> Result<()> {
     let job = job?;
     let network = common.network.as_deref().map(NetworkProfile::open).transpose()?;
     let mut rows = Vec::new();
     for variant in &job.variants {
         terminal.detail(&variant.name);
         let wrong = || format!("{}, {}", job.name, variant.name);
-        let measured = measure::run(&variant.model, variant.tolerance).with_context(wrong)?;
+        let measured =
+            measure::run(&variant.model, variant.tolerance, threads).with_context(wrong)?;
         let on_network = network
             .as_ref()
             .map(|network| OnNetwork::new(&variant.model, &measured.comm, network))

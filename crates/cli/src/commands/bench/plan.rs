@@ -17,14 +17,14 @@ use std::sync::Arc;
 
 const PHASES: [Phase; 2] = [Phase::Offline, Phase::Online];
 
-pub fn run(args: &WholePlan, terminal: &Terminal) -> Result<()> {
+pub fn run(args: &WholePlan, threads: usize, terminal: &Terminal) -> Result<()> {
     let network = args.common.network.as_deref().map(NetworkProfile::open).transpose()?;
     let (plan, weights) = read_plan_folder(&args.plan)?;
     let hint = read_hint(&args.plan, &plan)?.map(Arc::new);
     let image = noise(&plan);
     let last = StepId(plan.steps().len().saturating_sub(1));
     let model = Model { plan: Arc::new(plan), weights, image, step: last, hint };
-    let measured = measure::run(&model, 0)?;
+    let measured = measure::run(&model, 0, threads)?;
     let on_network = network
         .as_ref()
         .map(|network| OnNetwork::new(&model, &measured.comm, network))
