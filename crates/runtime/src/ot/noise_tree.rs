@@ -127,7 +127,8 @@ mod tests {
             let delta = block() | 1;
             let keys: Vec<u128> = (0..depth).map(|_| block() & !1).collect();
             let choices: Vec<u128> = (0..depth).map(|_| block() & 1).collect();
-            let chosen: Vec<u128> = keys.iter().zip(&choices).map(|(q, r)| q ^ (r * delta)).collect();
+            let chosen: Vec<u128> =
+                keys.iter().zip(&choices).map(|(q, r)| q ^ (r * delta)).collect();
             let (mut all, mut known) = (vec![0; 1 << depth], vec![0; 1 << depth]);
             let mut message = Vec::new();
             ours.grow(delta, &keys, &mut all, &mut message);

@@ -91,8 +91,8 @@ impl Drawing {
         for layer in layers.iter().filter(|layer| layer.op != FusedOp::Input) {
             let name = block_name(&layer.name);
             if blocks.last().is_none_or(|block| block.name != name) {
-                let kept = layer.block.and_then(|gate| model.mask().bytes().nth(gate));
-                let kept = kept.map(|digit| digit == b'1');
+                let kept = layer.block.and_then(|gate| model.mask().as_bytes().get(gate));
+                let kept = kept.map(|&digit| digit == b'1');
                 blocks.push(Block {
                     name,
                     kept,
