@@ -40,7 +40,7 @@ pub struct Pairs {
 }
 
 impl Singles {
-    /// Makes `count` triples. IKNP makes two by one 1-of-16 transfer, other kinds each by [`Crossed`]:
+    /// Makes `count` triples. IKNP makes two by one 1-of-16 transfer, other kinds each by two random transfers, one in each direction:
     ///
     /// | server: `a0, b0, c0` at random, twice | | client |
     /// |---|---|---|
@@ -94,7 +94,7 @@ impl Singles {
 }
 
 impl Pairs {
-    /// Makes `count` pairs. IKNP makes each by one 1-of-8 transfer, other kinds by [`Crossed`]:
+    /// Makes `count` pairs. IKNP makes each by one 1-of-8 transfer, other kinds by two random transfers, one in each direction:
     ///
     /// | server: `a0, b0, b0', c0, c0'` at random | | client |
     /// |---|---|---|
