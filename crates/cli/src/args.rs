@@ -55,7 +55,7 @@ pub enum Command {
     Init(Init),
     /// Set a checkpoint's gates by hand.
     Prune(Prune),
-    /// Bring PyTorch weights in (safetensors in torchvision's naming).
+    /// Bring PyTorch weights in: safetensors, named as in torchvision, timm or the CIFAR collections.
     Import(Import),
     /// Fuse linear runs into single convolutions, exactly, where that saves bytes.
     Fuse(Fuse),
@@ -194,12 +194,39 @@ pub struct Import {
     pub weights: PathBuf,
     #[command(flatten)]
     pub network: NetworkArgs,
+    /// Whose names the file uses; those that fit best if not given.
+    #[arg(long, value_name = "NAMES")]
+    pub naming: Option<NamingName>,
     /// Take class names and pixel statistics from this data set.
     #[arg(long, value_name = "NAME")]
     pub dataset: Option<String>,
     /// Checkpoint to write.
     #[arg(long, value_name = "CHECKPOINT")]
     pub out: PathBuf,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub enum NamingName {
+    /// torchvision, timm's ResNets, chenyaofo's pytorch-cifar-models.
+    #[value(alias = "chenyaofo")]
+    Torchvision,
+    /// timm's MobileNetV2.
+    Timm,
+    /// kuangliu's pytorch-cifar.
+    Kuangliu,
+    /// akamaster's pytorch_resnet_cifar10.
+    Akamaster,
+}
+
+impl From<NamingName> for copriv_ir::Naming {
+    fn from(name: NamingName) -> Self {
+        match name {
+            NamingName::Torchvision => Self::Torchvision,
+            NamingName::Timm => Self::Timm,
+            NamingName::Kuangliu => Self::Kuangliu,
+            NamingName::Akamaster => Self::Akamaster,
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -282,6 +309,9 @@ pub struct Eval {
     /// Only the first N images.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
+    /// Write the normalised images, labels and logits as safetensors, to compare with other tools.
+    #[arg(long, value_name = "FILE")]
+    pub dump: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

@@ -1,13 +1,14 @@
 //! The data sets that the command line knows by name.
 
 use anyhow::{Context as _, Result, bail};
-use copriv_trainer::data::{Dataset, Manifest, Split};
+use copriv_trainer::data::{Dataset, Images, Layout, Manifest, Split};
 use std::path::{Path, PathBuf};
 
 /// The manifests of `datasets/`, built in so that the binary knows them wherever it runs.
-const MANIFESTS: [(&str, &str); 2] = [
+const MANIFESTS: [(&str, &str); 3] = [
     ("datasets/cifar100.toml", include_str!("../../../datasets/cifar100.toml")),
     ("datasets/cifar100_sample.toml", include_str!("../../../datasets/cifar100_sample.toml")),
+    ("datasets/imagenet.toml", include_str!("../../../datasets/imagenet.toml")),
 ];
 
 /// All data sets known by name.
@@ -37,13 +38,39 @@ pub fn find(name: &str) -> Result<Manifest> {
     }
 }
 
-/// Loads one split, from `folder` or else from `datasets/`.
+/// Loads the first images of one split (or all) from `folder` or else from `datasets/`.
 ///
 /// # Errors
 /// Where the data set is not there or damaged.
-pub fn load(manifest: &Manifest, folder: Option<&Path>, split: Split) -> Result<Dataset> {
-    let root = folder.map_or_else(|| PathBuf::from("datasets"), Path::to_owned);
-    manifest.load(&root, split).with_context(|| remedy(manifest))
+pub fn load(
+    manifest: &Manifest,
+    folder: Option<&Path>,
+    split: Split,
+    count: Option<usize>,
+) -> Result<Dataset> {
+    let count = count.unwrap_or(usize::MAX);
+    manifest.load_first(&root(folder), split, count).with_context(|| remedy(manifest))
+}
+
+/// One split from `folder` or else from `datasets/`, not in memory where images are files.
+///
+/// # Errors
+/// Where the data set is not there or damaged.
+pub fn images(manifest: &Manifest, folder: Option<&Path>, split: Split) -> Result<Box<dyn Images>> {
+    manifest.images(&root(folder), split).with_context(|| remedy(manifest))
+}
+
+/// Where a data set comes from, in a few words.
+pub fn source(manifest: &Manifest) -> &str {
+    match (&manifest.archive, manifest.layout) {
+        (Some(archive), _) => &archive.url,
+        (None, Layout::Folders) => "to be had from its publisher",
+        (None, _) => "comes with the repository",
+    }
+}
+
+fn root(folder: Option<&Path>) -> PathBuf {
+    folder.map_or_else(|| PathBuf::from("datasets"), Path::to_owned)
 }
 
 /// What to do where a data set cannot be loaded.

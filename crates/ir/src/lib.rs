@@ -43,7 +43,10 @@ pub use comm::{CommTable, Direction, Party, Phase, Traffic};
 pub use conv::{BorderClasses, ConvGeometry};
 pub use digest::Digest;
 pub use fused_model::{FusedLayer, FusedModel, FusedOp, LayerId};
-pub use import::{ImportError, TensorFault, TensorFaultKind, import_safetensors};
+pub use import::{
+    ElementType, ForeignTensor, ForeignTensors, ImportError, Imported, Naming, TensorFault,
+    TensorFaultKind, import_safetensors, import_tensors,
+};
 pub use network::{
     Activation, Architecture, BlockId, BlockInfo, Condition, GateId, Graph, InputSpec, Network,
     NetworkError, Node, NodeId, Op,

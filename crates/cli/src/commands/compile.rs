@@ -27,8 +27,13 @@ pub fn run(args: &Compile, terminal: &Terminal) -> Result<()> {
     let fused = FusedModel::read(&args.fused)?;
     let calibration = if let Some(name) = &args.calibrate {
         let manifest = datasets::find(name)?;
-        let images = datasets::load(&manifest, args.data.as_deref(), Split::Train)?;
-        calibrate(&fused, &images.limit(CALIBRATION_IMAGES), terminal)?
+        let images = datasets::load(
+            &manifest,
+            args.data.as_deref(),
+            Split::Train,
+            Some(CALIBRATION_IMAGES),
+        )?;
+        calibrate(&fused, &images, terminal)?
     } else {
         terminal.warn(
             "ranges are taken from noise: good for studies of cost, not for accuracy; \

@@ -4,7 +4,7 @@ use crate::args::{Data, DataSet};
 use crate::terminal::Terminal;
 use crate::{datasets, format};
 use anyhow::{Context as _, Result, bail, ensure};
-use copriv_trainer::data::{Archive, Manifest};
+use copriv_trainer::data::{Archive, Layout, Manifest};
 use flate2::read::GzDecoder;
 use std::io::Read;
 use std::path::Path;
@@ -21,9 +21,9 @@ fn list(terminal: &Terminal) -> Result<()> {
     let rows = datasets::all()?.into_iter().map(|manifest| {
         let images: usize = manifest.files.iter().map(|file| file.records).sum();
         let side = manifest.resolution;
-        let source = manifest.archive.map_or("comes with the repository".into(), |a| a.url);
-        let sizes =
-            [manifest.classes.len().to_string(), images.to_string(), format!("{side}x{side}")];
+        let source = datasets::source(&manifest).to_owned();
+        let images = if images == 0 { "any".into() } else { images.to_string() };
+        let sizes = [manifest.classes.len().to_string(), images, format!("{side}x{side}")];
         [vec![manifest.name], sizes.to_vec(), vec![source]].concat()
     });
     let header = ["name", "classes", "images", "size", "source"].map(str::to_owned).to_vec();
@@ -34,8 +34,12 @@ fn list(terminal: &Terminal) -> Result<()> {
 fn check(manifest: &Manifest, root: &Path, terminal: &Terminal) -> Result<()> {
     for file in manifest.check(root)? {
         let size = format::bytes(file.bytes);
+        let found = match manifest.layout {
+            Layout::Folders => "no checksum published",
+            Layout::Cifar10 | Layout::Cifar100 => "checksum as published",
+        };
         terminal.data(format_args!(
-            "{}: {} images, {size} plain, checksum as published",
+            "{}: {} images, {size}, {found}",
             file.path.display(),
             file.records
         ))?;
@@ -47,7 +51,7 @@ fn check(manifest: &Manifest, root: &Path, terminal: &Terminal) -> Result<()> {
 fn fetch(args: &DataSet, terminal: &Terminal) -> Result<()> {
     let manifest = datasets::find(&args.name)?;
     let Some(archive) = &manifest.archive else {
-        bail!("{} comes with the repository; there is nothing to fetch", manifest.name);
+        bail!("{} {}; there is nothing to fetch", manifest.name, datasets::source(&manifest));
     };
     let target = args.root.join(&manifest.name);
     ensure!(

@@ -4,12 +4,13 @@ use crate::args::{Eval, SplitName};
 use crate::artefact::{Artefact, read_plan_folder};
 use crate::terminal::Terminal;
 use crate::{datasets, format};
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use copriv_ir::evaluate::{CheckpointEvaluator, FusedEvaluator, PlanEvaluator};
 use copriv_ir::{FusedModel, InputSpec};
-use copriv_trainer::data::{Dataset, Split};
+use copriv_trainer::data::{Images, Split};
 use indicatif::ProgressBar;
 use rayon::prelude::*;
+use safetensors::tensor::{Dtype, TensorView};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -21,26 +22,28 @@ pub fn run(args: &Eval, terminal: &Terminal) -> Result<()> {
         SplitName::Test => Split::Test,
     };
     let manifest = datasets::find(&args.dataset)?;
-    let mut dataset = datasets::load(&manifest, args.data.as_deref(), split)?;
-    if let Some(limit) = args.limit {
-        dataset = dataset.limit(limit);
-    }
+    let images = datasets::images(&manifest, args.data.as_deref(), split)?;
+    let job = Job { images: &*images, limit: args.limit, keep: args.dump.is_some(), terminal };
 
-    let accuracy = match &artefact {
+    let judged = match &artefact {
         Artefact::Checkpoint(checkpoint) => {
             let evaluator = CheckpointEvaluator::new(checkpoint);
             let logits = |image: &[f32]| widen(&evaluator.logits(image));
-            measure(&dataset, checkpoint.network().input(), terminal, logits)?
+            job.judge(checkpoint.network().input(), logits)?
         }
-        Artefact::Fused(fused) => of_fused(fused, &dataset, terminal)?,
+        Artefact::Fused(fused) => job.judge_fused(fused)?,
         Artefact::Plan(_) => {
             ensure!(args.artefact.is_dir(), "a plan alone has no weights; give the plan's folder");
             let (plan, weights) = read_plan_folder(&args.artefact)?;
             let evaluator = PlanEvaluator::new(&plan, &weights)?;
-            measure(&dataset, plan.input(), terminal, |image| evaluator.logits_f64(image))?
+            job.judge(plan.input(), |image| evaluator.logits_f64(image))?
         }
     };
+    if let Some(path) = &args.dump {
+        dump(path, &judged, images.labels())?;
+    }
 
+    let accuracy = Accuracy::of(&judged);
     if args.json {
         terminal.data(accuracy.json(&args.artefact, &args.dataset, split))?;
     } else {
@@ -59,10 +62,23 @@ pub fn run(args: &Eval, terminal: &Terminal) -> Result<()> {
 ///
 /// # Errors
 /// Where the data set's images do not fit the model.
-pub fn of_fused(fused: &FusedModel, dataset: &Dataset, terminal: &Terminal) -> Result<Accuracy> {
-    let evaluator = FusedEvaluator::new(fused);
-    let logits = |image: &[f32]| widen(&evaluator.logits(image));
-    measure(dataset, fused.network().input(), terminal, logits)
+pub fn of_fused(fused: &FusedModel, images: &dyn Images, terminal: &Terminal) -> Result<Accuracy> {
+    let job = Job { images, limit: None, keep: false, terminal };
+    Ok(Accuracy::of(&job.judge_fused(fused)?))
+}
+
+/// Accuracy of anything that makes logits of normalised images.
+///
+/// # Errors
+/// Where there are no images, or they are not of the network's size.
+pub fn measure(
+    images: &dyn Images,
+    input: &InputSpec,
+    terminal: &Terminal,
+    logits: impl Fn(&[f32]) -> Vec<f64> + Sync,
+) -> Result<Accuracy> {
+    let job = Job { images, limit: None, keep: false, terminal };
+    Ok(Accuracy::of(&job.judge(input, logits)?))
 }
 
 /// How well logits agree with labels.
@@ -91,41 +107,92 @@ impl Accuracy {
             "loss": self.loss,
         })
     }
+
+    fn of(judged: &[Judged]) -> Self {
+        let sum = judged.iter().fold(Score::default(), |sum, judged| sum.add(judged.score));
+        let count = judged.len() as f64;
+        Self {
+            count: judged.len(),
+            top1: sum.top1 as f64 / count,
+            top5: sum.top5 as f64 / count,
+            loss: sum.loss / count,
+        }
+    }
 }
 
-/// Evaluates all images of a data set, threaded over images.
-///
-/// # Errors
-/// Where there are no images, or they are not of the network's size.
-pub fn measure(
-    dataset: &Dataset,
-    input: &InputSpec,
-    terminal: &Terminal,
-    logits: impl Fn(&[f32]) -> Vec<f64> + Sync,
-) -> Result<Accuracy> {
-    ensure!(!dataset.is_empty(), "the data set has no images to evaluate");
-    if dataset.shape() != input.shape {
-        let (found, expected) = (dataset.shape(), input.shape);
-        bail!("{} has images of {found}, but the network takes {expected}", dataset.name());
+/// Which images are to be judged.
+struct Job<'a> {
+    images: &'a dyn Images,
+    limit: Option<usize>,
+    /// Whether to keep what went in and came out.
+    keep: bool,
+    terminal: &'a Terminal,
+}
+
+/// One image's result.
+struct Judged {
+    score: Score,
+    /// The normalised image and its logits, where they are kept.
+    kept: Option<(Vec<f32>, Vec<f64>)>,
+}
+
+impl Job<'_> {
+    fn judge_fused(&self, fused: &FusedModel) -> Result<Vec<Judged>> {
+        let evaluator = FusedEvaluator::new(fused);
+        let logits = |image: &[f32]| widen(&evaluator.logits(image));
+        self.judge(fused.network().input(), logits)
     }
-    let bar: ProgressBar = terminal.bar("evaluate", dataset.len() as u64);
-    let sum = (0..dataset.len())
-        .into_par_iter()
-        .map(|i| {
-            let image = input.normalise(dataset.image(i));
-            let score = Score::new(&logits(&image), dataset.labels()[i]);
-            bar.inc(1);
-            score
-        })
-        .reduce(Score::default, Score::add);
-    bar.finish_and_clear();
-    let count = dataset.len() as f64;
-    Ok(Accuracy {
-        count: dataset.len(),
-        top1: sum.top1 as f64 / count,
-        top5: sum.top5 as f64 / count,
-        loss: sum.loss / count,
-    })
+
+    /// Judges all images, threaded over them.
+    fn judge(
+        &self,
+        input: &InputSpec,
+        logits: impl Fn(&[f32]) -> Vec<f64> + Sync,
+    ) -> Result<Vec<Judged>> {
+        let Self { images, limit, keep, terminal } = *self;
+        let labels = images.labels();
+        let labels = &labels[..limit.unwrap_or(usize::MAX).min(labels.len())];
+        ensure!(!labels.is_empty(), "the data set has no images to evaluate");
+        if images.shape() != input.shape {
+            let (found, expected) = (images.shape(), input.shape);
+            bail!("{} has images of {found}, but the network takes {expected}", images.name());
+        }
+        let bar: ProgressBar = terminal.bar("evaluate", labels.len() as u64);
+        let judged: Result<Vec<Judged>> = labels
+            .par_iter()
+            .enumerate()
+            .map(|(index, label)| {
+                let image = input.normalise(&images.pixels(index)?);
+                let logits = logits(&image);
+                bar.inc(1);
+                let score = Score::new(&logits, *label);
+                Ok(Judged { score, kept: keep.then_some((image, logits)) })
+            })
+            .collect();
+        bar.finish_and_clear();
+        judged
+    }
+}
+
+/// Writes what went in and came out: `images` `[n, 3, side, side]` (normalised), `labels` `[n]`, `logits`
+/// `[n, classes]`.
+fn dump(path: &Path, judged: &[Judged], labels: &[usize]) -> Result<()> {
+    let kept: Vec<_> = judged.iter().filter_map(|judged| judged.kept.as_ref()).collect();
+    let Some((image, logits)) = kept.first() else { return Ok(()) };
+    let (count, classes) = (kept.len(), logits.len());
+    let side = (image.len() / 3).isqrt();
+    let images: Vec<u8> = kept.iter().flat_map(|(x, _)| x).flat_map(|x| x.to_le_bytes()).collect();
+    let logits: Vec<u8> =
+        kept.iter().flat_map(|(_, y)| y).flat_map(|y| (*y as f32).to_le_bytes()).collect();
+    let labels: Vec<u8> =
+        labels.iter().take(count).flat_map(|label| (*label as i64).to_le_bytes()).collect();
+    let tensors = [
+        ("images", TensorView::new(Dtype::F32, vec![count, 3, side, side], &images)?),
+        ("labels", TensorView::new(Dtype::I64, vec![count], &labels)?),
+        ("logits", TensorView::new(Dtype::F32, vec![count, classes], &logits)?),
+    ];
+    safetensors::serialize_to_file(tensors, None, path)
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[derive(Clone, Copy, Default)]

@@ -5,6 +5,7 @@ use crate::args::Import;
 use crate::datasets;
 use crate::terminal::Terminal;
 use anyhow::Result;
+use copriv_ir::Imported;
 
 pub fn run(args: &Import, terminal: &Terminal) -> Result<()> {
     let mut network = init::network(&args.network)?;
@@ -13,8 +14,18 @@ pub fn run(args: &Import, terminal: &Terminal) -> Result<()> {
         network = network.with_statistics(manifest.mean, manifest.std)?;
         network = network.with_labels(manifest.classes)?;
     }
-    let checkpoint = copriv_ir::import_safetensors(&args.weights, &network)?;
+    let naming = args.naming.map(Into::into);
+    let imported = copriv_ir::import_safetensors(&args.weights, &network, naming)?;
+    let Imported { checkpoint, naming, prefix, folded } = &imported;
     checkpoint.write(&args.out)?;
     terminal.say(format_args!("{checkpoint}\nwritten to  {}", args.out.display()));
+    let under = if prefix.is_empty() { String::new() } else { format!(" under {prefix:?}") };
+    terminal.say(format_args!("names       {naming}{under}"));
+    if !folded.is_empty() {
+        terminal.say(format_args!(
+            "folded      {} batch norms come folded: they add a bias and nothing else",
+            folded.len()
+        ));
+    }
     Ok(())
 }

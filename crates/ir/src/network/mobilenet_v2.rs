@@ -5,7 +5,7 @@ use super::{Network, make_divisible};
 use crate::ConvGeometry;
 
 /// Expansion, output channels at width 1, number of blocks, stride of the first.
-const STAGES: [(usize, usize, usize, usize); 7] = [
+pub(super) const STAGES: [(usize, usize, usize, usize); 7] = [
     (1, 16, 1, 1),
     (6, 24, 2, 2),
     (6, 32, 3, 2),
@@ -34,7 +34,7 @@ pub(super) fn graph(network: &Network) -> Graph {
             let stride = if block == 0 && strided { first_stride } else { 1 };
             let prefix = format!("features.{feature}");
             let shape = InvertedResidual { expansion, channels: scaled(channels), stride };
-            x = inverted_residual(&mut graph, x, &prefix, shape, network.final_activation());
+            x = inverted_residual(&mut graph, x, &prefix, shape, network);
             feature += 1;
         }
     }
@@ -67,20 +67,21 @@ struct InvertedResidual {
     stride: usize,
 }
 
-/// Expand 1x1, depthwise 3x3, project 1x1; shortcut where shapes agree.
+/// Expand 1x1, depthwise 3x3, project 1x1; shortcut where shapes agree (or, in another form of the
+/// network, wherever the stride is 1).
 fn inverted_residual(
     graph: &mut GraphBuilder,
     input: NodeId,
     prefix: &str,
     block: InvertedResidual,
-    final_activation: bool,
+    network: &Network,
 ) -> NodeId {
     let (start, gate) = (graph.len(), graph.next_gate());
     let inputs = graph.shape(input).channels;
     let hidden = inputs * block.expansion;
     let mut part = 0;
     let mut x = input;
-    if block.expansion != 1 {
+    if block.expansion != 1 || network.convolution_shortcuts() {
         let (conv, norm) = (format!("{prefix}.conv.0.0"), format!("{prefix}.conv.0.1"));
         x = graph.conv_norm(x, &conv, &norm, ConvGeometry::same(inputs, hidden, 1, 1));
         x = graph.activation(&format!("{prefix}.expand"), x, Condition::Kept(gate));
@@ -92,10 +93,18 @@ fn inverted_residual(
     let (conv, norm) =
         (format!("{prefix}.conv.{}", part + 1), format!("{prefix}.conv.{}", part + 2));
     x = graph.conv_norm(x, &conv, &norm, ConvGeometry::same(hidden, block.channels, 1, 1));
-    if block.stride == 1 && inputs == block.channels {
-        x = graph.push(format!("{prefix}.add"), Op::Add, &[x, input]);
+    let same_channels = inputs == block.channels;
+    if block.stride == 1 && (same_channels || network.convolution_shortcuts()) {
+        let shortcut = if same_channels {
+            input
+        } else {
+            let (conv, norm) = (format!("{prefix}.shortcut.0"), format!("{prefix}.shortcut.1"));
+            let geometry = ConvGeometry::same(inputs, block.channels, 1, 1);
+            graph.conv_norm(input, &conv, &norm, geometry)
+        };
+        x = graph.push(format!("{prefix}.add"), Op::Add, &[x, shortcut]);
     }
-    if final_activation {
+    if network.final_activation() {
         x = graph.activation(prefix, x, Condition::Removed(gate));
     }
     graph.close_block(prefix, start, true);

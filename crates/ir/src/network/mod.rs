@@ -119,6 +119,8 @@ struct NetworkFields {
     classes: usize,
     activation: Activation,
     final_activation: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    convolution_shortcuts: bool,
     input: InputSpec,
     labels: Vec<String>,
 }
@@ -147,6 +149,7 @@ impl Network {
             classes,
             activation: Activation::Relu,
             final_activation: true,
+            convolution_shortcuts: false,
             input,
             labels: vec![],
         })
@@ -163,6 +166,17 @@ impl Network {
     #[must_use]
     pub fn with_final_activation(mut self, final_activation: bool) -> Self {
         self.0.final_activation = final_activation;
+        self
+    }
+
+    /// The same network with or without a shortcut around every stride-1 block of MobileNetV2, a 1x1
+    /// convolution and batch norm (`shortcut.0`, `shortcut.1`) where channels change; the first block then
+    /// expands too, by a factor of 1. This is the form of kuangliu's pytorch-cifar; other families have
+    /// no such choice.
+    #[must_use]
+    pub fn with_convolution_shortcuts(mut self, convolution_shortcuts: bool) -> Self {
+        let is_mobilenet = self.0.architecture == Architecture::MobileNetV2;
+        self.0.convolution_shortcuts = convolution_shortcuts && is_mobilenet;
         self
     }
 
@@ -214,6 +228,17 @@ impl Network {
         self.0.final_activation
     }
 
+    /// Whether it is a MobileNetV2 with a shortcut around every stride-1 block.
+    #[must_use]
+    pub fn convolution_shortcuts(&self) -> bool {
+        self.0.convolution_shortcuts
+    }
+
+    /// Blocks in each stage of a MobileNetV2.
+    pub(crate) fn stages(&self) -> Vec<usize> {
+        mobilenet_v2::STAGES.map(|(_, _, blocks, _)| blocks).to_vec()
+    }
+
     /// What it takes in.
     #[must_use]
     pub fn input(&self) -> &InputSpec {
@@ -245,7 +270,8 @@ impl Network {
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let NetworkFields { architecture, width, classes, input, .. } = &self.0;
-        write!(f, "{architecture} x{width} {} {classes} classes", input.shape)
+        write!(f, "{architecture} x{width} {} {classes} classes", input.shape)?;
+        if self.0.convolution_shortcuts { write!(f, ", convolution shortcuts") } else { Ok(()) }
     }
 }
 

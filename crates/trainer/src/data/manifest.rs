@@ -1,7 +1,7 @@
 //! What a data set is: its files, classes and statistics, where it comes from and on what terms.
 
 use super::cifar::{self, Records};
-use super::{DataError, Dataset, Split};
+use super::{DataError, Dataset, ImageFolder, Images, Split};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -17,6 +17,9 @@ pub enum Layout {
     Cifar10,
     /// Record: coarse label, fine label, then the red, green and blue planes.
     Cifar100,
+    /// A folder for each split with a folder for each class (ImageNet's `val/<wnid>/*.JPEG`), JPEG or PNG of any
+    /// size.
+    Folders,
 }
 
 impl Layout {
@@ -24,6 +27,7 @@ impl Layout {
     #[must_use]
     pub const fn label_bytes(self) -> usize {
         match self {
+            Self::Folders => 0,
             Self::Cifar10 => 1,
             Self::Cifar100 => 2,
         }
@@ -40,7 +44,7 @@ pub struct Archive {
     pub members: BTreeMap<String, String>,
 }
 
-/// One file of a data set.
+/// One file of a data set; one folder of it where images are files.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataFile {
@@ -48,9 +52,11 @@ pub struct DataFile {
     pub split: Split,
     /// Path within the data set's folder; it may be stored compressed, as `<path>.zst`.
     pub path: String,
-    /// Number of images.
+    /// Number of images; not stated for folders.
+    #[serde(default)]
     pub records: usize,
-    /// SHA-256 of the plain content, hexadecimal.
+    /// SHA-256 of the plain content, hexadecimal; not stated for folders.
+    #[serde(default)]
     pub sha256: String,
 }
 
@@ -76,11 +82,14 @@ pub struct Manifest {
     pub std: [f32; 3],
     /// Names of the classes, in label order.
     pub classes: Vec<String>,
+    /// Names of the classes' folders, in label order, where images are files.
+    #[serde(default)]
+    pub folders: Vec<String>,
     /// Its files; those of one split are read one after the other.
     pub files: Vec<DataFile>,
 }
 
-/// A file that [`Manifest::check`] found whole.
+/// A file or folder that [`Manifest::check`] found whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedFile {
     /// The file as stored, compressed or not.
@@ -120,16 +129,28 @@ impl Manifest {
     /// The folder with the data set's files: `root` itself, or its subfolder of the data set's name.
     #[must_use]
     pub fn folder(&self, root: &Path) -> PathBuf {
-        let holds_one = |file: &DataFile| stored_path(&root.join(&file.path)).is_some();
+        let holds_one = |file: &DataFile| {
+            let path = root.join(&file.path);
+            if self.layout == Layout::Folders {
+                path.is_dir()
+            } else {
+                stored_path(&path).is_some()
+            }
+        };
         if self.files.iter().any(holds_one) { root.into() } else { root.join(&self.name) }
     }
 
-    /// Reads every file below `root` to the end and compares size and SHA-256 of the plain content.
+    /// Reads every file below `root` to the end and compares size and SHA-256 of the plain content; where images
+    /// are files, finds those of the splits that are there.
     ///
     /// # Errors
     /// [`DataError`] for the first file that is missing, unreadable or another.
     pub fn check(&self, root: &Path) -> Result<Vec<CheckedFile>, DataError> {
         let folder = self.folder(root);
+        if self.layout == Layout::Folders {
+            let there = self.files.iter().filter(|file| folder.join(&file.path).is_dir());
+            return there.map(|file| ImageFolder::open(self, root, file.split)?.check()).collect();
+        }
         let check = |file: &DataFile| {
             let mut content = self.open(&folder, file)?;
             let mut record = vec![0; self.record_bytes()];
@@ -141,11 +162,42 @@ impl Manifest {
         self.files.iter().map(check).collect()
     }
 
+    /// One split below `root`: in memory, or image by image from its files.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn images(&self, root: &Path, split: Split) -> Result<Box<dyn Images>, DataError> {
+        Ok(match self.layout {
+            Layout::Folders => Box::new(ImageFolder::open(self, root, split)?),
+            Layout::Cifar10 | Layout::Cifar100 => Box::new(self.load(root, split)?),
+        })
+    }
+
     /// Reads one split from below `root` into memory; contents are checked as by [`Self::check`].
     ///
     /// # Errors
     /// [`DataError`] that names the file and, where it applies, the record.
     pub fn load(&self, root: &Path, split: Split) -> Result<Dataset, DataError> {
+        self.load_first(root, split, usize::MAX)
+    }
+
+    /// The first images of a split alone; where images are files, no others are read.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn load_first(
+        &self,
+        root: &Path,
+        split: Split,
+        count: usize,
+    ) -> Result<Dataset, DataError> {
+        match self.layout {
+            Layout::Folders => ImageFolder::open(self, root, split)?.load_first(self, count),
+            Layout::Cifar10 | Layout::Cifar100 => Ok(self.load_records(root, split)?.limit(count)),
+        }
+    }
+
+    fn load_records(&self, root: &Path, split: Split) -> Result<Dataset, DataError> {
         let folder = self.folder(root);
         let files: Vec<_> = self.files.iter().filter(|file| file.split == split).collect();
         if files.is_empty() {
@@ -183,8 +235,14 @@ impl Manifest {
         if !(1..=1024).contains(&self.resolution) {
             return Some(format!("resolution: expected 1 to 1024, found {}", self.resolution));
         }
-        if self.classes.is_empty() || self.classes.len() > 256 {
-            return Some(format!("classes: expected 1 to 256, found {}", self.classes.len()));
+        let (classes, folders) = (self.classes.len(), self.folders.len());
+        let most = if self.layout == Layout::Folders { 100_000 } else { 256 };
+        if !(1..=most).contains(&classes) {
+            return Some(format!("classes: expected 1 to {most}, found {classes}"));
+        }
+        let expected = if self.layout == Layout::Folders { classes } else { 0 };
+        if folders != expected {
+            return Some(format!("folders: expected {expected} names, found {folders}"));
         }
         let usable = |x: &f32| x.is_finite();
         if !self.mean.iter().all(usable) || !self.std.iter().all(|x| usable(x) && *x > 0.0) {
@@ -193,15 +251,18 @@ impl Manifest {
         if self.files.is_empty() {
             return Some("files: expected at least one".into());
         }
-        self.files.iter().find_map(file_fault)
+        self.files.iter().find_map(|file| file_fault(file, self.layout))
     }
 }
 
-fn file_fault(file: &DataFile) -> Option<String> {
+fn file_fault(file: &DataFile, layout: Layout) -> Option<String> {
     let path = Path::new(&file.path);
     let inside = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
     if file.path.is_empty() || !inside {
         return Some(format!("files: {:?} is no path within the data set's folder", file.path));
+    }
+    if layout == Layout::Folders {
+        return None;
     }
     if file.records == 0 || file.records > 100_000_000 {
         let found = file.records;

@@ -5,11 +5,19 @@
 mod augment;
 mod cifar;
 mod dataset;
+mod image_folder;
+mod images;
 mod manifest;
+mod picture;
+mod resize;
 
 pub use augment::{Augmentation, SampleKey, epoch_order};
 pub use dataset::{Dataset, Split};
+pub use image_folder::ImageFolder;
+pub use images::Images;
 pub use manifest::{Archive, CheckedFile, DataFile, Layout, Manifest};
+pub use picture::{fit, read_picture};
+pub use resize::resize;
 
 use std::path::PathBuf;
 
@@ -27,6 +35,12 @@ pub enum DataError {
         path.display()
     )]
     Missing { dataset: String, split: Split, path: PathBuf },
+    #[error("no {split} images of {dataset}: {} holds no folder of a class with images", path.display())]
+    NoImages { dataset: String, split: Split, path: PathBuf },
+    #[error("{}: {dataset} has no class with a folder of this name", path.display())]
+    UnknownFolder { dataset: String, path: PathBuf },
+    #[error("{} is no JPEG or PNG image: {reason}", path.display())]
+    Picture { path: PathBuf, reason: String },
     #[error("{dataset} has no {split} split")]
     NoSplit { dataset: String, split: Split },
     #[error("{} ends within record {record} of {expected}", path.display())]

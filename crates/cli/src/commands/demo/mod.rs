@@ -30,8 +30,8 @@ pub fn run(args: &Demo, terminal: &Terminal) -> Result<()> {
     let started = Instant::now();
     let folder = prepare_folder(&args.out)?;
     let manifest = datasets::find("cifar100_sample")?;
-    let images = datasets::load(&manifest, Some(&args.data), Split::Train)?;
-    let test = datasets::load(&manifest, Some(&args.data), Split::Test)?;
+    let images = datasets::load(&manifest, Some(&args.data), Split::Train, None)?;
+    let test = datasets::load(&manifest, Some(&args.data), Split::Test, None)?;
     let (data, report) = (args.data.clone(), Report::default());
     let mut demo = DemoRun { folder, data, images, test, terminal, report };
 
