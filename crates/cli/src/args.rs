@@ -57,6 +57,8 @@ pub enum Command {
     Prune(Prune),
     /// Bring PyTorch weights in: safetensors, named as in torchvision, timm or the CIFAR collections.
     Import(Import),
+    /// Write a checkpoint or fused model as safetensors for PyTorch, or as ONNX.
+    Export(Export),
     /// Fuse linear runs into single convolutions, exactly, where that saves bytes.
     Fuse(Fuse),
     /// Compile a fused model into a private-inference plan and the server's weights.
@@ -203,6 +205,26 @@ pub struct Import {
     /// Checkpoint to write.
     #[arg(long, value_name = "CHECKPOINT")]
     pub out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Export {
+    /// Checkpoint or fused model.
+    pub artefact: PathBuf,
+    /// What to write.
+    #[arg(long)]
+    pub format: ExportFormatName,
+    /// File to write.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub enum ExportFormatName {
+    /// Named tensors: a state dict, or for fused models what docs/load_fused.py loads.
+    Safetensors,
+    /// A graph with its weights, operator set 13, any batch size.
+    Onnx,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug)]

@@ -39,6 +39,7 @@ fn run(cli: Cli, terminal: &Terminal) -> anyhow::Result<()> {
         Command::Init(args) => commands::init::run(&args, terminal),
         Command::Prune(args) => commands::prune::run(&args, terminal),
         Command::Import(args) => commands::import::run(&args, terminal),
+        Command::Export(args) => commands::export::run(&args, terminal),
         Command::Fuse(args) => commands::fuse::run(&args, terminal),
         Command::Compile(args) => commands::compile::run(&args, terminal),
         Command::Inspect(args) => commands::inspect::run(&args, terminal),

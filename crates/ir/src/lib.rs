@@ -23,6 +23,7 @@ mod checkpoint;
 mod comm;
 mod conv;
 mod digest;
+mod export;
 mod fused_model;
 mod import;
 mod network;
@@ -42,6 +43,7 @@ pub use checkpoint::{BatchNormInit, Checkpoint, Gates};
 pub use comm::{CommTable, Direction, Party, Phase, Traffic};
 pub use conv::{BorderClasses, ConvGeometry};
 pub use digest::Digest;
+pub use export::{ExportError, ExportFormat, export_checkpoint, export_fused};
 pub use fused_model::{FusedLayer, FusedModel, FusedOp, LayerId};
 pub use import::{
     ElementType, ForeignTensor, ForeignTensors, ImportError, Imported, Naming, TensorFault,

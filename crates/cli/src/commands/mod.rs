@@ -7,6 +7,7 @@ pub mod completions;
 pub mod data;
 pub mod demo;
 pub mod eval;
+pub mod export;
 pub mod fuse;
 pub mod import;
 pub mod infer;
