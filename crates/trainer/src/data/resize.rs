@@ -105,8 +105,12 @@ mod tests {
         for ((width, height), sums, first) in cases {
             let scaled = resize(&picture(13, 7), width, height);
             assert_eq!(scaled.as_raw()[..12], first, "{width}x{height}");
-            let sum = |channel| scaled.pixels().map(|pixel| usize::from(pixel.0[channel])).sum();
-            assert_eq!([0, 1, 2].map(sum), sums, "{width}x{height}");
+            let value = |channel: usize| scaled.pixels().map(move |p| usize::from(p.0[channel]));
+            assert_eq!(
+                [0, 1, 2].map(|channel| value(channel).sum::<usize>()),
+                sums,
+                "{width}x{height}"
+            );
         }
     }
 
