@@ -49,6 +49,47 @@ fn private_logits_are_the_plans_and_traffic_is_what_was_predicted() {
 }
 
 #[test]
+fn mixed_precision_runs_privately_with_transfers_and_with_lattices() {
+    let place = Workplace::new();
+    place.compile_small(MASK);
+    let pixels = place.picture("a.png", 3);
+    for correlation in ["ot", "lattice"] {
+        let setting = format!("correlation={correlation}");
+        let compile = ["compile", "fused", "--preset", "fast", "--set", &setting];
+        place.succeed(&[&compile[..], &["--out", correlation]].concat());
+        let server = place.serve(correlation, 1);
+        let plan_file = format!("{correlation}/plan.json");
+        let infer = ["infer", "--plan", &plan_file, "--connect", &server.address, "--json"];
+        let answer = json(&place.succeed(&[&infer[..], &["a.png"]].concat()));
+        assert_eq!(server.wait(), 0);
+
+        let plan = Plan::read(&place.path(&plan_file)).expect("reads");
+        let weights = place.path(&format!("{correlation}/server.safetensors"));
+        let weights = ServerWeights::read(&weights, &plan).expect("reads");
+        let image = plan.input().normalise(&pixels);
+        let clear = |seed| {
+            let evaluator = PlanEvaluator::new(&plan, &weights).expect("they belong together");
+            evaluator.with_seed(seed).logits_f64(&image)
+        };
+        // Truncations round at random: what chance does in the clear bounds what it does here.
+        let clear: Vec<Vec<f64>> = (0..16).map(clear).collect();
+        let logits = answer["logits"].as_array().expect("a list");
+        assert_eq!(logits.len(), 10);
+        for (place, logit) in logits.iter().enumerate() {
+            let column = || clear.iter().map(|logits| logits[place]);
+            let (min, max) = (column().fold(f64::MAX, f64::min), column().fold(f64::MIN, f64::max));
+            let logit = logit.as_f64().expect("a number");
+            let room = max - min;
+            assert!((min - room..=max + room).contains(&logit), "{logit} in {min}..{max}");
+        }
+        let predicted = json(&place.succeed(&["inspect", correlation, "--json"]))["total"].clone();
+        for phase in ["setup", "offline", "online"] {
+            assert_eq!(answer["comm"][phase], predicted[phase], "{correlation} {phase}");
+        }
+    }
+}
+
+#[test]
 fn what_inspect_says_of_steps_adds_up_to_its_totals() {
     let place = Workplace::new();
     place.compile_small(MASK);

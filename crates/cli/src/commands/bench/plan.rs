@@ -9,6 +9,7 @@ use crate::artefact::{read_hint, read_plan_folder};
 use crate::format;
 use crate::terminal::Terminal;
 use anyhow::Result;
+use copriv_ir::evaluate::PlanEvaluator;
 use copriv_ir::{NetworkProfile, Phase, Plan, StepId, Traffic};
 use copriv_runtime::ot::Prg;
 use serde_json::json;
@@ -24,7 +25,7 @@ pub fn run(args: &WholePlan, threads: usize, terminal: &Terminal) -> Result<()> 
     let image = noise(&plan);
     let last = StepId(plan.steps().len().saturating_sub(1));
     let model = Model { plan: Arc::new(plan), weights, image, step: last, hint };
-    let measured = measure::run(&model, 0, threads)?;
+    let measured = measure::run(&model, tolerance(&model)?, threads)?;
     let on_network = network
         .as_ref()
         .map(|network| OnNetwork::new(&model, &measured.comm, network))
@@ -88,6 +89,25 @@ impl Kind {
             seconds(self.spent.iter().map(|spent| spent.wall).sum()),
         ]
     }
+}
+
+/// How far logits may lie from those in the clear: twice as far as chance takes these apart from each other, so not at
+/// all where no step of the plan rounds at random.
+fn tolerance(model: &Model) -> Result<u64> {
+    const SEEDS: u64 = 8;
+    let logits = |seed| -> Result<Vec<i64>> {
+        let evaluator = PlanEvaluator::new(&model.plan, &model.weights)?.with_seed(seed);
+        Ok(evaluator.run(&model.image))
+    };
+    let all = (0..SEEDS).map(logits).collect::<Result<Vec<_>>>()?;
+    let apart = |place: usize| {
+        let (min, max) = all
+            .iter()
+            .map(|logits| logits[place])
+            .fold((i64::MAX, i64::MIN), |(min, max), logit| (min.min(logit), max.max(logit)));
+        max.abs_diff(min)
+    };
+    Ok(2 * (0..all[0].len()).map(apart).max().unwrap_or(0))
 }
 
 /// A normalised image of noise.
