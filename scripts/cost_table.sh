@@ -16,17 +16,19 @@ row() { # network, width, description, mask or "whole"
         "$copriv" -q prune "$work/whole" --mask "$mask" --out "$work/net"
     fi
     "$copriv" -q fuse "$work/net" --out "$work/fused"
-    for preset in cryptflow2 copriv; do
-        "$copriv" -q compile "$work/fused" --out "$work/plan" --preset "$preset" --set head_room=1
+    for setting in "cryptflow2 ot" "copriv ot" "fast ot" "fast lattice"; do
+        read -r preset correlation <<< "$setting"
+        "$copriv" -q compile "$work/fused" --out "$work/plan" --preset "$preset" --set head_room=1 --set "correlation=$correlation"
         "$copriv" inspect "$work/plan" --json | python3 -c '
 import json, sys
-description, preset = sys.argv[1:]
+description, preset, correlation = sys.argv[1:]
 total = json.load(sys.stdin)["total"]
 def gigabytes(phase):
     return (total[phase]["server_to_client"] + total[phase]["client_to_server"]) / 1e9
 offline, online, rounds = gigabytes("offline"), gigabytes("online"), total["online"]["rounds"]
-print(f"| {description} | `{preset}` | {offline:.2f} GB | {online:.3f} GB | {rounds} |")
-' "$description" "$preset"
+how = f"`{preset}`" + (", lattice" if correlation == "lattice" else "")
+print(f"| {description} | {how} | {offline:.3f} GB | {online:.4f} GB | {rounds} |")
+' "$description" "$preset" "$correlation"
     done
 }
 

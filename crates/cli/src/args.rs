@@ -55,7 +55,7 @@ pub enum Command {
     Init(Init),
     /// Set a checkpoint's gates by hand.
     Prune(Prune),
-    /// Bring PyTorch weights in: safetensors, named as in torchvision, timm or the CIFAR collections.
+    /// Bring PyTorch weights in: safetensors or .pth, named as in torchvision, timm or the CIFAR collections.
     Import(Import),
     /// Write a checkpoint or fused model as safetensors for PyTorch, or as ONNX.
     Export(Export),
@@ -191,8 +191,8 @@ pub struct Prune {
 
 #[derive(Args, Debug)]
 pub struct Import {
-    /// Weights to read.
-    #[arg(value_name = "WEIGHTS.safetensors")]
+    /// Weights to read: safetensors, or .pth and .pt as torch.save writes them.
+    #[arg(value_name = "WEIGHTS")]
     pub weights: PathBuf,
     #[command(flatten)]
     pub network: NetworkArgs,

@@ -47,7 +47,7 @@ pub use export::{ExportError, ExportFormat, export_checkpoint, export_fused};
 pub use fused_model::{FusedLayer, FusedModel, FusedOp, LayerId};
 pub use import::{
     ElementType, ForeignTensor, ForeignTensors, ImportError, Imported, Naming, TensorFault,
-    TensorFaultKind, import_safetensors, import_tensors,
+    TensorFaultKind, import_safetensors, import_tensors, sha256_of_file,
 };
 pub use network::{
     Activation, Architecture, BlockId, BlockInfo, Condition, GateId, Graph, InputSpec, Network,

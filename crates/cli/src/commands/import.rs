@@ -15,7 +15,9 @@ pub fn run(args: &Import, terminal: &Terminal) -> Result<()> {
         network = network.with_labels(manifest.classes)?;
     }
     let naming = args.naming.map(Into::into);
-    let imported = copriv_ir::import_safetensors(&args.weights, &network, naming)?;
+    let is_pth = args.weights.extension().is_some_and(|name| name == "pth" || name == "pt");
+    let import = if is_pth { copriv_trainer::import_pth } else { copriv_ir::import_safetensors };
+    let imported = import(&args.weights, &network, naming)?;
     let Imported { checkpoint, naming, prefix, folded } = &imported;
     checkpoint.write(&args.out)?;
     terminal.say(format_args!("{checkpoint}\nwritten to  {}", args.out.display()));

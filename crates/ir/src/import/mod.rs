@@ -63,6 +63,14 @@ pub fn import_safetensors(
     import_tensors(path, sha256, &tensors.collect(), network, naming)
 }
 
+/// SHA-256 of a file of weights, for [`import_tensors`].
+///
+/// # Errors
+/// [`ImportError::File`] where it cannot be read.
+pub fn sha256_of_file(path: &Path) -> Result<Digest, ImportError> {
+    Ok(Digest::from_bytes(Sha256::digest(read_file(path)?).into()))
+}
+
 /// The checkpoint of `network` with the tensors of a file, all gates kept.
 ///
 /// The names are those of `naming`, or of the naming that fits best, under any prefix. The file must hold
