@@ -35,6 +35,11 @@ pub enum CompileError {
     NoLatticeSeeds,
     #[error("layer {layer}: {fault}")]
     Lattice { layer: String, fault: LatticeError },
+    #[error(
+        "layer {layer} has a weight of {largest:.4}, of which the integer part alone takes {needed} bits; there are \
+         {available}: raise weight_bits, or fuse with --equalise"
+    )]
+    CoarseWeights { layer: String, largest: f64, needed: u32, available: u32 },
     #[error("the compiler made a plan that does not hold: {0}")]
     Plan(#[from] PlanError),
     #[error("the compiler made weights that do not fit the plan: {fault}")]

@@ -168,12 +168,11 @@ fn weight_scale(
     let fits = |&scale: &u32| {
         signed_bits((largest * f64::from(scale).exp2()).round()) <= config.weight_bits
     };
-    (0..=30).rev().find(fits).ok_or_else(|| CompileError::WeightOverflow {
+    (0..=30).rev().find(fits).ok_or_else(|| CompileError::CoarseWeights {
         layer: layer.name.clone(),
         largest,
         needed: signed_bits(largest.round()),
         available: config.weight_bits,
-        weight_scale: 0,
     })
 }
 
@@ -197,6 +196,11 @@ fn pooled(model: &FusedModel, layer: &FusedLayer) -> Option<usize> {
 /// What the weights after a pooling sum over `area` values are multiplied by.
 fn mean_correction(area: usize) -> f64 {
     area.next_power_of_two() as f64 / area as f64
+}
+
+/// Bits that a filter transform may add to a weight.
+fn growth_bits(lowering: Lowering) -> u32 {
+    filter_growth(lowering).log2().ceil() as u32
 }
 
 fn layer_id(model: &FusedModel, layer: &FusedLayer) -> LayerId {
@@ -323,6 +327,11 @@ impl Narrowing<'_> {
             for chooser in choosers(self.config.chooser) {
                 let correlation = Correlation::Ot { kind: self.config.ot, chooser };
                 let way = self.way(id, (layer, geometry), small, (lowering, correlation))?;
+                // Its filter transform must fit the wide ring.
+                let transformed = self.config.weight_bits + growth_bits(lowering);
+                if lowering != Lowering::Direct && transformed > way.wide.bits() {
+                    continue;
+                }
                 let fact = self.facts[small.0];
                 let (offline, online) = cost::linear(&way.step, input, way.wide);
                 let count = fact.shape.elements() as u64;
@@ -373,8 +382,7 @@ impl Narrowing<'_> {
             head_room: self.config.head_room,
             scale,
         })?;
-        let growth = (filter_growth(lowering).log2().ceil()) as u32;
-        let weight_bits = (self.config.weight_bits + growth).min(needed);
+        let weight_bits = (self.config.weight_bits + growth_bits(lowering)).min(needed);
         let step = LinearStep { geometry, lowering, correlation, weight_scale, weight_bits };
         Ok(Way { step, wide, shift })
     }

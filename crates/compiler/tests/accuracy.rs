@@ -261,4 +261,11 @@ fn weights_that_leave_the_ring_are_refused_with_the_remedy() {
     );
     let direct = config(Preset::CoPriv, &[("lowering", "direct")]);
     assert!(compile(&model, &calibration, &direct).is_ok());
+    let mixed = config(Preset::Fast, &[]);
+    let error = compile(&model, &calibration, &mixed).expect_err("does not fit");
+    assert_eq!(
+        error.to_string(),
+        "layer conv has a weight of 30000000.0000, of which the integer part alone takes 26 bits; \
+         there are 8: raise weight_bits, or fuse with --equalise"
+    );
 }
