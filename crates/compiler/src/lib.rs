@@ -12,6 +12,8 @@
 //! | 5 | quantise | `quantise.rs` | the server's integer weights and bias maps |
 //! | 6 | attach | `lattice.rs` | steps that are to have them have lattice correlations, and the plan its hint |
 //!
+//! With mixed precision `narrow.rs` takes the place of passes 1 to 3.
+//!
 //! Costs are those of [`copriv_ir::cost`], which are exact to the byte.
 
 mod calibration;
