@@ -87,6 +87,16 @@ pub enum Objective {
     Online,
 }
 
+impl Objective {
+    /// What so many bytes cost: the objective first, what decides between equals second.
+    pub(crate) const fn price(self, offline: u64, online: u64) -> (u64, u64) {
+        match self {
+            Self::Bytes => (offline + online, online),
+            Self::Online => (online, offline),
+        }
+    }
+}
+
 /// How linear steps get their correlations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

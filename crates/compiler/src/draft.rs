@@ -89,10 +89,7 @@ impl Draft {
     fn price(&self, objective: Objective) -> (u64, u64) {
         let comm = self.plan.predicted_comm();
         let [offline, online] = [Phase::Offline, Phase::Online].map(|p| comm.total(p).bytes());
-        match objective {
-            Objective::Bytes => (offline + online, online),
-            Objective::Online => (online, offline),
-        }
+        objective.price(offline, online)
     }
 }
 

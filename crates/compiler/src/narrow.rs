@@ -12,10 +12,10 @@
 use crate::choose::choosers;
 use crate::draft::Draft;
 use crate::lower::allowed;
-use crate::quantise::{filter_growth, largest_weight};
+use crate::quantise::{filter_growth, largest_weight, mean_correction};
 use crate::ranges::{RELU6_CAP, signed_bits};
 use crate::select::{feeds_only_convolutions, finish, unsupported_mean};
-use crate::{Calibration, CompileConfig, CompileError, LoweringRule, Objective};
+use crate::{Calibration, CompileConfig, CompileError, LoweringRule};
 use copriv_ir::{
     Activation, Comparison, ConvGeometry, Correlation, ExtendMethod, Fact, FusedLayer, FusedModel,
     FusedOp, LayerId, LinearStep, Lowering, PoolWindow, Ring, Sign, Step, StepId, StepOp,
@@ -32,11 +32,13 @@ pub(crate) fn narrow(
     calibration: &Calibration,
     config: &CompileConfig,
 ) -> Result<Draft, CompileError> {
-    let formats = formats(model, calibration, config)?;
+    let weight_scales = weight_scales(model, config)?;
+    let formats = formats(model, calibration, config, &weight_scales)?;
     let mut narrowing = Narrowing {
         model,
         calibration,
         config,
+        weight_scales,
         formats,
         comparison: Comparison {
             ot: config.ot,
@@ -72,13 +74,14 @@ fn formats(
     model: &FusedModel,
     calibration: &Calibration,
     config: &CompileConfig,
+    weight_scales: &[u32],
 ) -> Result<Vec<Format>, CompileError> {
     let groups = groups(model);
     let head_room = f64::from(config.head_room);
     let (mut largest, mut bounds) = (vec![0f64; groups.len()], vec![0f64; groups.len()]);
     let mut is_spare = vec![false; groups.len()];
-    for (layer, &group) in model.layers().iter().zip(&groups) {
-        let id = layer_id(model, layer);
+    for (number, (layer, &group)) in model.layers().iter().zip(&groups).enumerate() {
+        let id = LayerId(number);
         let value = f64::from(calibration.largest()[id.0]);
         let cap = match layer.op {
             FusedOp::Activation(Activation::Relu6) => RELU6_CAP,
@@ -92,7 +95,7 @@ fn formats(
     }
     let mut scales: Vec<u32> =
         largest.iter().map(|&largest| scale_for(largest, config.activation_bits)).collect();
-    limit_scales(model, &groups, &mut scales, config)?;
+    limit_scales(model, &groups, &mut scales, weight_scales);
     groups
         .iter()
         .map(|&group| {
@@ -128,25 +131,19 @@ fn groups(model: &FusedModel) -> Vec<usize> {
 }
 
 /// A value is no finer than the products that it is cut from.
-fn limit_scales(
-    model: &FusedModel,
-    groups: &[usize],
-    scales: &mut [u32],
-    config: &CompileConfig,
-) -> Result<(), CompileError> {
+fn limit_scales(model: &FusedModel, groups: &[usize], scales: &mut [u32], weight_scales: &[u32]) {
     loop {
         let mut changed = false;
         for (number, layer) in model.layers().iter().enumerate() {
             let FusedOp::Conv(_) = layer.op else { continue };
             let (source, extra) = source(model, layer);
-            let weight = weight_scale(model, layer, config)?;
-            let finest = scales[groups[source.0]] + extra + weight;
+            let finest = scales[groups[source.0]] + extra + weight_scales[number];
             let scale = &mut scales[groups[number]];
             changed |= *scale > finest;
             *scale = (*scale).min(finest);
         }
         if !changed {
-            return Ok(());
+            return;
         }
     }
 }
@@ -155,6 +152,15 @@ fn limit_scales(
 fn scale_for(largest: f64, bits: u32) -> u32 {
     let integer = if largest > 0.0 { largest.log2().floor() as i64 + 1 } else { 0 };
     (i64::from(bits) - integer).clamp(0, 30) as u32
+}
+
+/// Fractional bits of each layer's weights; 0 where it has none.
+fn weight_scales(model: &FusedModel, config: &CompileConfig) -> Result<Vec<u32>, CompileError> {
+    let scale = |layer: &FusedLayer| match layer.op {
+        FusedOp::Conv(_) => weight_scale(model, layer, config),
+        _ => Ok(0),
+    };
+    model.layers().iter().map(scale).collect()
 }
 
 /// Fractional bits of a layer's weights: the most at which all have `weight_bits` bits, sign included.
@@ -193,19 +199,9 @@ fn pooled(model: &FusedModel, layer: &FusedLayer) -> Option<usize> {
     (input.op == FusedOp::GlobalAveragePool).then(|| model.layers()[input.inputs[0].0].shape.area())
 }
 
-/// What the weights after a pooling sum over `area` values are multiplied by.
-fn mean_correction(area: usize) -> f64 {
-    area.next_power_of_two() as f64 / area as f64
-}
-
 /// Bits that a filter transform may add to a weight.
 fn growth_bits(lowering: Lowering) -> u32 {
     filter_growth(lowering).log2().ceil() as u32
-}
-
-fn layer_id(model: &FusedModel, layer: &FusedLayer) -> LayerId {
-    let position = model.layers().iter().position(|other| std::ptr::eq(other, layer));
-    LayerId(position.unwrap_or_default())
 }
 
 /// Whether a layer's value is known not to be negative.
@@ -239,6 +235,7 @@ struct Narrowing<'a> {
     model: &'a FusedModel,
     calibration: &'a Calibration,
     config: &'a CompileConfig,
+    weight_scales: Vec<u32>,
     formats: Vec<Format>,
     comparison: Comparison,
     steps: Vec<Step>,
@@ -343,10 +340,7 @@ impl Narrowing<'_> {
                 };
                 let offline = offline.traffic.bytes() + extension.0.traffic.bytes();
                 let online = online.bytes() + extension.1.bytes();
-                let price = match self.config.objective {
-                    Objective::Bytes => (offline + online, online),
-                    Objective::Online => (online, offline),
-                };
+                let price = self.config.objective.price(offline, online);
                 if best.as_ref().is_none_or(|(cheapest, _)| price < *cheapest) {
                     best = Some((price, way));
                 }
@@ -362,7 +356,7 @@ impl Narrowing<'_> {
         small: ValueId,
         (lowering, correlation): (Lowering, Correlation),
     ) -> Result<Way, CompileError> {
-        let weight_scale = weight_scale(self.model, layer, self.config)?;
+        let weight_scale = self.weight_scales[id.0];
         let (_, pooled) = source(self.model, layer);
         let scale = self.facts[small.0].scale + pooled + weight_scale + lowering.extra_scale();
         let is_last = id.0 + 1 == self.model.layers().len();

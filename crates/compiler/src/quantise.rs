@@ -24,7 +24,7 @@ pub(crate) fn quantise_layers(
             let fault = format!("layer {} has none", layer.name);
             return Err(CompileError::Weights { fault });
         };
-        let correction = mean_correction(plan, step);
+        let correction = step_correction(plan, step);
         let weight = quantise_weights(step, linear, weight.data(), correction)?;
         let bias = quantise_bias(step, &linear.geometry, plan.fact(step.output), bias.data())?;
         layers.insert(step.id, LinearWeights { weight, bias });
@@ -49,14 +49,18 @@ pub(crate) fn server_weights(
     })
 }
 
-/// What the weights after a pooling sum must be multiplied by so that the sum counts as a mean:
-/// `2^ceil(log2 area) / area`, 1 elsewhere.
-fn mean_correction(plan: &Plan, step: &Step) -> f64 {
+/// What the weights of a step must be multiplied by: more than 1 after a pooling sum alone.
+fn step_correction(plan: &Plan, step: &Step) -> f64 {
     let before = &plan.steps()[step.inputs[0].0];
-    if before.op != StepOp::SumPool {
-        return 1.0;
+    match before.op {
+        StepOp::SumPool => mean_correction(plan.fact(before.inputs[0]).shape.area()),
+        _ => 1.0,
     }
-    let area = plan.fact(before.inputs[0]).shape.area();
+}
+
+/// What the weights after a pooling sum over `area` values must be multiplied by so that the sum counts as a mean:
+/// `2^ceil(log2 area) / area`.
+pub(crate) fn mean_correction(area: usize) -> f64 {
     area.next_power_of_two() as f64 / area as f64
 }
 
