@@ -78,20 +78,7 @@ impl ClientSession {
         let setup = transfers.setup(&mut channel, &plan);
         abort(&mut channel, setup)?;
         let setup = (channel.take_comm()?, start.elapsed().as_secs_f64());
-        let role =
-            ClientRole { lattice: plan.lattice_plan(), hint: None, threads: Threads::new(1)? };
-        Ok(Self {
-            plan,
-            role,
-            channel,
-            transfers,
-            stores: None,
-            setup,
-            tag,
-            next: 0,
-            run: 0,
-            over: false,
-        })
+        Self::begin((plan, channel), (transfers, None), setup, tag)
     }
 
     /// Agrees with the server on the plan and on both parties' stores of prepared inferences. Oblivious transfer
@@ -121,20 +108,20 @@ impl ClientSession {
         };
         let (transfers, stores) = (Transfers::new(rng), Some((store, theirs)));
         let setup = (channel.take_comm()?, start.elapsed().as_secs_f64());
+        Self::begin((plan, channel), (transfers, stores), setup, tag)
+    }
+
+    /// A session in which nothing has been prepared yet.
+    fn begin(
+        (plan, channel): (Arc<Plan>, Channel),
+        (transfers, stores): (Transfers, Option<(Arc<Store>, StoreId)>),
+        setup: (CommTable, f64),
+        tag: u64,
+    ) -> Result<Self, RuntimeError> {
         let role =
             ClientRole { lattice: plan.lattice_plan(), hint: None, threads: Threads::new(1)? };
-        Ok(Self {
-            plan,
-            role,
-            channel,
-            transfers,
-            stores,
-            setup,
-            tag,
-            next: 0,
-            run: 0,
-            over: false,
-        })
+        let (next, run, over) = (0, 0, false);
+        Ok(Self { plan, role, channel, transfers, stores, setup, tag, next, run, over })
     }
 
     /// Gives the session the hint that a plan with lattice correlations needs.
