@@ -3,7 +3,7 @@
 mod private;
 mod report;
 
-use super::{compile, eval, train};
+use super::{compile, eval, report as report_page, train};
 use crate::args::Demo;
 use crate::terminal::Terminal;
 use crate::{datasets, picture};
@@ -191,7 +191,7 @@ impl DemoRun<'_> {
         let logits = |image: &[f32]| evaluator.logits_f64(image);
         let accuracy = eval::measure(&some, compilation.plan.input(), self.terminal, logits)?;
         let evaluation = accuracy.json(&folder, self.test.name(), Split::Test);
-        std::fs::write(folder.join("eval.json"), evaluation.to_string())?;
+        std::fs::write(folder.join(report_page::EVALUATION), evaluation.to_string())?;
 
         let pictures = self.write_pictures(count)?;
         let private: PrivateRun = run_privately(&folder, &pictures, self.terminal)?;
@@ -235,7 +235,7 @@ impl DemoRun<'_> {
         let text = self.report.to_string();
         std::fs::write(self.path("report.txt"), &text)?;
         std::fs::write(self.path("report.json"), serde_json::to_string_pretty(&self.report)?)?;
-        super::report::write_for(&self.folder, &self.path("report.html"), self.terminal)?;
+        report_page::write_for(&self.folder, &self.path("report.html"), self.terminal)?;
         self.terminal.data(text)?;
         self.terminal
             .say(format_args!("everything is in {}, drawn in report.html", self.folder.display()));

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// The metrics of a training run.
 const METRICS_FILE: &str = "metrics.jsonl";
 /// What `copriv eval --json` printed, left beside the plan or as `MODEL.eval.json` beside the model.
-const EVALUATION: &str = "eval.json";
+pub const EVALUATION: &str = "eval.json";
 /// Folders within folders that are looked into.
 const MAX_DEPTH: usize = 6;
 

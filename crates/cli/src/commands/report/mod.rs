@@ -4,6 +4,8 @@ mod content;
 mod gather;
 mod page;
 
+pub use gather::EVALUATION;
+
 use crate::args::Report;
 use crate::terminal::Terminal;
 use anyhow::{Context as _, Result, ensure};
