@@ -1,0 +1,61 @@
+//! Training after the search.
+
+use super::ScheduleConfig;
+use super::check::{ConfigError, within};
+use serde::{Deserialize, Serialize};
+
+/// Training after the search, with its gates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FinetuneConfig {
+    /// Passes over the training images.
+    pub epochs: usize,
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// Epochs before the highest learning rate is reached.
+    #[serde(default)]
+    pub warmup_epochs: f64,
+    /// Learn from another network's answers too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<DistillationConfig>,
+}
+
+/// The loss `weight * KL(teacher, student) + (1 - weight) * cross entropy`, at temperature 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistillationConfig {
+    /// A checkpoint's path, or `unpruned`: the network as it was before the search.
+    pub teacher: String,
+    /// Share of the teacher in the loss.
+    #[serde(default = "distillation_weight")]
+    pub weight: f64,
+}
+
+impl DistillationConfig {
+    /// The name of the teacher that the run itself provides.
+    pub const UNPRUNED: &'static str = "unpruned";
+}
+
+impl FinetuneConfig {
+    /// Length and learning rate.
+    pub(super) fn schedule(&self) -> ScheduleConfig {
+        let Self { epochs, learning_rate, warmup_epochs, .. } = *self;
+        ScheduleConfig { epochs, learning_rate, warmup_epochs }
+    }
+
+    /// `searched`: whether the run has a network from before a search.
+    pub(super) fn check(&self, searched: bool) -> Result<(), ConfigError> {
+        let Some(distillation) = &self.distillation else { return Ok(()) };
+        within("finetune.distillation.weight", distillation.weight, 0.0..=1.0)?;
+        if distillation.teacher == DistillationConfig::UNPRUNED && !searched {
+            let expected = "a checkpoint's path, as this run has no [search] to prune";
+            let found = DistillationConfig::UNPRUNED;
+            return Err(ConfigError::value("finetune.distillation.teacher", expected, found));
+        }
+        Ok(())
+    }
+}
+
+const fn distillation_weight() -> f64 {
+    0.7
+}

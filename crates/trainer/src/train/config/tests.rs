@@ -1,0 +1,100 @@
+//! What configurations are taken and refused.
+
+use super::*;
+
+const TEXT: &str = "
+    batch_size = 8
+    [network]
+    name = \"mobilenet_v2\"
+    width = 0.25
+    [data]
+    name = \"tiny\"
+    [pretrain]
+    epochs = 2
+    learning_rate = 0.1
+    [search]
+    epochs = 3
+    learning_rate = 0.1
+    budget = 0.5
+    mu = 0.1
+";
+
+fn parse(overrides: &[&str]) -> Result<TrainConfig, String> {
+    let overrides: Vec<String> = overrides.iter().map(|&s| s.into()).collect();
+    TrainConfig::parse(TEXT, "tiny.toml", &overrides).map_err(|e| e.to_string())
+}
+
+#[test]
+fn overrides_replace_and_add() {
+    let config = parse(&[
+        "search.budget=1",
+        "data.name=other",
+        "finetune.epochs=4",
+        "finetune.learning_rate=0.01",
+        "data.augmentation.flip=false",
+        "device = ndarray",
+    ])
+    .expect("a good configuration");
+    assert_eq!(config.search.as_ref().map(|s| s.budget), Some(1.0));
+    assert_eq!((config.data.name.as_str(), config.device.as_str()), ("other", "ndarray"));
+    assert_eq!(config.data.augmentation, Augmentation { crop_padding: 4, flip: false });
+    assert_eq!(config.stages(), Stage::ALL);
+    assert_eq!(parse(&[]).expect("good").stages(), [Stage::Pretrain, Stage::Search]);
+}
+
+#[test]
+fn a_resolved_configuration_reads_back() {
+    let config = parse(&[]).expect("good");
+    let text = toml::to_string(&config).expect("serialises");
+    assert_eq!(TrainConfig::parse(&text, "again", &[]), Ok(config));
+}
+
+#[test]
+fn errors_name_the_key() {
+    let cases = [
+        ("search.budgte=0.5", "budgte"),
+        ("serach.budget=0.5", "serach"),
+        ("search.budget=1.5", "search.budget"),
+        ("search.budget=nan", "search.budget"),
+        ("search.budget=half", "budget"),
+        ("search.gates=none", "gates"),
+        ("batch_size=0", "batch_size"),
+        ("batch_size=-1", "batch_size"),
+        ("network.name=vgg", "name"),
+        ("pretrain.warmup_epochs=3", "pretrain.warmup_epochs"),
+        ("optimiser.momentum=1", "optimiser.momentum"),
+        ("start=a.safetensors", "start"),
+        ("batch_size.x=1", "batch_size"),
+        ("batch_size", "KEY=VALUE"),
+        ("a..b=1", "a..b"),
+    ];
+    for (setting, named) in cases {
+        let error = parse(&[setting]).expect_err(setting);
+        assert!(error.contains(named), "{setting}: {error}");
+    }
+}
+
+#[test]
+fn a_teacher_from_the_run_needs_a_search() {
+    let settings =
+        ["finetune={ epochs = 1, learning_rate = 0.1, distillation = { teacher = \"unpruned\" } }"];
+    assert!(parse(&settings).is_ok());
+    let text = TEXT.split("[search]").next().unwrap_or_default();
+    let overrides = settings.map(String::from);
+    let error = TrainConfig::parse(text, "tiny.toml", &overrides).expect_err("no search");
+    assert!(error.to_string().contains("finetune.distillation.teacher"), "{error}");
+}
+
+#[test]
+fn a_run_without_stages_or_network_is_refused() {
+    for (from, named) in [("[pretrain]", "stages"), ("[network]", "network")] {
+        let text = TEXT.split(from).next().unwrap_or_default();
+        let text = if named == "network" {
+            format!("{text}[data]\nname = \"t\"\n[pretrain]\nepochs = 1\nlearning_rate = 1.0")
+        } else {
+            text.into()
+        };
+        let error = TrainConfig::parse(&text, "t", &[]).expect_err(named).to_string();
+        assert!(error.contains(named), "{error}");
+    }
+}

@@ -1,0 +1,121 @@
+//! One epoch: its steps, the measurement after them, what is written.
+
+use super::Session;
+use crate::data::epoch_order;
+use crate::train::error::TrainError;
+use crate::train::evaluate::accuracy;
+use crate::train::metrics::{EpochMetrics, Metrics, Observer, StepMetrics};
+use crate::train::progress::Losses;
+use crate::train::schedule::learning_rate;
+use crate::train::stage::Stage;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+impl Session<'_> {
+    /// The steps that are left of an epoch, then the measurement; false where it was stopped.
+    pub(super) fn run_epoch(
+        &mut self,
+        stage: Stage,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<bool, TrainError> {
+        let began = Instant::now();
+        let (batch_size, count) = (self.config.batch_size, self.data.train.len());
+        let order = epoch_order(self.config.seed, self.progress.total_epochs as u64, count);
+        let batches = order.chunks_exact(batch_size);
+        let steps = batches.len();
+        let mut rate = 0.0;
+        for indices in batches.skip(self.progress.step) {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            let step_began = Instant::now();
+            let schedule = self.config.schedule(stage);
+            let done = self.progress.epoch * steps + self.progress.step;
+            rate = schedule.map_or(0.0, |schedule| learning_rate(&schedule, steps, done));
+            let losses = self.step(stage, indices, rate)?;
+            let seconds = step_began.elapsed().as_secs_f64();
+            self.progress.count(&losses, batch_size, seconds);
+            let metrics = self.step_metrics(&losses, steps, rate, seconds);
+            observer.step(&metrics);
+            let every = self.config.log_every;
+            if every > 0 && self.progress.step.is_multiple_of(every) {
+                self.metrics.write(&Metrics::Step(metrics))?;
+            }
+        }
+        if let Some(search) = self.config.search.as_ref().filter(|_| stage == Stage::Search) {
+            self.kept = self.costs.select(&self.model.alphas(), search.budget);
+        }
+        let metrics = self.measure(rate, began, observer);
+        self.complete_epoch(metrics, observer)?;
+        Ok(true)
+    }
+
+    fn step_metrics(&self, losses: &Losses, steps: usize, rate: f64, seconds: f64) -> StepMetrics {
+        let batch_size = self.config.batch_size as f64;
+        StepMetrics {
+            stage: self.progress.stage,
+            epoch: self.progress.epoch + 1,
+            step: self.progress.step,
+            steps,
+            loss: losses.total,
+            task_loss: losses.task,
+            comm_loss: losses.comm,
+            top1: losses.right as f64 / batch_size,
+            learning_rate: rate,
+            images_per_second: batch_size / seconds.max(1e-9),
+        }
+    }
+
+    /// Means over the epoch, and accuracy on the test images.
+    fn measure(&self, rate: f64, began: Instant, observer: &mut dyn Observer) -> EpochMetrics {
+        let test = &self.data.test;
+        let mut seen = |count| observer.measuring(count, test.len());
+        let accuracy = accuracy(
+            &self.model,
+            &self.kept,
+            test,
+            &self.device,
+            self.config.batch_size,
+            &mut seen,
+        );
+        let (progress, sums) = (&self.progress, self.progress.sums);
+        let steps = progress.step.max(1) as f64;
+        EpochMetrics {
+            stage: progress.stage,
+            epoch: progress.epoch + 1,
+            epochs: self.config.schedule(progress.stage).map_or(0, |schedule| schedule.epochs),
+            step: progress.total_steps,
+            loss: sums.loss / steps,
+            task_loss: sums.task_loss / steps,
+            comm_loss: sums.comm_loss / steps,
+            train_top1: sums.right as f64 / sums.images.max(1) as f64,
+            top1: accuracy.top1,
+            top5: accuracy.top5,
+            test_loss: accuracy.loss,
+            learning_rate: rate,
+            images_per_second: sums.images as f64 / sums.seconds.max(1e-9),
+            seconds: began.elapsed().as_secs_f64(),
+            alphas: self.model.alphas(),
+            mask: self.kept.iter().map(|&kept| if kept { '1' } else { '0' }).collect(),
+            bytes: self.costs.bytes(&self.kept),
+        }
+    }
+
+    /// Records the epoch, then writes checkpoints and state.
+    fn complete_epoch(
+        &mut self,
+        metrics: EpochMetrics,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        self.metrics.write(&Metrics::Epoch(metrics.clone()))?;
+        let is_best = self.progress.best_top1.is_none_or(|best| metrics.top1 > best);
+        self.progress.complete_epoch(metrics.clone());
+        if is_best {
+            self.checkpoint()?.write(&self.out.join("best.safetensors"))?;
+        }
+        self.save()?;
+        observer.epoch(&metrics);
+        Ok(())
+    }
+}

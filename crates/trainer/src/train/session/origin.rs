@@ -1,0 +1,35 @@
+//! What a run begins or goes on with.
+
+use crate::train::config::TrainConfig;
+use crate::train::error::TrainError;
+use crate::train::progress::Progress;
+use crate::train::sgd::Velocities;
+use crate::train::stage::Stage;
+use crate::train::state::State;
+use crate::train::{TrainingData, provenance, start};
+use copriv_ir::{Checkpoint, Provenance};
+
+/// What a run begins or goes on with.
+pub(super) struct Origin {
+    pub(super) checkpoint: Checkpoint,
+    pub(super) velocities: Velocities,
+    pub(super) progress: Progress,
+    pub(super) provenance: Provenance,
+    pub(super) metrics_length: u64,
+}
+
+impl Origin {
+    pub(super) fn first(config: &TrainConfig, data: &TrainingData) -> Result<Self, TrainError> {
+        let checkpoint = start(config, data)?;
+        let provenance = provenance(config, &checkpoint);
+        let stage = config.stages().first().copied().unwrap_or(Stage::Pretrain);
+        let (velocities, progress) = (Velocities::new(), Progress::beginning(stage));
+        Ok(Self { checkpoint, velocities, progress, provenance, metrics_length: 0 })
+    }
+
+    pub(super) fn of(state: State) -> Self {
+        let State { progress, weights: checkpoint, velocities, metrics_length } = state;
+        let provenance = checkpoint.provenance().clone();
+        Self { checkpoint, velocities, progress, provenance, metrics_length }
+    }
+}
