@@ -1,17 +1,15 @@
 //! Whole runs on tiny networks and made-up images.
 
+mod colours;
+
+use colours::{SIDE, data};
 use copriv_ir::{Architecture, BatchNormInit, Checkpoint, Gates, Network, Tensor};
-use copriv_trainer::data::{Dataset, Manifest, Split};
 use copriv_trainer::train::{
     EpochMetrics, Metrics, Observer, Stage, StepMetrics, TrainConfig, TrainError, TrainOutcome,
     TrainingData, evaluate, run,
 };
-use rand::{Rng as _, SeedableRng as _};
-use rand_chacha::ChaCha8Rng;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-const SIDE: usize = 16;
 
 const CONFIG: &str = r#"
     seed = 3
@@ -37,41 +35,6 @@ const CONFIG: &str = r#"
     learning_rate = 0.02
     distillation = { teacher = "unpruned" }
 "#;
-
-/// Noisy images whose brightest colour is their class.
-fn colours(split: Split, count: usize) -> Dataset {
-    let manifest = r#"
-        name = "colours"
-        title = "Colours"
-        terms = "none"
-        layout = "cifar10"
-        resolution = 16
-        mean = [0.5, 0.5, 0.5]
-        std = [0.25, 0.25, 0.25]
-        classes = ["red", "green", "blue"]
-        [[files]]
-        split = "train"
-        path = "train.bin"
-        records = 1
-        sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
-    "#;
-    let manifest = Manifest::parse(manifest, Path::new("colours.toml")).expect("a manifest");
-    let mut dataset = Dataset::empty(&manifest, split);
-    let mut random = ChaCha8Rng::seed_from_u64(split as u64);
-    for index in 0..count {
-        let label = index % 3;
-        let brightness = |channel| if channel == label { 120 } else { 40 };
-        let pixels: Vec<u8> = (0..3 * SIDE * SIDE)
-            .map(|i| brightness(i / (SIDE * SIDE)) + random.random_range(0..100))
-            .collect();
-        dataset.push(&pixels, label);
-    }
-    dataset
-}
-
-fn data() -> TrainingData {
-    TrainingData { train: colours(Split::Train, 72), test: colours(Split::Test, 20) }
-}
 
 fn config(overrides: &[&str]) -> TrainConfig {
     let overrides: Vec<String> = overrides.iter().map(|&setting| setting.into()).collect();
@@ -109,6 +72,7 @@ fn metrics(out: &Path) -> Vec<Metrics> {
         Metrics::Epoch(m) => {
             Metrics::Epoch(EpochMetrics { images_per_second: 0.0, seconds: 0.0, ..m })
         }
+        search => search,
     };
     text.lines().map(record).collect()
 }
@@ -281,7 +245,7 @@ fn impossible_runs_are_refused_before_they_begin() {
         &data(),
         "none.safetensors",
     );
-    let empty = TrainingData { test: colours(Split::Test, 0), ..data() };
+    let empty = TrainingData { test: data().test.limit(0), ..data() };
     refused(&config(&[]), &empty, "test images");
 
     let mut missing = config(&[]);

@@ -5,7 +5,8 @@ use crate::terminal::Terminal;
 use crate::{datasets, format};
 use anyhow::{Context as _, Result};
 use copriv_trainer::train::{
-    EpochMetrics, Observer, Stage, StepMetrics, TrainConfig, TrainOutcome, TrainingData,
+    EpochMetrics, Observer, SearchMetrics, Stage, StepMetrics, TrainConfig, TrainOutcome,
+    TrainingData,
 };
 use indicatif::ProgressBar;
 use std::path::{Path, PathBuf};
@@ -90,6 +91,32 @@ impl Observer for Progress<'_> {
         self.bar.set_message(format!(
             "loss {loss:.3}, top-1 {}, {images_per_second:.0} images/s",
             format::percent(*top1)
+        ));
+    }
+
+    fn probing(&mut self, done: usize, count: usize) {
+        if done == 0 {
+            self.bar = self.terminal.bar("importance", count as u64);
+        }
+        self.bar.set_position(done as u64);
+    }
+
+    fn chosen(&mut self, metrics: &SearchMetrics) {
+        self.bar.finish_and_clear();
+        let SearchMetrics { method, importances, mask, bytes } = metrics;
+        let rise = |gate: usize| {
+            let of_gate = importances.gates.iter().find(|importance| importance.gate == gate);
+            of_gate.map_or("-".into(), |importance| format!("{:.3}", importance.loss_rise))
+        };
+        let rises: Vec<String> = (0..mask.len()).map(rise).collect();
+        self.terminal.say(format_args!(
+            "{method}: rise in loss without each gate, from {:.3}: {}",
+            importances.complete.loss,
+            rises.join(" ")
+        ));
+        self.terminal.say(format_args!(
+            "{method}: gates {mask}, {:.2} GB by the formulae",
+            bytes.total() / 1e9
         ));
     }
 

@@ -37,14 +37,15 @@ pub fn evaluate(
     let device = device::parse(device)?;
     super::check_match(checkpoint.network(), dataset)?;
     let model = Model::from_checkpoint(checkpoint, &device);
-    Ok(accuracy(&model, checkpoint.gates().kept(), dataset, &device, batch_size, &mut |_| {}))
+    let (kept, all): (_, Vec<usize>) = (checkpoint.gates().kept(), (0..dataset.len()).collect());
+    Ok(accuracy(&model, kept, (dataset, &all), &device, batch_size, &mut |_| {}))
 }
 
-/// The same for a model; `seen` is told the number of images after each batch.
+/// The same for a model and these of the images; `seen` is told their number after each batch.
 pub(super) fn accuracy(
     model: &Model,
     kept: &[bool],
-    dataset: &Dataset,
+    (dataset, indices): (&Dataset, &[usize]),
     device: &Device,
     batch_size: usize,
     seen: &mut dyn FnMut(usize),
@@ -52,17 +53,16 @@ pub(super) fn accuracy(
     let model = model.valid();
     let (gates, input) = (GateValue::fixed(kept), *model.network().input());
     let classes = model.network().classes();
-    let indices: Vec<usize> = (0..dataset.len()).collect();
     let (mut top1, mut top5, mut loss, mut count) = (0, 0, 0.0, 0);
     for batch in indices.chunks(batch_size.max(1)) {
-        let labels = &dataset.labels()[batch[0]..batch[0] + batch.len()];
+        let labels: Vec<usize> = batch.iter().map(|&index| dataset.labels()[index]).collect();
         let images = plain(dataset, batch, &input, device);
         let logits = model.forward(images, &gates, Mode::Evaluate);
-        let batch_loss = cross_entropy(logits.clone(), targets(labels, classes, 0.0, device));
+        let batch_loss = cross_entropy(logits.clone(), targets(&labels, classes, 0.0, device));
         loss += f64::from(values(batch_loss)[0]) * batch.len() as f64;
         let logits = values(logits);
-        top1 += argmax_rows(&logits, classes).iter().zip(labels).filter(|(a, b)| a == b).count();
-        top5 += logits.chunks_exact(classes).zip(labels).filter(|(r, l)| in_top5(r, **l)).count();
+        top1 += argmax_rows(&logits, classes).iter().zip(&labels).filter(|(a, b)| a == b).count();
+        top5 += logits.chunks_exact(classes).zip(&labels).filter(|(r, l)| in_top5(r, **l)).count();
         count += batch.len();
         seen(count);
     }

@@ -1,4 +1,4 @@
-//! Which gates a search keeps, and what the network then costs.
+//! What a network costs by the state of its gates.
 
 use super::config::SearchedGates;
 use copriv_ir::{BlockInfo, Network, cost::oracle};
@@ -11,6 +11,14 @@ pub struct EstimatedBytes {
     pub offline: f64,
     /// Once it is.
     pub online: f64,
+}
+
+impl EstimatedBytes {
+    /// Of both phases together.
+    #[must_use]
+    pub fn total(self) -> f64 {
+        self.offline + self.online
+    }
 }
 
 /// What keeping each gate costs, and which gates may go.
@@ -62,27 +70,16 @@ impl GateCosts {
         savings.into_iter().map(|saving| (saving / total.max(1.0)) as f32).collect()
     }
 
-    /// The gates to keep: those that may not go, and the fraction `budget` of the others with the
-    /// largest alphas. Of equal alphas, those whose removal saves least stay.
-    pub(super) fn select(&self, alphas: &[f32], budget: f64) -> Vec<bool> {
-        let mut order: Vec<usize> = (0..alphas.len()).filter(|&gate| self.searched[gate]).collect();
-        let keep = (budget * order.len() as f64).round() as usize;
-        order.sort_by(|&a, &b| {
-            let by_saving = || self.saving(a).total_cmp(&self.saving(b));
-            alphas[b].total_cmp(&alphas[a]).then_with(by_saving)
-        });
-        let mut kept: Vec<bool> = self.searched.iter().map(|searched| !searched).collect();
-        order.into_iter().take(keep).for_each(|gate| kept[gate] = true);
-        kept
+    /// Bytes of the network with all searched gates removed: no choice of gates has fewer.
+    pub(super) fn smallest(&self) -> f64 {
+        let kept: Vec<bool> = self.searched.iter().map(|searched| !searched).collect();
+        self.bytes(&kept).total()
     }
 
-    fn saving(&self, gate: usize) -> f64 {
+    /// The bytes that removing the gate saves; 0 for one that may not go.
+    pub(super) fn saving(&self, gate: usize) -> f64 {
         let (before, after) = (self.before[gate], self.after[gate]);
-        if self.searched[gate] {
-            before.offline + before.online - after.offline - after.online
-        } else {
-            0.0
-        }
+        if self.searched[gate] { before.total() - after.total() } else { 0.0 }
     }
 }
 
@@ -94,35 +91,6 @@ mod tests {
     fn costs(gates: SearchedGates) -> GateCosts {
         let network = Network::new(Architecture::MobileNetV2, 1.0, 100, 32).expect("a usual size");
         GateCosts::new(&network, gates)
-    }
-
-    #[test]
-    fn the_budget_is_a_fraction_of_the_searched_gates() {
-        let alphas: Vec<f32> = (0..19).map(|gate| gate as f32 / 19.0).collect();
-        for (gates, searched) in [(SearchedGates::Blocks, 17), (SearchedGates::All, 19)] {
-            let costs = costs(gates);
-            for budget in [0.0, 0.25, 0.5, 1.0] {
-                let kept = costs.select(&alphas, budget);
-                let expected = (budget * f64::from(searched)).round() as usize + 19
-                    - usize::try_from(searched).expect("small");
-                assert_eq!(kept.iter().filter(|&&kept| kept).count(), expected);
-            }
-        }
-        let kept = costs(SearchedGates::Blocks).select(&alphas, 5.0 / 17.0);
-        let mask: String = kept.iter().map(|&kept| if kept { '1' } else { '0' }).collect();
-        assert_eq!(mask, "1000000000000111111");
-    }
-
-    #[test]
-    fn of_equal_alphas_the_cheap_ones_stay() {
-        let costs = costs(SearchedGates::Blocks);
-        let kept = costs.select(&[0.5; 19], 0.5);
-        let largest = |kept_now: bool| {
-            let of = (1..18).filter(|&gate| kept[gate] == kept_now).map(|gate| costs.saving(gate));
-            of.collect::<Vec<_>>()
-        };
-        let (stay, go) = (largest(true), largest(false));
-        assert!(stay.iter().all(|stay| go.iter().all(|go| stay <= go)));
     }
 
     #[test]

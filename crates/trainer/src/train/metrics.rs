@@ -2,6 +2,7 @@
 
 use super::error::TrainError;
 use super::gates::EstimatedBytes;
+use super::methods::{Importances, Method};
 use super::stage::Stage;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
@@ -70,6 +71,22 @@ pub struct EpochMetrics {
     pub mask: String,
     /// What an inference with these gates costs.
     pub bytes: EstimatedBytes,
+    /// How the gates are or were chosen, where the run chooses them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
+}
+
+/// What a method that decides before it trains measured and chose.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SearchMetrics {
+    /// How the gates were chosen.
+    pub method: Method,
+    /// What each gate is worth.
+    pub importances: Importances,
+    /// One digit a gate, 1 kept, 0 removed.
+    pub mask: String,
+    /// What an inference with these gates costs.
+    pub bytes: EstimatedBytes,
 }
 
 /// A record of the metrics file.
@@ -80,6 +97,8 @@ pub enum Metrics {
     Step(StepMetrics),
     /// One epoch.
     Epoch(EpochMetrics),
+    /// A choice of gates by measured importance.
+    Search(SearchMetrics),
 }
 
 /// Follows a run as it goes, to show it.
@@ -97,6 +116,16 @@ pub trait Observer {
     /// So many of the test images have been seen in the measurement after an epoch.
     fn measuring(&mut self, seen: usize, count: usize) {
         let _ = (seen, count);
+    }
+
+    /// The importance of so many of the gates is known.
+    fn probing(&mut self, done: usize, count: usize) {
+        let _ = (done, count);
+    }
+
+    /// Gates were chosen by their importance.
+    fn chosen(&mut self, metrics: &SearchMetrics) {
+        let _ = metrics;
     }
 
     /// An epoch is complete and its checkpoint written.

@@ -6,6 +6,7 @@ mod error;
 mod evaluate;
 mod gates;
 mod loss;
+mod methods;
 mod metrics;
 mod overrides;
 mod progress;
@@ -17,13 +18,14 @@ mod state;
 mod teacher;
 
 pub use config::{
-    ConfigError, DataConfig, DistillationConfig, FinetuneConfig, NetworkConfig, OptimiserConfig,
-    ScheduleConfig, SearchConfig, SearchedGates, TrainConfig,
+    ConfigError, DataConfig, DistillationConfig, FinetuneConfig, ImportanceConfig, NetworkConfig,
+    OptimiserConfig, ScheduleConfig, SearchConfig, SearchedGates, TrainConfig,
 };
 pub use error::TrainError;
 pub use evaluate::{Accuracy, evaluate};
 pub use gates::EstimatedBytes;
-pub use metrics::{EpochMetrics, Metrics, Observer, StepMetrics};
+pub use methods::{Answer, GateImportance, Importances, Method};
+pub use metrics::{EpochMetrics, Metrics, Observer, SearchMetrics, StepMetrics};
 pub use stage::Stage;
 
 use crate::data::{DataError, Dataset, Manifest, Split};

@@ -8,7 +8,7 @@ mod search;
 pub use check::ConfigError;
 pub use finetune::{DistillationConfig, FinetuneConfig};
 pub use optimiser::OptimiserConfig;
-pub use search::{SearchConfig, SearchedGates};
+pub use search::{ImportanceConfig, SearchConfig, SearchedGates};
 
 use super::overrides::apply;
 use super::stage::Stage;
@@ -49,7 +49,7 @@ pub struct TrainConfig {
     /// Plain training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pretrain: Option<ScheduleConfig>,
-    /// Weights and alphas trained together under the communication loss.
+    /// The search for the gates to keep.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<SearchConfig>,
     /// Training with the gates that the search left.
@@ -183,8 +183,14 @@ impl TrainConfig {
 
     fn check_stage(&self, stage: Stage) -> Result<(), ConfigError> {
         let Some(schedule) = self.schedule(stage) else { return Ok(()) };
-        within(&format!("{stage}.epochs"), schedule.epochs as f64, 1.0..=100_000.0)?;
-        within(&format!("{stage}.learning_rate"), schedule.learning_rate, 1e-9..=100.0)?;
+        // A search that decides before its first epoch needs none.
+        let search = self.search.as_ref().filter(|_| stage == Stage::Search);
+        let needs_epochs = search.is_none_or(|search| search.method.trains_alphas());
+        let least = if needs_epochs { 1.0 } else { 0.0 };
+        within(&format!("{stage}.epochs"), schedule.epochs as f64, least..=100_000.0)?;
+        if schedule.epochs > 0 {
+            within(&format!("{stage}.learning_rate"), schedule.learning_rate, 1e-9..=100.0)?;
+        }
         let warmup = format!("{stage}.warmup_epochs");
         within(&warmup, schedule.warmup_epochs, 0.0..=schedule.epochs as f64)
     }

@@ -2,6 +2,7 @@
 
 use super::ScheduleConfig;
 use super::check::{ConfigError, within};
+use crate::train::methods::Method;
 use serde::{Deserialize, Serialize};
 
 /// Which gates a search may remove.
@@ -14,21 +15,35 @@ pub enum SearchedGates {
     All,
 }
 
-/// The search for the gates to keep.
+/// The search for the gates to keep. Of `budget`, `budget_bytes` and `threshold` at least one is given; where
+/// there are several, all hold. Settings of other methods than the chosen one are not looked at.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SearchConfig {
+    /// How the gates are found.
+    #[serde(default = "copriv")]
+    pub method: Method,
     /// Passes over the training images.
+    #[serde(default)]
     pub epochs: usize,
     /// Highest learning rate of the weights.
+    #[serde(default)]
     pub learning_rate: f64,
     /// Epochs before the highest learning rate is reached.
     #[serde(default)]
     pub warmup_epochs: f64,
-    /// Fraction of the searched gates that stays.
-    pub budget: f64,
+    /// Largest fraction of the searched gates that stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<f64>,
+    /// Most bytes of one inference's blocks, both directions and phases, by the literature's formulae.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget_bytes: Option<f64>,
+    /// Smallest alpha that stays; of `copriv` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
     /// Weight of the communication loss: the alphas' share of all bytes in question, 0 to 1 (a gate
     /// whose removal adds bytes counts negatively).
+    #[serde(default = "fifth")]
     pub mu: f64,
     /// Learning rate of the alphas, constant.
     #[serde(default = "tenth")]
@@ -39,6 +54,25 @@ pub struct SearchConfig {
     /// Which gates may go.
     #[serde(default = "blocks")]
     pub gates: SearchedGates,
+    /// How importance is measured, where the method measures it.
+    #[serde(default)]
+    pub importance: ImportanceConfig,
+}
+
+/// The measurement of what a gate is worth: the rise in loss on training images when it alone is removed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImportanceConfig {
+    /// Training images that are held out to measure on.
+    pub images: usize,
+    /// Batches of other training images that batch norms are calibrated on after the removal.
+    pub calibration_batches: usize,
+}
+
+impl Default for ImportanceConfig {
+    fn default() -> Self {
+        Self { images: 2000, calibration_batches: 16 }
+    }
 }
 
 impl SearchConfig {
@@ -49,11 +83,37 @@ impl SearchConfig {
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        within("search.budget", self.budget, 0.0..=1.0)?;
+        within("search.budget", self.budget.unwrap_or(0.0), 0.0..=1.0)?;
+        within("search.budget_bytes", self.budget_bytes.unwrap_or(0.0), 0.0..=1e18)?;
+        within("search.threshold", self.threshold.unwrap_or(0.0), 0.0..=1.0)?;
         within("search.mu", self.mu, 0.0..=1000.0)?;
         within("search.alpha_learning_rate", self.alpha_learning_rate, 0.0..=100.0)?;
-        within("search.alpha_start", self.alpha_start, 0.0..=1.0)
+        within("search.alpha_start", self.alpha_start, 0.0..=1.0)?;
+        within("search.importance.images", self.importance.images as f64, 1.0..=1e9)?;
+        let batches = self.importance.calibration_batches as f64;
+        within("search.importance.calibration_batches", batches, 0.0..=1e6)?;
+        let has_budget = self.budget.is_some() || self.budget_bytes.is_some();
+        let (is_limited, keys) = match self.method {
+            Method::Copriv => (
+                has_budget || self.threshold.is_some(),
+                "search.budget, search.budget_bytes or search.threshold",
+            ),
+            Method::Dp => (has_budget, "search.budget or search.budget_bytes"),
+        };
+        if is_limited {
+            return Ok(());
+        }
+        let expected = format!("a limit for the method {}", self.method);
+        Err(ConfigError::value(keys, expected, "none"))
     }
+}
+
+const fn copriv() -> Method {
+    Method::Copriv
+}
+
+const fn fifth() -> f64 {
+    0.2
 }
 
 const fn tenth() -> f64 {

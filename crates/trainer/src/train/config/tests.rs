@@ -35,7 +35,7 @@ fn overrides_replace_and_add() {
         "device = ndarray",
     ])
     .expect("a good configuration");
-    assert_eq!(config.search.as_ref().map(|s| s.budget), Some(1.0));
+    assert_eq!(config.search.as_ref().and_then(|s| s.budget), Some(1.0));
     assert_eq!((config.data.name.as_str(), config.device.as_str()), ("other", "ndarray"));
     assert_eq!(config.data.augmentation, Augmentation { crop_padding: 4, flip: false });
     assert_eq!(config.stages(), Stage::ALL);
@@ -58,6 +58,12 @@ fn errors_name_the_key() {
         ("search.budget=nan", "search.budget"),
         ("search.budget=half", "budget"),
         ("search.gates=none", "gates"),
+        ("search.method=magic", "method"),
+        ("search.epochs=0", "search.epochs"),
+        ("search.budget_bytes=-1", "search.budget_bytes"),
+        ("search.threshold=2", "search.threshold"),
+        ("search.importance.images=0", "search.importance.images"),
+        ("search.importance.image=5", "image"),
         ("batch_size=0", "batch_size"),
         ("batch_size=-1", "batch_size"),
         ("network.name=vgg", "name"),
@@ -72,6 +78,21 @@ fn errors_name_the_key() {
         let error = parse(&[setting]).expect_err(setting);
         assert!(error.contains(named), "{setting}: {error}");
     }
+}
+
+#[test]
+fn a_search_needs_a_limit_that_its_method_knows() {
+    let text = TEXT.replace("budget = 0.5", "");
+    let parse = |setting: &str| TrainConfig::parse(&text, "tiny.toml", &[setting.to_owned()]);
+    for good in ["search.budget=0.5", "search.budget_bytes=1e9", "search.threshold=0.5"] {
+        assert!(parse(good).is_ok(), "{good}");
+    }
+    let error = parse("search.mu=0.1").expect_err("no limit").to_string();
+    assert!(error.contains("search.threshold"), "{error}");
+    let dp = "search={ method = \"dp\", threshold = 0.5 }";
+    let error = parse(dp).expect_err("no limit of dp").to_string();
+    assert!(error.contains("search.budget_bytes") && error.contains("dp"), "{error}");
+    assert!(parse("search={ method = \"dp\", budget = 0.5 }").is_ok(), "dp needs no epochs");
 }
 
 #[test]

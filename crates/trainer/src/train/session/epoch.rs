@@ -1,9 +1,10 @@
 //! One epoch: its steps, the measurement after them, what is written.
 
-use super::Session;
+use super::{Session, mask};
 use crate::data::epoch_order;
 use crate::train::error::TrainError;
 use crate::train::evaluate::accuracy;
+use crate::train::methods::select;
 use crate::train::metrics::{EpochMetrics, Metrics, Observer, StepMetrics};
 use crate::train::progress::Losses;
 use crate::train::schedule::learning_rate;
@@ -43,8 +44,8 @@ impl Session<'_> {
                 self.metrics.write(&Metrics::Step(metrics))?;
             }
         }
-        if let Some(search) = self.config.search.as_ref().filter(|_| stage == Stage::Search) {
-            self.kept = self.costs.select(&self.model.alphas(), search.budget);
+        if self.trains_alphas(stage) {
+            self.kept = select(&self.costs, &self.model.alphas(), &self.limits);
         }
         let metrics = self.measure(rate, began, observer);
         self.complete_epoch(metrics, observer)?;
@@ -70,11 +71,12 @@ impl Session<'_> {
     /// Means over the epoch, and accuracy on the test images.
     fn measure(&self, rate: f64, began: Instant, observer: &mut dyn Observer) -> EpochMetrics {
         let test = &self.data.test;
+        let all: Vec<usize> = (0..test.len()).collect();
         let mut seen = |count| observer.measuring(count, test.len());
         let accuracy = accuracy(
             &self.model,
             &self.kept,
-            test,
+            (test, &all),
             &self.device,
             self.config.batch_size,
             &mut seen,
@@ -97,8 +99,9 @@ impl Session<'_> {
             images_per_second: sums.images as f64 / sums.seconds.max(1e-9),
             seconds: began.elapsed().as_secs_f64(),
             alphas: self.model.alphas(),
-            mask: self.kept.iter().map(|&kept| if kept { '1' } else { '0' }).collect(),
+            mask: mask(&self.kept),
             bytes: self.costs.bytes(&self.kept),
+            method: self.config.search.as_ref().map(|search| search.method),
         }
     }
 

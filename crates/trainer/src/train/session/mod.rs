@@ -2,11 +2,13 @@
 
 mod epoch;
 mod origin;
+mod search;
 mod step;
 
 use super::config::{ConfigError, SearchedGates, TrainConfig};
 use super::error::TrainError;
 use super::gates::GateCosts;
+use super::methods::Limits;
 use super::metrics::{MetricsFile, Observer};
 use super::progress::Progress;
 use super::sgd::Velocities;
@@ -36,6 +38,7 @@ pub(super) struct Session<'a> {
     model: Model,
     kept: Vec<bool>,
     costs: GateCosts,
+    limits: Limits,
     velocities: Velocities,
     teacher: Option<Teacher>,
     progress: Progress,
@@ -60,9 +63,11 @@ impl<'a> Session<'a> {
         if let Some(distillation) = config.distillation(Stage::Finetune) {
             teacher::check_named(distillation, checkpoint.network())?;
         }
+        let gates = config.search.as_ref().map_or(SearchedGates::Blocks, |search| search.gates);
+        let costs = GateCosts::new(checkpoint.network(), gates);
+        let limits = Limits::new(config.search.as_ref(), &costs)?;
         std::fs::create_dir_all(out).map_err(TrainError::io(out))?;
         write_config(config, &out.join("config.toml"))?;
-        let gates = config.search.as_ref().map_or(SearchedGates::Blocks, |search| search.gates);
         Ok(Self {
             config,
             data,
@@ -71,7 +76,8 @@ impl<'a> Session<'a> {
             model: Model::from_checkpoint(&checkpoint, &device.clone().autodiff()),
             device,
             kept: checkpoint.gates().kept().to_vec(),
-            costs: GateCosts::new(checkpoint.network(), gates),
+            costs,
+            limits,
             velocities,
             teacher: None,
             progress,
@@ -110,7 +116,9 @@ impl<'a> Session<'a> {
         stop: &AtomicBool,
     ) -> Result<bool, TrainError> {
         let epochs = self.config.schedule(stage).map_or(0, |schedule| schedule.epochs);
-        self.begin_stage(stage)?;
+        if !self.begin_stage(stage, observer, stop)? {
+            return Ok(false);
+        }
         observer.stage(stage, epochs, self.progress.epoch);
         while self.progress.epoch < epochs {
             if !self.run_epoch(stage, observer, stop)? {
@@ -120,23 +128,29 @@ impl<'a> Session<'a> {
         Ok(true)
     }
 
-    /// Sets gates, unless the stage had begun when the run was interrupted, and the teacher.
-    fn begin_stage(&mut self, stage: Stage) -> Result<(), TrainError> {
+    /// Sets gates, unless the stage had begun when the run was interrupted, and the teacher. False where
+    /// it was stopped.
+    fn begin_stage(
+        &mut self,
+        stage: Stage,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<bool, TrainError> {
         let unpruned = self.out.join("unpruned.safetensors");
         if let Some(search) = self.config.search.as_ref().filter(|_| stage == Stage::Search)
             && !self.progress.begun
         {
             self.checkpoint()?.write(&unpruned)?;
-            let alphas = self.costs.first_alphas(search.alpha_start);
-            self.model.set_alphas(&alphas);
-            self.kept = self.costs.select(&alphas, search.budget);
+            if !self.begin_search(search, observer, stop)? {
+                return Ok(false);
+            }
         }
         self.progress.begun = true;
         let teacher = self.config.distillation(stage).map(|distillation| {
             Teacher::read(distillation, &unpruned, self.model.network(), &self.device)
         });
         self.teacher = teacher.transpose()?;
-        Ok(())
+        Ok(true)
     }
 
     fn save(&self) -> Result<(), TrainError> {
@@ -158,6 +172,11 @@ impl<'a> Session<'a> {
         let (checkpoint, metrics) = (self.checkpoint()?, self.progress.history.clone());
         Ok(TrainOutcome { checkpoint, path, metrics, finished })
     }
+}
+
+/// One digit a gate, 1 kept, 0 removed.
+fn mask(kept: &[bool]) -> String {
+    kept.iter().map(|&kept| if kept { '1' } else { '0' }).collect()
 }
 
 fn check_sizes(config: &TrainConfig, data: &TrainingData) -> Result<(), TrainError> {

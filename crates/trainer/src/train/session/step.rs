@@ -5,6 +5,7 @@ use crate::model::{GateValue, Mode, Model, values};
 use crate::train::batch;
 use crate::train::error::TrainError;
 use crate::train::loss::{cross_entropy, divergence, targets};
+use crate::train::methods::select;
 use crate::train::progress::{Losses, Progress};
 use crate::train::sgd::Sgd;
 use crate::train::stage::Stage;
@@ -55,14 +56,12 @@ impl Session<'_> {
 
     /// The gates of the next forward pass; in a search those that the alphas now choose.
     fn gates(&mut self, stage: Stage) -> Vec<GateValue> {
-        match self.config.search.as_ref().filter(|_| stage == Stage::Search) {
-            Some(search) => {
-                self.kept = self.costs.select(&self.model.alphas(), search.budget);
-                let alphas = self.model.alpha_tensor();
-                GateValue::straight_through(&alphas, &self.kept, self.costs.searched())
-            }
-            None => GateValue::fixed(&self.kept),
+        if !self.trains_alphas(stage) {
+            return GateValue::fixed(&self.kept);
         }
+        self.kept = select(&self.costs, &self.model.alphas(), &self.limits);
+        let alphas = self.model.alpha_tensor();
+        GateValue::straight_through(&alphas, &self.kept, self.costs.searched())
     }
 
     fn task_loss(&self, logits: Tensor<2>, images: Tensor<4>, labels: &[usize]) -> Tensor<1> {
@@ -74,9 +73,9 @@ impl Session<'_> {
         taught.mul_scalar(teacher.weight) + labelled.mul_scalar(1.0 - teacher.weight)
     }
 
-    /// Share of the bytes in question that the alphas still ask for; in a search alone.
+    /// Share of the bytes in question that the alphas still ask for; where these are trained.
     fn comm_loss(&self, stage: Stage) -> Option<Tensor<1>> {
-        if stage != Stage::Search {
+        if !self.trains_alphas(stage) {
             return None;
         }
         let weights = self.costs.loss_weights();

@@ -1,0 +1,119 @@
+//! What each gate is worth: how much worse the network answers without it.
+
+use crate::data::{Dataset, epoch_order};
+use crate::model::{GateValue, Mode, Model};
+use crate::train::batch;
+use crate::train::config::ImportanceConfig;
+use crate::train::evaluate::accuracy;
+use burn::tensor::Device;
+use copriv_ir::Checkpoint;
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// How well a network answers the held-out images.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Mean cross entropy.
+    pub loss: f64,
+    /// Share answered right, 0..1.
+    pub top1: f64,
+}
+
+/// What a gate is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GateImportance {
+    /// Position of the gate.
+    pub gate: usize,
+    /// Rise in loss without it; negative where the network is better off.
+    pub loss_rise: f64,
+    /// Fall in top-1 without it.
+    pub top1_drop: f64,
+}
+
+/// What all gates in question are worth, each removed alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Importances {
+    /// Images measured on.
+    pub images: usize,
+    /// With all of the gates.
+    pub complete: Answer,
+    /// One for each gate that may go.
+    pub gates: Vec<GateImportance>,
+}
+
+impl Importances {
+    /// What a network that no longer answers in numbers counts as.
+    const MOST: f64 = 1e6;
+
+    /// The rise in loss without each of `count` gates; 0 for those that were not in question.
+    #[must_use]
+    pub fn loss_rises(&self, count: usize) -> Vec<f64> {
+        let mut rises = vec![0.0; count];
+        for gate in &self.gates {
+            if let Some(rise) = rises.get_mut(gate.gate) {
+                *rise = gate.loss_rise;
+            }
+        }
+        rises
+    }
+}
+
+/// A measurement of a network on training images, others of which calibrate its batch norms.
+pub(in crate::train) struct Probe<'a> {
+    pub(in crate::train) checkpoint: &'a Checkpoint,
+    pub(in crate::train) dataset: &'a Dataset,
+    pub(in crate::train) config: &'a ImportanceConfig,
+    pub(in crate::train) batch_size: usize,
+    pub(in crate::train) seed: u64,
+    /// Without autodiff.
+    pub(in crate::train) device: &'a Device,
+}
+
+impl Probe<'_> {
+    /// Removes each of the `searched` gates in turn; `seen` is told how many of how many are done.
+    ///
+    /// `None` where it was stopped.
+    pub(in crate::train) fn measure(
+        &self,
+        searched: &[bool],
+        seen: &mut dyn FnMut(usize, usize),
+        stop: &AtomicBool,
+    ) -> Option<Importances> {
+        let order = epoch_order(self.seed, u64::MAX, self.dataset.len());
+        let (held_out, others) = order.split_at(self.config.images.min(order.len()));
+        let mut kept = self.checkpoint.gates().kept().to_vec();
+        let complete = self.answer(&kept, held_out, others);
+        let in_question = |&gate: &usize| kept[gate] && searched[gate];
+        let gates: Vec<usize> = (0..kept.len()).filter(in_question).collect();
+        let mut importances = Vec::with_capacity(gates.len());
+        for (done, &gate) in gates.iter().enumerate() {
+            if stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            seen(done, gates.len());
+            kept[gate] = false;
+            let without = self.answer(&kept, held_out, others);
+            kept[gate] = true;
+            let rise = without.loss - complete.loss;
+            let loss_rise = if rise < Importances::MOST { rise } else { Importances::MOST };
+            let top1_drop = complete.top1 - without.top1;
+            importances.push(GateImportance { gate, loss_rise, top1_drop });
+        }
+        Some(Importances { images: held_out.len(), complete, gates: importances })
+    }
+
+    /// The network's answers with these gates, its batch norms calibrated for them.
+    fn answer(&self, kept: &[bool], held_out: &[usize], others: &[usize]) -> Answer {
+        // A model of its own: clones share their running statistics.
+        let model = Model::from_checkpoint(self.checkpoint, self.device);
+        let (gates, input) = (GateValue::fixed(kept), *model.network().input());
+        let batches = others.chunks_exact(self.batch_size).take(self.config.calibration_batches);
+        for indices in batches {
+            let images = batch::plain(self.dataset, indices, &input, self.device);
+            let _ = model.forward(images, &gates, Mode::Train);
+        }
+        let images = (self.dataset, held_out);
+        let measured = accuracy(&model, kept, images, self.device, self.batch_size, &mut |_| {});
+        Answer { loss: measured.loss, top1: measured.top1 }
+    }
+}

@@ -1,0 +1,56 @@
+//! How a search finds the gates to keep: one file a method.
+//!
+//! | method | what decides | file |
+//! |---|---|---|
+//! | `copriv` | alphas trained along with the weights; the largest stay | `copriv.rs` |
+//! | `dp` | the rise in loss when a gate is removed, measured beforehand; the set that loses least | `dp.rs`, `importance.rs` |
+
+mod copriv;
+mod dp;
+mod importance;
+mod limits;
+
+pub use importance::{Answer, GateImportance, Importances};
+
+pub(super) use copriv::select;
+pub(super) use dp::choose;
+pub(super) use importance::Probe;
+pub(super) use limits::Limits;
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// How a search finds the gates to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Weights and one alpha a block trained together under a loss that charges bytes (arXiv 2311.01737).
+    Copriv,
+    /// The importance of each block measured beforehand, then the set that loses least by dynamic
+    /// programming over the table of bytes (after arXiv 2301.12187 and 2406.12837).
+    Dp,
+}
+
+impl Method {
+    /// The name in configurations and reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Copriv => "copriv",
+            Self::Dp => "dp",
+        }
+    }
+
+    /// Whether alphas are trained in the search's epochs. Other methods decide before the first, so that
+    /// there may be none.
+    #[must_use]
+    pub const fn trains_alphas(self) -> bool {
+        matches!(self, Self::Copriv)
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,57 @@
+//! How a search begins: its first alphas, or all it ever does.
+
+use super::{Session, mask};
+use crate::train::config::SearchConfig;
+use crate::train::error::TrainError;
+use crate::train::methods::{Probe, choose, select};
+use crate::train::metrics::{Metrics, Observer, SearchMetrics};
+use crate::train::stage::Stage;
+use std::sync::atomic::AtomicBool;
+
+impl Session<'_> {
+    /// Whether alphas are trained in this stage.
+    pub(super) fn trains_alphas(&self, stage: Stage) -> bool {
+        let search = self.config.search.as_ref().filter(|_| stage == Stage::Search);
+        search.is_some_and(|search| search.method.trains_alphas())
+    }
+
+    /// Sets alphas and gates as the method says; false where it was stopped.
+    pub(super) fn begin_search(
+        &mut self,
+        search: &SearchConfig,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<bool, TrainError> {
+        if search.method.trains_alphas() {
+            let alphas = self.costs.first_alphas(search.alpha_start);
+            self.model.set_alphas(&alphas);
+            self.kept = select(&self.costs, &alphas, &self.limits);
+            return Ok(true);
+        }
+        let checkpoint = self.checkpoint()?;
+        let probe = Probe {
+            checkpoint: &checkpoint,
+            dataset: &self.data.train,
+            config: &search.importance,
+            batch_size: self.config.batch_size,
+            seed: self.config.seed,
+            device: &self.device,
+        };
+        let mut seen = |done, count| observer.probing(done, count);
+        let Some(importances) = probe.measure(self.costs.searched(), &mut seen, stop) else {
+            return Ok(false);
+        };
+        let rises = importances.loss_rises(self.kept.len());
+        self.kept = choose(&self.costs, &rises, &self.limits);
+        let alphas: Vec<f32> = rises.iter().map(|&rise| rise as f32).collect();
+        self.model.set_alphas(&alphas);
+        let (mask, bytes) = (mask(&self.kept), self.costs.bytes(&self.kept));
+        let metrics = SearchMetrics { method: search.method, importances, mask, bytes };
+        self.metrics.write(&Metrics::Search(metrics.clone()))?;
+        observer.chosen(&metrics);
+        // The measurement takes minutes: an interruption from here on does not repeat it.
+        self.progress.begun = true;
+        self.save()?;
+        Ok(true)
+    }
+}

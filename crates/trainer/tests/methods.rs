@@ -1,0 +1,109 @@
+//! Every method of pruning on tiny networks: what it chooses keeps its limits, and the result is a network like
+//! any other.
+
+mod colours;
+
+use colours::data;
+use copriv_trainer::train::{Metrics, Stage, TrainConfig, TrainError, TrainOutcome, run};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+const CONFIG: &str = r#"
+    seed = 3
+    batch_size = 8
+    [network]
+    name = "mobilenet_v2"
+    width = 0.05
+    [data]
+    name = "colours"
+    augmentation = { crop_padding = 1, flip = true }
+    [pretrain]
+    epochs = 2
+    learning_rate = 0.05
+    [search]
+    learning_rate = 0.02
+    importance = { images = 24, calibration_batches = 2 }
+    [finetune]
+    epochs = 1
+    learning_rate = 0.02
+    distillation = { teacher = "unpruned" }
+"#;
+
+fn train(overrides: &[&str], out: &Path) -> Result<TrainOutcome, TrainError> {
+    let overrides: Vec<String> = overrides.iter().map(|&setting| setting.into()).collect();
+    let config = TrainConfig::parse(CONFIG, "tiny.toml", &overrides)?;
+    run(&config, &data(), out, false, &mut (), &AtomicBool::new(false))
+}
+
+fn kept(outcome: &TrainOutcome) -> usize {
+    outcome.checkpoint.gates().kept()[1..18].iter().filter(|&&kept| kept).count()
+}
+
+fn total(outcome: &TrainOutcome) -> f64 {
+    outcome.metrics.last().expect("epochs").bytes.total()
+}
+
+#[test]
+fn dp_measures_chooses_and_trains_what_it_chose() {
+    let out = tempfile::tempdir().expect("a folder");
+    let method = "search.method=dp";
+    let outcome = train(&[method, "search.budget=0.5"], &out.path().join("half")).expect("trains");
+    let stages: Vec<Stage> = outcome.metrics.iter().map(|metrics| metrics.stage).collect();
+    assert_eq!(stages, [Stage::Pretrain, Stage::Pretrain, Stage::Finetune]);
+
+    let log = std::fs::read_to_string(out.path().join("half/metrics.jsonl")).expect("written");
+    let records = log.lines().map(|line| serde_json::from_str(line).expect("a record"));
+    let chosen = records.filter_map(|record| match record {
+        Metrics::Search(chosen) => Some(chosen),
+        _ => None,
+    });
+    let chosen: Vec<_> = chosen.collect();
+    assert_eq!(chosen.len(), 1);
+    assert_eq!(chosen[0].mask, outcome.checkpoint.gates().mask());
+    assert_eq!((chosen[0].importances.gates.len(), chosen[0].importances.images), (17, 24));
+    // The alphas are the importances, and no gate that went was worth more than one that stayed.
+    let rises = chosen[0].importances.loss_rises(19);
+    let useful = rises.iter().filter(|&&rise| rise > 0.0).count();
+    assert_eq!(kept(&outcome), useful.min(9), "half of 17, rounded up, but none that does harm");
+    let gates = outcome.checkpoint.gates();
+    assert!(gates.alphas().iter().zip(&rises).all(|(&alpha, &rise)| alpha == rise as f32));
+    let worth = |state: bool| {
+        let of = (1..18).filter(move |&gate| gates.kept()[gate] == state);
+        of.map(|gate| rises[gate]).collect::<Vec<_>>()
+    };
+    let least = worth(true).into_iter().fold(f64::INFINITY, f64::min);
+    assert!(worth(false).into_iter().all(|gone| gone <= least));
+}
+
+#[test]
+fn bytes_limit_both_methods_and_impossible_ones_name_the_smallest() {
+    let out = tempfile::tempdir().expect("a folder");
+    let run_folder = |name: &str| out.path().join(name);
+    let whole = train(&["search.method=dp", "search.budget=1"], &run_folder("whole"));
+    let none = train(&["search.method=dp", "search.budget=0"], &run_folder("none"));
+    let (largest, smallest) = (total(&whole.expect("trains")), total(&none.expect("trains")));
+    let middle = (largest + smallest) / 2.0;
+    let limit = format!("search.budget_bytes={middle}");
+    for (name, settings) in
+        [("dp", vec!["search.method=dp"]), ("copriv", vec!["search.epochs=1", "search.mu=0.5"])]
+    {
+        let outcome = train(&[&settings[..], &[&limit]].concat(), &run_folder(name));
+        let outcome = outcome.expect("trains");
+        assert!((1..17).contains(&kept(&outcome)), "{name}");
+        assert!(total(&outcome) <= middle, "{name}");
+        let limit = format!("search.budget_bytes={}", smallest * 0.99);
+        let error = train(&[&settings[..], &[&limit]].concat(), &run_folder("impossible"));
+        let error = error.expect_err("impossible").to_string();
+        let named = format!("{:.0}", smallest.ceil());
+        assert!(error.contains("search.budget_bytes") && error.contains(&named), "{error}");
+        assert!(!run_folder("impossible").exists());
+    }
+}
+
+#[test]
+fn a_threshold_removes_what_the_loss_pushes_below_it() {
+    let out = tempfile::tempdir().expect("a folder");
+    let settings = ["search.epochs=1", "search.threshold=0.5", "search.mu=1000"];
+    let outcome = train(&settings, &out.path().join("run")).expect("trains");
+    assert_eq!(kept(&outcome), 0, "no answer is worth a thousand");
+}
