@@ -33,6 +33,14 @@ pub fn parse(name: &str) -> Result<Device, DeviceError> {
     }
 }
 
+/// The devices of a list `cuda:0,cuda:1`; a device may be named more than once.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_list(names: &str) -> Result<Vec<Device>, DeviceError> {
+    names.split(',').map(|name| parse(name.trim())).collect()
+}
+
 #[cfg(feature = "wgpu")]
 fn wgpu(index: usize) -> Option<Device> {
     use burn::tensor::DeviceKind;
@@ -66,6 +74,13 @@ mod tests {
         for name in ["", "gpu", "cuda", "cuda:x", "cpu:0", "wgpu:-1"] {
             assert_eq!(parse(name), Err(DeviceError::Unknown { name: name.into() }));
         }
+    }
+
+    #[test]
+    fn lists_have_a_device_for_each_name() {
+        assert_eq!(parse_list("cpu").map(|list| list.len()), Ok(1));
+        assert_eq!(parse_list("cpu, ndarray,cpu").map(|list| list.len()), Ok(3));
+        assert_eq!(parse_list("cpu,"), Err(DeviceError::Unknown { name: String::new() }));
     }
 
     #[test]

@@ -2,13 +2,15 @@
 
 mod colours;
 
-use colours::{SIDE, data};
+use colours::{SIDE, colours, data};
 use copriv_ir::{Architecture, BatchNormInit, Checkpoint, Gates, Network, Tensor};
+use copriv_trainer::data::Split;
 use copriv_trainer::train::{
     EpochMetrics, Metrics, Observer, Stage, StepMetrics, TrainConfig, TrainError, TrainOutcome,
     TrainingData, evaluate, run,
 };
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const CONFIG: &str = r#"
@@ -72,7 +74,7 @@ fn metrics(out: &Path) -> Vec<Metrics> {
         Metrics::Epoch(m) => {
             Metrics::Epoch(EpochMetrics { images_per_second: 0.0, seconds: 0.0, ..m })
         }
-        search => search,
+        search @ Metrics::Search(_) => search,
     };
     text.lines().map(record).collect()
 }
@@ -108,7 +110,7 @@ fn a_run_learns_prunes_and_leaves_its_checkpoints() {
     assert_eq!(read("search.safetensors").gates(), outcome.checkpoint.gates());
     assert_eq!(read("pretrain.safetensors").gates().mask(), "1".repeat(10));
     assert_eq!(read("unpruned.safetensors").tensors(), read("pretrain.safetensors").tensors());
-    let accuracy = evaluate(&outcome.checkpoint, &data().test, "cpu", 7).expect("evaluates");
+    let accuracy = evaluate(&outcome.checkpoint, &*data().test, "cpu", 7).expect("evaluates");
     assert_eq!((accuracy.top1, accuracy.count), (end.top1, 20));
     assert!(accuracy.top5 >= accuracy.top1);
 
@@ -150,6 +152,77 @@ fn an_interrupted_run_ends_with_the_same_bits() {
     assert!(again.finished && again.checkpoint == expected.checkpoint);
 }
 
+/// Everything that draws random numbers or remembers earlier steps.
+const ALL_ON: [&str; 10] = [
+    "optimiser.ema=0.9",
+    "optimiser.dropout=0.2",
+    "optimiser.clip_norm=1",
+    "data.augmentation.rand_augment={ operations = 2, magnitude = 9 }",
+    "data.augmentation.erasing=0.3",
+    "data.augmentation.resized_crop={ min_area = 0.5 }",
+    "data.mixing={ mixup = 0.2, cutmix = 1.0 }",
+    "data.workers=3",
+    "pretrain.epochs=1",
+    "search.epochs=1",
+];
+
+#[test]
+fn with_everything_on_an_interrupted_run_ends_with_the_same_bits() {
+    for algorithm in ["optimiser.algorithm=sgd", "optimiser.algorithm=adamw"] {
+        let config = config(&[&ALL_ON[..], &[algorithm]].concat());
+        let whole = folder();
+        let expected = train(&config, whole.path()).expect("trains");
+        for steps in [9, 13, 30] {
+            let out = folder();
+            let stop = AtomicBool::new(false);
+            let mut observer = StopAfter { steps, flag: &stop };
+            run(&config, &data(), out.path(), false, &mut observer, &stop).expect("stops");
+            // Another number of workers would be another configuration, but gives the same batches.
+            let resumed = run(&config, &data(), out.path(), true, &mut (), &AtomicBool::new(false))
+                .expect("resumes");
+            assert!(resumed.checkpoint == expected.checkpoint, "{algorithm} after {steps}");
+            assert_eq!(metrics(out.path()), metrics(whole.path()));
+        }
+    }
+}
+
+#[test]
+fn the_mean_of_the_weights_is_what_is_kept() {
+    let out = folder();
+    let settings = ["optimiser.ema=0.9", "search.epochs=1", "finetune.epochs=1"];
+    let outcome = train(&config(&settings), out.path()).expect("trains");
+    let state = |name: &str| Checkpoint::read(&out.path().join("state").join(name)).expect(name);
+    assert_eq!(state("average.safetensors"), outcome.checkpoint);
+    assert_ne!(state("weights.safetensors").tensors(), outcome.checkpoint.tensors());
+    let accuracy = evaluate(&outcome.checkpoint, &*data().test, "cpu", 7).expect("evaluates");
+    assert_eq!(Some(accuracy.top1), outcome.metrics.last().map(|m| m.top1));
+}
+
+/// Both devices see the same images, so that the statistics of each half are those of the whole.
+#[test]
+fn two_devices_make_the_step_of_one() {
+    let half = colours(Split::Train, 4);
+    let mut twice = half.clone();
+    for index in 0..4 {
+        twice.push(half.image(index), half.labels()[index]);
+    }
+    let data = TrainingData { train: Arc::new(twice), ..data() };
+    let trained = |device: &str| {
+        let out = folder();
+        let plain = ["batch_size=8", "pretrain.epochs=3", "data.augmentation.flip=false"];
+        let crop = ["data.augmentation.crop_padding=0", device];
+        let mut config = config(&[&plain[..], &crop].concat());
+        (config.search, config.finetune) = (None, None);
+        let stop = AtomicBool::new(false);
+        run(&config, &data, out.path(), false, &mut (), &stop).expect("trains")
+    };
+    let (one, two) = (trained("device=cpu"), trained("device=\"cpu,cpu\""));
+    assert!(trained("device=\"cpu,cpu\"").checkpoint == two.checkpoint, "not repeatable");
+    // The halves of a shuffled batch are not the same images, so their statistics differ a little.
+    let losses = |outcome: &TrainOutcome| outcome.metrics[0].task_loss;
+    assert!((losses(&one) - losses(&two)).abs() < 0.3, "{} {}", losses(&one), losses(&two));
+}
+
 #[test]
 fn another_seed_gives_another_network() {
     let settings = ["pretrain.epochs=1", "search.epochs=1", "finetune.epochs=1"];
@@ -177,7 +250,7 @@ fn runs_are_neither_overwritten_nor_resumed_by_mistake() {
     let error = resume(&other).expect_err("another configuration").to_string();
     assert!(error.contains("optimiser.momentum") && error.contains("0.9"), "{error}");
 
-    for file in ["velocities.safetensors", "weights.safetensors", "progress.json"] {
+    for file in ["moments.safetensors", "weights.safetensors", "progress.json"] {
         let path = out.path().join("state").join(file);
         let good = std::fs::read(&path).expect("written");
         let mut bad = good.clone();
@@ -245,7 +318,7 @@ fn impossible_runs_are_refused_before_they_begin() {
         &data(),
         "none.safetensors",
     );
-    let empty = TrainingData { test: data().test.limit(0), ..data() };
+    let empty = TrainingData { test: Arc::new(colours(Split::Test, 0)), ..data() };
     refused(&config(&[]), &empty, "test images");
 
     let mut missing = config(&[]);
@@ -254,7 +327,8 @@ fn impossible_runs_are_refused_before_they_begin() {
     let path = out.path().join("start.safetensors");
     exploding().write(&path).expect("written");
     missing.start = Some(path);
-    let two = TrainingData { train: data().train.only_classes(&[0, 1]).expect("known"), ..data() };
+    let two = colours(Split::Train, 72).only_classes(&[0, 1]).expect("known");
+    let two = TrainingData { train: Arc::new(two), ..data() };
     refused(&missing, &two, "3 classes");
 }
 
@@ -278,7 +352,7 @@ fn a_checkpoint_to_start_from_is_the_parent() {
 fn both_cpu_devices_agree() {
     let network = Network::new(Architecture::MobileNetV2, 0.25, 3, SIDE).expect("small");
     let checkpoint = Checkpoint::initialise(network, 4, BatchNormInit::Random);
-    let test = data().test;
+    let test = colours(Split::Test, 20);
     let flex = evaluate(&checkpoint, &test, "cpu", 20).expect("evaluates");
     let ndarray = evaluate(&checkpoint, &test, "ndarray", 20).expect("evaluates");
     assert!((flex.loss - ndarray.loss).abs() < 1e-3 * flex.loss.abs().max(1.0));

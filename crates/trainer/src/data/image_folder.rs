@@ -1,8 +1,10 @@
 //! Data sets of image files: a folder for each split, in it a folder for each class.
 
 use super::manifest::Layout;
+use super::picture::decode;
 use super::{CheckedFile, DataError, Dataset, Images, Manifest, Split, read_picture};
 use copriv_ir::Shape;
+use image::RgbImage;
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -20,6 +22,9 @@ pub struct ImageFolder {
     name: String,
     split: Split,
     shape: Shape,
+    classes: Vec<String>,
+    mean: [f32; 3],
+    std: [f32; 3],
     folder: PathBuf,
     paths: Vec<PathBuf>,
     labels: Vec<usize>,
@@ -55,7 +60,16 @@ impl ImageFolder {
         images.sort();
         let shape = Shape::new(3, manifest.resolution, manifest.resolution);
         let (labels, paths) = images.into_iter().map(|(_, label, path)| (label, path)).unzip();
-        Ok(Self { name: dataset, split, shape, folder, paths, labels })
+        let Manifest { classes, mean, std, .. } = manifest.clone();
+        Ok(Self { name: dataset, split, shape, classes, mean, std, folder, paths, labels })
+    }
+
+    /// The first `count` images, or all where there are fewer.
+    #[must_use]
+    pub fn limit(mut self, count: usize) -> Self {
+        self.labels.truncate(count);
+        self.paths.truncate(count);
+        self
     }
 
     /// The files, in the order of the images.
@@ -103,6 +117,14 @@ impl Images for ImageFolder {
         self.shape
     }
 
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn statistics(&self) -> ([f32; 3], [f32; 3]) {
+        (self.mean, self.std)
+    }
+
     fn labels(&self) -> &[usize] {
         &self.labels
     }
@@ -110,6 +132,10 @@ impl Images for ImageFolder {
     fn pixels(&self, index: usize) -> Result<Cow<'_, [u8]>, DataError> {
         let Some(path) = self.paths.get(index) else { return Ok(Cow::Borrowed(&[])) };
         Ok(Cow::Owned(read_picture(path, self.shape.height)?))
+    }
+
+    fn picture(&self, index: usize) -> Result<RgbImage, DataError> {
+        self.paths.get(index).map_or_else(|| Ok(RgbImage::default()), |path| decode(path))
     }
 }
 
@@ -131,7 +157,7 @@ fn is_picture(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use image::{Rgb, RgbImage};
+    use image::Rgb;
 
     fn manifest() -> Manifest {
         let text = r#"
@@ -174,6 +200,10 @@ mod tests {
         assert_eq!(images.pixels(0).expect("decodes")[..2], [1, 1]);
         assert_eq!(images.pixels(1).expect("decodes").len(), 48);
         assert!(images.pixels(3).expect("nothing").is_empty());
+
+        // The whole image, which is higher than the network's.
+        assert_eq!(images.picture(2).expect("decodes").dimensions(), (4, 6));
+        assert_eq!(images.clone().limit(2).labels(), [0, 1]);
 
         let loaded = manifest().load_first(root.path(), Split::Test, 2).expect("there");
         assert_eq!((loaded.len(), loaded.labels()), (2, [0, 1].as_slice()));

@@ -1,25 +1,43 @@
 //! Labelled images, however they are kept.
 
+use super::picture::interleaved;
 use super::{DataError, Dataset};
 use copriv_ir::Shape;
+use image::RgbImage;
 use std::borrow::Cow;
+use std::fmt;
 
 /// Labelled images of one size that can be had by number, from several threads.
-pub trait Images: Sync {
+pub trait Images: fmt::Debug + Send + Sync {
     /// Name of the data set.
     fn name(&self) -> &str;
 
-    /// Shape of every image.
+    /// Shape of every image, as [`Self::pixels`] gives it.
     fn shape(&self) -> Shape;
+
+    /// Names of the classes, in label order.
+    fn classes(&self) -> &[String];
+
+    /// Mean and standard deviation of each channel, of pixels scaled to 0..1.
+    fn statistics(&self) -> ([f32; 3], [f32; 3]);
 
     /// The label of each image.
     fn labels(&self) -> &[usize];
 
-    /// Pixels of image `index`, channel-major, 8 bits each.
+    /// Pixels of image `index`, channel-major, 8 bits each; of larger images the middle.
     ///
     /// # Errors
     /// Where the image is a file that cannot be read.
     fn pixels(&self, index: usize) -> Result<Cow<'_, [u8]>, DataError>;
+
+    /// The whole of image `index`, of whatever size.
+    ///
+    /// # Errors
+    /// Where the image is a file that cannot be read.
+    fn picture(&self, index: usize) -> Result<RgbImage, DataError> {
+        let Shape { width, height, .. } = self.shape();
+        Ok(interleaved(&self.pixels(index)?, width, height))
+    }
 }
 
 impl Images for Dataset {
@@ -29,6 +47,14 @@ impl Images for Dataset {
 
     fn shape(&self) -> Shape {
         self.shape()
+    }
+
+    fn classes(&self) -> &[String] {
+        self.classes()
+    }
+
+    fn statistics(&self) -> ([f32; 3], [f32; 3]) {
+        (self.mean(), self.std())
     }
 
     fn labels(&self) -> &[usize] {

@@ -167,9 +167,22 @@ impl Manifest {
     /// # Errors
     /// As for [`Self::load`].
     pub fn images(&self, root: &Path, split: Split) -> Result<Box<dyn Images>, DataError> {
+        self.first_images(root, split, usize::MAX)
+    }
+
+    /// The first images of a split.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn first_images(
+        &self,
+        root: &Path,
+        split: Split,
+        count: usize,
+    ) -> Result<Box<dyn Images>, DataError> {
         Ok(match self.layout {
-            Layout::Folders => Box::new(ImageFolder::open(self, root, split)?),
-            Layout::Cifar10 | Layout::Cifar100 => Box::new(self.load(root, split)?),
+            Layout::Folders => Box::new(ImageFolder::open(self, root, split)?.limit(count)),
+            Layout::Cifar10 | Layout::Cifar100 => Box::new(self.load_first(root, split, count)?),
         })
     }
 

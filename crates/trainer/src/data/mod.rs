@@ -11,7 +11,7 @@ mod manifest;
 mod picture;
 mod resize;
 
-pub use augment::{Augmentation, SampleKey, epoch_order};
+pub use augment::{Augmentation, Mixing, RandAugment, ResizedCrop, SampleKey, epoch_order};
 pub use dataset::{Dataset, Split};
 pub use image_folder::ImageFolder;
 pub use images::Images;

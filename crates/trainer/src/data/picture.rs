@@ -12,13 +12,18 @@ const SMALL_BELOW: usize = 96;
 /// # Errors
 /// [`DataError::Io`] and [`DataError::Picture`].
 pub fn read_picture(path: &Path, side: usize) -> Result<Vec<u8>, DataError> {
+    Ok(planes(&fit(&decode(path)?, side)))
+}
+
+/// The image in a JPEG or PNG file as it is.
+pub(super) fn decode(path: &Path) -> Result<RgbImage, DataError> {
     let io = |source| DataError::Io { path: path.into(), source };
     let reader = ImageReader::open(path).map_err(io)?.with_guessed_format().map_err(io)?;
     let decoded = reader.decode().map_err(|error| {
         let reason = error.to_string();
         DataError::Picture { path: path.into(), reason }
     })?;
-    Ok(planes(&fit(&decoded.into_rgb8(), side)))
+    Ok(decoded.into_rgb8())
 }
 
 /// The middle of the image, `side` pixels a side, as ImageNet is customarily evaluated.
@@ -47,8 +52,17 @@ fn middle(excess: usize) -> usize {
     if excess.is_multiple_of(2) { half } else { half + half % 2 }
 }
 
-fn planes(image: &RgbImage) -> Vec<u8> {
+/// Channel-major pixels.
+pub(super) fn planes(image: &RgbImage) -> Vec<u8> {
     (0..3).flat_map(|channel| image.pixels().map(move |pixel| pixel[channel])).collect()
+}
+
+/// The image of channel-major pixels; black where there are too few.
+pub(super) fn interleaved(pixels: &[u8], width: usize, height: usize) -> RgbImage {
+    let area = width * height;
+    let value = |i: usize| pixels.get(i % 3 * area + i / 3).copied().unwrap_or_default();
+    let values = (0..3 * area).map(value).collect();
+    RgbImage::from_raw(width as u32, height as u32, values).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -65,6 +79,12 @@ mod tests {
         assert_eq!(fit(&RgbImage::new(1, 1000), 32).dimensions(), (32, 32));
         let exact = RgbImage::from_fn(32, 32, |x, y| Rgb([x as u8, y as u8, 7]));
         assert_eq!(fit(&exact, 32), exact);
+    }
+
+    #[test]
+    fn planes_and_pixels_hold_the_same() {
+        let image = RgbImage::from_fn(3, 2, |x, y| Rgb([x as u8, y as u8, (x + y) as u8]));
+        assert_eq!(interleaved(&planes(&image), 3, 2), image);
     }
 
     #[test]

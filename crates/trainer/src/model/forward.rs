@@ -20,6 +20,14 @@ pub enum Mode {
     Evaluate,
 }
 
+/// How a forward pass goes, beside the gates.
+#[derive(Clone, Debug)]
+pub(crate) struct Pass {
+    pub(crate) mode: Mode,
+    /// Factors `[batch, features]` on what goes into the fully connected layer.
+    pub(crate) dropout: Option<Tensor<2>>,
+}
+
 /// The state of one gate in a forward pass.
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "there are a few dozen at a time")]
@@ -62,6 +70,16 @@ impl Model {
     /// `gates` holds one value for each gate.
     #[must_use]
     pub fn forward(&self, images: Tensor<4>, gates: &[GateValue], mode: Mode) -> Tensor<2> {
+        self.forward_with(images, gates, &Pass { mode, dropout: None })
+    }
+
+    /// The same, with all that training may want.
+    pub(crate) fn forward_with(
+        &self,
+        images: Tensor<4>,
+        gates: &[GateValue],
+        pass: &Pass,
+    ) -> Tensor<2> {
         let nodes = self.graph.nodes();
         let readers = readers(&self.graph);
         let mut maps: Vec<Option<Tensor<4>>> = Vec::with_capacity(nodes.len());
@@ -73,7 +91,7 @@ impl Model {
             let gate = self.gate(fused, gates);
             let output = match (inputs.next(), inputs.next()) {
                 (Some(x), Some(other)) => ops::add(x, other, &gate),
-                (Some(x), None) => self.apply(id, x, &gate, gates, mode),
+                (Some(x), None) => self.apply(id, x, &gate, gates, pass),
                 (None, _) => images.clone(),
             };
             // Where the activation is already done, nobody reads what was before it.
@@ -105,15 +123,17 @@ impl Model {
         x: Tensor<4>,
         gate: &Gate,
         gates: &[GateValue],
-        mode: Mode,
+        pass: &Pass,
     ) -> Tensor<4> {
         match (&self.graph.nodes()[id].op, &self.layers[id]) {
             (Op::Conv(geometry), Some(Layer::Conv(conv))) => {
                 ops::convolution(x, conv.weight.val(), geometry)
             }
-            (Op::BatchNorm, Some(Layer::Norm(norm))) => norm.forward(x, gate, mode),
+            (Op::BatchNorm, Some(Layer::Norm(norm))) => norm.forward(x, gate, pass.mode),
             (Op::Linear { .. }, Some(Layer::Linear(linear))) => {
-                let product = x.flatten::<2>(1, 3).matmul(linear.weight.val().transpose());
+                let x = x.flatten::<2>(1, 3);
+                let x = pass.dropout.iter().fold(x, |x, factors| x * factors.clone());
+                let product = x.matmul(linear.weight.val().transpose());
                 (product + linear.bias.val().unsqueeze()).unsqueeze_dims(&[2, 3])
             }
             (Op::Activation(condition), _) => ops::activate(x, &self.gate(Some(*condition), gates)),

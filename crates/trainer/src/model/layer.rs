@@ -103,6 +103,14 @@ impl Layer {
         }
     }
 
+    /// Its running mean and variance, if it is a batch norm.
+    pub(super) fn statistics(&self) -> Vec<&RunningState<Tensor<1>>> {
+        match self {
+            Self::Norm(norm) => vec![&norm.running_mean, &norm.running_var],
+            Self::Conv(_) | Self::Linear(_) => vec![],
+        }
+    }
+
     pub(super) fn visit(&mut self, name: &str, visitor: &mut impl ParameterVisitor) {
         let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
         match self {

@@ -3,6 +3,7 @@
 mod forward;
 mod layer;
 
+pub(crate) use forward::Pass;
 pub use forward::{GateValue, Mode};
 pub(crate) use layer::{ParameterKind, ParameterVisitor};
 
@@ -89,6 +90,26 @@ impl Model {
     pub fn set_alphas(&mut self, alphas: &[f32]) {
         let data = TensorData::new(alphas.to_vec(), [alphas.len()]);
         self.alphas = Param::from_data(data, &self.alphas.val().device());
+    }
+
+    /// Running mean and variance of every batch norm, in a fixed order.
+    pub(crate) fn statistics(&self) -> Vec<Tensor<1>> {
+        let layers = self.layers.iter().flatten();
+        layers.flat_map(Layer::statistics).map(|state| state.value_sync()).collect()
+    }
+
+    /// Replaces what [`Self::statistics`] gave; also those of clones, which share them.
+    pub(crate) fn set_statistics(&self, values: Vec<Tensor<1>>) {
+        let layers = self.layers.iter().flatten();
+        for (state, value) in layers.flat_map(Layer::statistics).zip(values) {
+            state.update(value);
+            state.value_sync();
+        }
+    }
+
+    /// A copy on another device, for training, that shares nothing with this one.
+    pub(crate) fn replica(&self, device: &Device) -> Self {
+        self.valid().to_device(&device.clone().inner()).train()
     }
 
     /// Shows `visitor` every trained parameter in a fixed order, alphas last.

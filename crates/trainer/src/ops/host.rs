@@ -58,6 +58,11 @@ impl HostTensor {
         self.tensor.as_slice().unwrap_or_default()
     }
 
+    /// As a burn tensor of one axis.
+    pub(super) fn into_tensor(self) -> Tensor<1> {
+        Tensor::from_primitive::<Flex>(self.tensor)
+    }
+
     pub(super) fn shape(&self) -> &[usize] {
         &self.shape
     }
@@ -105,6 +110,14 @@ impl<const D: usize> From<&Tensor<D>> for Operand {
             let plain = tensor.clone().try_into_primitive::<Flex>();
             plain.map_or(Self::Elsewhere, Self::Plain)
         }
+    }
+}
+
+/// The tensor, if it is on the host and without autodiff.
+pub(super) fn plain<const D: usize>(tensor: &Tensor<D>) -> Option<HostTensor> {
+    match Operand::from(tensor) {
+        Operand::Plain(tensor) => Some(HostTensor::of(&tensor)),
+        Operand::Tracked(_) | Operand::Elsewhere => None,
     }
 }
 

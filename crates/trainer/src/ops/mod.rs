@@ -6,11 +6,14 @@
 //! burn's own operations. Both ways compute the same, to rounding.
 
 mod depthwise;
+mod element;
 mod host;
 mod norm;
 mod pointwise;
 mod sum;
 mod vector;
+
+pub(crate) use element::{AdamStep, SgdStep, adam_step, mixed, sgd_step, square_sum};
 
 use burn::tensor::activation::relu;
 use burn::tensor::module::{batch_norm, batch_norm_train, conv2d};

@@ -1,24 +1,7 @@
 //! The losses, on logits `[batch, classes]`.
 
+use burn::tensor::Tensor;
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{Device, Tensor, TensorData};
-
-/// Target distributions `[batch, classes]`: the label, with a share `smoothing` spread over all.
-pub(super) fn targets(
-    labels: &[usize],
-    classes: usize,
-    smoothing: f64,
-    device: &Device,
-) -> Tensor<2> {
-    let off = smoothing / classes as f64;
-    let mut values = vec![off as f32; labels.len() * classes];
-    for (row, &label) in values.chunks_exact_mut(classes.max(1)).zip(labels) {
-        if let Some(value) = row.get_mut(label) {
-            *value = (1.0 - smoothing + off) as f32;
-        }
-    }
-    Tensor::from_data(TensorData::new(values, [labels.len(), classes]), device)
-}
 
 /// Mean cross entropy between `targets` and the prediction.
 pub(super) fn cross_entropy(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
@@ -36,9 +19,16 @@ pub(super) fn divergence(logits: Tensor<2>, teacher_logits: Tensor<2>) -> Tensor
 mod tests {
     use super::*;
     use crate::model::values;
+    use crate::train::batch::Batch;
+    use burn::tensor::{Device, TensorData};
 
     fn tensor(rows: [[f32; 3]; 2]) -> Tensor<2> {
         Tensor::from_data(rows, &Device::flex())
+    }
+
+    fn targets(labels: &[usize], smoothing: f64) -> Tensor<2> {
+        let batch = Batch::empty(labels.to_vec(), 3, smoothing);
+        Tensor::from_data(TensorData::new(batch.targets, [labels.len(), 3]), &Device::flex())
     }
 
     fn scalar(tensor: Tensor<1>) -> f32 {
@@ -48,11 +38,11 @@ mod tests {
     #[test]
     fn cross_entropy_is_that_of_the_textbook() {
         let logits = tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]);
-        let plain = cross_entropy(logits.clone(), targets(&[2, 0], 3, 0.0, &Device::flex()));
+        let plain = cross_entropy(logits.clone(), targets(&[2, 0], 0.0));
         let expected = (0.407_606 + 3.0f32.ln()) / 2.0;
         assert!((scalar(plain) - expected).abs() < 1e-5);
         // Smoothing mixes in the mean over all classes.
-        let smooth = cross_entropy(logits, targets(&[2, 0], 3, 0.3, &Device::flex()));
+        let smooth = cross_entropy(logits, targets(&[2, 0], 0.3));
         let uniform = (1.407_606 + 3.0f32.ln()) / 2.0;
         assert!((scalar(smooth) - (0.7 * expected + 0.3 * uniform)).abs() < 1e-5);
     }

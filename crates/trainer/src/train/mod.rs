@@ -1,25 +1,27 @@
 //! Training runs: stages, checkpoints, resumption.
 
+mod average;
 mod batch;
 mod config;
 mod error;
 mod evaluate;
 mod gates;
+mod loader;
 mod loss;
 mod methods;
 mod metrics;
+mod optimiser;
 mod overrides;
 mod progress;
 mod schedule;
 mod session;
-mod sgd;
 mod stage;
 mod state;
 mod teacher;
 
 pub use config::{
-    ConfigError, DataConfig, DistillationConfig, FinetuneConfig, ImportanceConfig, NetworkConfig,
-    OptimiserConfig, ScheduleConfig, SearchConfig, SearchedGates, TrainConfig,
+    Algorithm, ConfigError, DataConfig, DistillationConfig, FinetuneConfig, ImportanceConfig,
+    NetworkConfig, OptimiserConfig, ScheduleConfig, SearchConfig, SearchedGates, TrainConfig,
 };
 pub use error::TrainError;
 pub use evaluate::{Accuracy, evaluate};
@@ -28,20 +30,21 @@ pub use methods::{Answer, GateImportance, Importances, Method};
 pub use metrics::{EpochMetrics, Metrics, Observer, SearchMetrics, StepMetrics};
 pub use stage::Stage;
 
-use crate::data::{DataError, Dataset, Manifest, Split};
+use crate::data::{DataError, Images, Manifest, Split};
 use copriv_ir::{BatchNormInit, Checkpoint, Network, Provenance};
 use session::Session;
 use state::StateFolder;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// The images of a run.
 #[derive(Clone, Debug)]
 pub struct TrainingData {
     /// To learn from.
-    pub train: Dataset,
+    pub train: Arc<dyn Images>,
     /// To measure on after each epoch.
-    pub test: Dataset,
+    pub test: Arc<dyn Images>,
 }
 
 impl TrainingData {
@@ -51,7 +54,8 @@ impl TrainingData {
     /// [`DataError`] for what is missing or damaged.
     pub fn load(manifest: &Manifest, root: &Path, config: &DataConfig) -> Result<Self, DataError> {
         let split = |split, limit: Option<usize>| {
-            Ok(manifest.load(root, split)?.limit(limit.unwrap_or(usize::MAX)))
+            let count = limit.unwrap_or(usize::MAX);
+            manifest.first_images(root, split, count).map(Arc::from)
         };
         Ok(Self {
             train: split(Split::Train, config.train_limit)?,
@@ -119,10 +123,11 @@ fn start(config: &TrainConfig, data: &TrainingData) -> Result<Checkpoint, TrainE
         return Err(ConfigError::value("network", "a table", "nothing").into());
     };
     let (dataset, shape) = (&data.train, data.train.shape());
+    let (mean, std) = dataset.statistics();
     let network = Network::new(network.name, network.width, dataset.classes().len(), shape.height)?
         .with_activation(network.activation)
         .with_final_activation(network.final_activation)
-        .with_statistics(dataset.mean(), dataset.std())?
+        .with_statistics(mean, std)?
         .with_labels(dataset.classes().to_vec())?;
     Ok(Checkpoint::initialise(network, config.seed, BatchNormInit::Identity))
 }
@@ -135,7 +140,7 @@ fn provenance(config: &TrainConfig, start: &Checkpoint) -> Provenance {
 }
 
 /// Refuses images that the network does not take.
-fn check_match(network: &Network, dataset: &Dataset) -> Result<(), TrainError> {
+fn check_match(network: &Network, dataset: &dyn Images) -> Result<(), TrainError> {
     let name = || dataset.name().to_owned();
     let (expected, found) = (network.classes(), dataset.classes().len());
     if expected != found {

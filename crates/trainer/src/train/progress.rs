@@ -40,12 +40,26 @@ pub(super) struct Sums {
 }
 
 /// The losses of one step.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Losses {
     pub(super) total: f64,
     pub(super) task: f64,
     pub(super) comm: f64,
     /// Images of the batch answered right.
     pub(super) right: usize,
+}
+
+impl Losses {
+    /// Of two parts of a batch, this one having the share `share`.
+    pub(super) fn mean(&self, other: &Self, share: f64) -> Self {
+        let mean = |a: f64, b: f64| share * a + (1.0 - share) * b;
+        Self {
+            total: mean(self.total, other.total),
+            task: mean(self.task, other.task),
+            comm: mean(self.comm, other.comm),
+            right: self.right + other.right,
+        }
+    }
 }
 
 impl Progress {

@@ -1,11 +1,13 @@
-//! What an interrupted run needs to go on exactly: weights, velocities and position.
+//! What an interrupted run needs to go on exactly: weights, their mean, the optimiser's moments and the position.
+//!
+//! Random choices follow from the position, so there is no generator to be kept.
 //!
 //! It lies in a folder that is always replaced as a whole, so that its parts belong together.
 
 use super::config::TrainConfig;
 use super::error::TrainError;
+use super::optimiser::{Moments, Named};
 use super::progress::Progress;
-use super::sgd::Velocities;
 use crate::model::values;
 use burn::tensor::{Device, Tensor, TensorData};
 use copriv_ir::{Checkpoint, Digest};
@@ -15,14 +17,16 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 const WEIGHTS: &str = "weights.safetensors";
-const VELOCITIES: &str = "velocities.safetensors";
+const AVERAGE: &str = "average.safetensors";
+const MOMENTS: &str = "moments.safetensors";
 const PROGRESS: &str = "progress.json";
 
 /// All of it as read back.
 pub(super) struct State {
     pub(super) progress: Progress,
     pub(super) weights: Checkpoint,
-    pub(super) velocities: Velocities,
+    pub(super) average: Option<Checkpoint>,
+    pub(super) moments: Moments,
     pub(super) metrics_length: u64,
 }
 
@@ -33,7 +37,8 @@ struct Saved {
     metrics_length: u64,
     config: Value,
     weights: Digest,
-    velocities: Digest,
+    average: Option<Digest>,
+    moments: Digest,
 }
 
 /// The place of a run's state.
@@ -68,23 +73,28 @@ impl StateFolder {
         &self,
         progress: &Progress,
         weights: &Checkpoint,
-        velocities: &Velocities,
+        average: Option<&Checkpoint>,
+        moments: &Moments,
         metrics_length: u64,
     ) -> Result<(), TrainError> {
         let parent = self.folder.parent().unwrap_or(Path::new("."));
         let new = tempfile::Builder::new().prefix("state-").tempdir_in(parent);
         let new = new.map_err(TrainError::io(parent))?;
         weights.write(&new.path().join(WEIGHTS))?;
-        let stored = serialise(velocities).map_err(|e| TrainError::state(&self.folder, e))?;
+        if let Some(average) = average {
+            average.write(&new.path().join(AVERAGE))?;
+        }
+        let stored = serialise(moments).map_err(|e| TrainError::state(&self.folder, e))?;
         let saved = Saved {
             progress: progress.clone(),
             metrics_length,
             config: self.config.clone(),
             weights: weights.digest(),
-            velocities: Digest::of([stored.as_slice()]),
+            average: average.map(Checkpoint::digest),
+            moments: Digest::of([stored.as_slice()]),
         };
         let saved = serde_json::to_vec(&saved).map_err(|e| TrainError::state(&self.folder, e))?;
-        for (name, content) in [(VELOCITIES, stored), (PROGRESS, saved)] {
+        for (name, content) in [(MOMENTS, stored), (PROGRESS, saved)] {
             let path = new.path().join(name);
             std::fs::write(&path, content).map_err(TrainError::io(&path))?;
         }
@@ -124,48 +134,61 @@ impl StateFolder {
         if let Some((key, expected, found)) = difference("", &saved.config, &self.config) {
             return Err(TrainError::ConfigChanged { path, key, expected, found });
         }
-        let weights_path = folder.join(WEIGHTS);
-        let weights = Checkpoint::read(&weights_path)?;
-        if weights.digest() != saved.weights {
-            return Err(TrainError::state(&weights_path, "it is not that of progress.json"));
-        }
-        let path = folder.join(VELOCITIES);
+        let weights = read_weights(&folder.join(WEIGHTS), saved.weights)?;
+        let average = saved.average.map(|digest| read_weights(&folder.join(AVERAGE), digest));
+        let average = average.transpose()?;
+        let path = folder.join(MOMENTS);
         let stored = std::fs::read(&path).map_err(TrainError::io(&path))?;
-        if Digest::of([stored.as_slice()]) != saved.velocities {
+        if Digest::of([stored.as_slice()]) != saved.moments {
             return Err(TrainError::state(&path, "it is not that of progress.json"));
         }
-        let velocities = parse(&stored, device).map_err(|e| TrainError::state(&path, e))?;
+        let moments = parse(&stored, device).map_err(|e| TrainError::state(&path, e))?;
         let (progress, metrics_length) = (saved.progress, saved.metrics_length);
-        Ok(State { progress, weights, velocities, metrics_length })
+        Ok(State { progress, weights, average, moments, metrics_length })
     }
 }
 
-fn serialise(velocities: &Velocities) -> Result<Vec<u8>, safetensors::SafeTensorError> {
-    let stored: Vec<(&String, Vec<u8>)> = velocities
-        .iter()
-        .map(|(name, velocity)| {
-            let bytes = values(velocity.clone()).iter().flat_map(|x| x.to_le_bytes()).collect();
-            (name, bytes)
+fn read_weights(path: &Path, digest: Digest) -> Result<Checkpoint, TrainError> {
+    let weights = Checkpoint::read(path)?;
+    if weights.digest() != digest {
+        return Err(TrainError::state(path, "it is not that of progress.json"));
+    }
+    Ok(weights)
+}
+
+const FIRST: &str = "first.";
+const SECOND: &str = "second.";
+
+fn serialise(moments: &Moments) -> Result<Vec<u8>, safetensors::SafeTensorError> {
+    let both = [(FIRST, &moments.first), (SECOND, &moments.second)];
+    let named = both.into_iter().flat_map(|(prefix, named)| {
+        named.iter().map(move |(name, tensor)| (format!("{prefix}{name}"), tensor))
+    });
+    let stored: Vec<(String, Vec<u8>)> = named
+        .map(|(name, tensor)| {
+            (name, values(tensor.clone()).iter().flat_map(|x| x.to_le_bytes()).collect())
         })
         .collect();
     let views: Result<Vec<_>, safetensors::SafeTensorError> = stored
         .iter()
-        .map(|(name, bytes)| {
-            Ok((*name, TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?))
-        })
+        .map(|(name, bytes)| Ok((name, TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?)))
         .collect();
     safetensors::serialize(views?, None)
 }
 
-fn parse(stored: &[u8], device: &Device) -> Result<Velocities, safetensors::SafeTensorError> {
+fn parse(stored: &[u8], device: &Device) -> Result<Moments, safetensors::SafeTensorError> {
     let file = SafeTensors::deserialize(stored)?;
-    let velocity = |(name, view): (String, TensorView)| {
-        let (chunks, _) = view.data().as_chunks::<4>();
-        let values: Vec<f32> = chunks.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        let shape = [values.len()];
-        (name, Tensor::from_data(TensorData::new(values, shape), device))
+    let with = |prefix: &str| -> Named {
+        let tensor = |(name, view): (String, TensorView<'_>)| {
+            let name = name.strip_prefix(prefix)?.to_owned();
+            let (chunks, _) = view.data().as_chunks::<4>();
+            let values: Vec<f32> = chunks.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+            let shape = [values.len()];
+            Some((name, Tensor::from_data(TensorData::new(values, shape), device)))
+        };
+        file.tensors().into_iter().filter_map(tensor).collect()
     };
-    Ok(file.tensors().into_iter().map(velocity).collect())
+    Ok(Moments { first: with(FIRST), second: with(SECOND) })
 }
 
 /// The first key in which two configurations differ, and its two values.

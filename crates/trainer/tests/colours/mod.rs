@@ -5,12 +5,13 @@ use copriv_trainer::train::TrainingData;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Pixels a side.
 pub const SIDE: usize = 16;
 
 /// Noisy images whose brightest colour is their class.
-fn colours(split: Split, count: usize) -> Dataset {
+pub fn colours(split: Split, count: usize) -> Dataset {
     let manifest = r#"
         name = "colours"
         title = "Colours"
@@ -42,5 +43,8 @@ fn colours(split: Split, count: usize) -> Dataset {
 
 /// 72 images to learn from, 20 to measure on.
 pub fn data() -> TrainingData {
-    TrainingData { train: colours(Split::Train, 72), test: colours(Split::Test, 20) }
+    TrainingData {
+        train: Arc::new(colours(Split::Train, 72)),
+        test: Arc::new(colours(Split::Test, 20)),
+    }
 }

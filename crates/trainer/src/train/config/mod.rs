@@ -1,18 +1,19 @@
 //! The settings of a run: a TOML file, changed by `key=value` overrides, checked as a whole.
 
 mod check;
+mod data;
 mod finetune;
 mod optimiser;
 mod search;
 
 pub use check::ConfigError;
+pub use data::DataConfig;
 pub use finetune::{DistillationConfig, FinetuneConfig};
-pub use optimiser::OptimiserConfig;
+pub use optimiser::{Algorithm, OptimiserConfig};
 pub use search::{ImportanceConfig, SearchConfig, SearchedGates};
 
 use super::overrides::apply;
 use super::stage::Stage;
-use crate::data::Augmentation;
 use check::within;
 use copriv_ir::{Activation, Architecture};
 use serde::{Deserialize, Serialize};
@@ -72,23 +73,6 @@ pub struct NetworkConfig {
     /// Whether an activation follows each fused block.
     #[serde(default = "yes")]
     pub final_activation: bool,
-}
-
-/// Which images, and how they are varied.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    /// Name of the data set.
-    pub name: String,
-    /// Train on the first so many images alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub train_limit: Option<usize>,
-    /// Measure on the first so many test images alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub test_limit: Option<usize>,
-    /// Crops and flips.
-    #[serde(default)]
-    pub augmentation: Augmentation,
 }
 
 /// Length and learning rate of a stage: linear warm-up, then half a cosine to zero.
@@ -158,16 +142,7 @@ impl TrainConfig {
             return Err(ConfigError::value("stages", expected, "none"));
         }
         within("batch_size", self.batch_size as f64, 2.0..=65536.0)?;
-        for (key, limit) in
-            [("data.train_limit", self.data.train_limit), ("data.test_limit", self.data.test_limit)]
-        {
-            within(key, limit.unwrap_or(1) as f64, 1.0..=1e9)?;
-        }
-        within(
-            "data.augmentation.crop_padding",
-            self.data.augmentation.crop_padding as f64,
-            0.0..=64.0,
-        )?;
+        self.data.check()?;
         self.optimiser.check()?;
         for stage in self.stages() {
             self.check_stage(stage)?;

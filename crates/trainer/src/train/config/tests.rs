@@ -1,6 +1,7 @@
 //! What configurations are taken and refused.
 
 use super::*;
+use crate::data::Augmentation;
 
 const TEXT: &str = "
     batch_size = 8
@@ -37,7 +38,7 @@ fn overrides_replace_and_add() {
     .expect("a good configuration");
     assert_eq!(config.search.as_ref().and_then(|s| s.budget), Some(1.0));
     assert_eq!((config.data.name.as_str(), config.device.as_str()), ("other", "ndarray"));
-    assert_eq!(config.data.augmentation, Augmentation { crop_padding: 4, flip: false });
+    assert_eq!(config.data.augmentation, Augmentation { flip: false, ..Augmentation::default() });
     assert_eq!(config.stages(), Stage::ALL);
     assert_eq!(parse(&[]).expect("good").stages(), [Stage::Pretrain, Stage::Search]);
 }
@@ -69,6 +70,19 @@ fn errors_name_the_key() {
         ("network.name=vgg", "name"),
         ("pretrain.warmup_epochs=3", "pretrain.warmup_epochs"),
         ("optimiser.momentum=1", "optimiser.momentum"),
+        ("optimiser.algorithm=lion", "algorithm"),
+        ("optimiser.beta2=1", "optimiser.beta2"),
+        ("optimiser.clip_norm=-1", "optimiser.clip_norm"),
+        ("optimiser.dropout=1", "optimiser.dropout"),
+        ("optimiser.ema=1", "optimiser.ema"),
+        ("data.workers=0", "data.workers"),
+        ("data.mixing.mixup=-1", "data.mixing.mixup"),
+        ("data.mixing.cutmix=nan", "data.mixing.cutmix"),
+        ("data.augmentation.erasing=2", "data.augmentation.erasing"),
+        ("data.augmentation.rand_augment.magnitude=31", "rand_augment.magnitude"),
+        ("data.augmentation.rand_augment.operations=99", "rand_augment.operations"),
+        ("data.augmentation.resized_crop.min_area=0", "resized_crop.min_area"),
+        ("data.augmentation.resized_crop.max_aspect=0.5", "resized_crop.max_aspect"),
         ("start=a.safetensors", "start"),
         ("batch_size.x=1", "batch_size"),
         ("batch_size", "KEY=VALUE"),

@@ -1,14 +1,16 @@
 //! What each gate is worth: how much worse the network answers without it.
 
-use crate::data::{Dataset, epoch_order};
+use crate::data::{Images, epoch_order};
 use crate::model::{GateValue, Mode, Model};
-use crate::train::batch;
 use crate::train::config::ImportanceConfig;
-use crate::train::evaluate::accuracy;
+use crate::train::error::TrainError;
+use crate::train::evaluate::Measurement;
+use crate::train::loader::{BatchPlan, Batches};
 use burn::tensor::Device;
 use copriv_ir::Checkpoint;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::scope;
 
 /// How well a network answers the held-out images.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,12 +63,14 @@ impl Importances {
 /// A measurement of a network on training images, others of which calibrate its batch norms.
 pub(in crate::train) struct Probe<'a> {
     pub(in crate::train) checkpoint: &'a Checkpoint,
-    pub(in crate::train) dataset: &'a Dataset,
+    pub(in crate::train) images: &'a dyn Images,
     pub(in crate::train) config: &'a ImportanceConfig,
     pub(in crate::train) batch_size: usize,
     pub(in crate::train) seed: u64,
     /// Without autodiff.
     pub(in crate::train) device: &'a Device,
+    /// Threads that prepare images.
+    pub(in crate::train) workers: usize,
 }
 
 impl Probe<'_> {
@@ -78,42 +82,53 @@ impl Probe<'_> {
         searched: &[bool],
         seen: &mut dyn FnMut(usize, usize),
         stop: &AtomicBool,
-    ) -> Option<Importances> {
-        let order = epoch_order(self.seed, u64::MAX, self.dataset.len());
+    ) -> Result<Option<Importances>, TrainError> {
+        let order = epoch_order(self.seed, u64::MAX, self.images.labels().len());
         let (held_out, others) = order.split_at(self.config.images.min(order.len()));
         let mut kept = self.checkpoint.gates().kept().to_vec();
-        let complete = self.answer(&kept, held_out, others);
+        let complete = self.answer(&kept, held_out, others)?;
         let in_question = |&gate: &usize| kept[gate] && searched[gate];
         let gates: Vec<usize> = (0..kept.len()).filter(in_question).collect();
         let mut importances = Vec::with_capacity(gates.len());
         for (done, &gate) in gates.iter().enumerate() {
             if stop.load(Ordering::Relaxed) {
-                return None;
+                return Ok(None);
             }
             seen(done, gates.len());
             kept[gate] = false;
-            let without = self.answer(&kept, held_out, others);
+            let without = self.answer(&kept, held_out, others)?;
             kept[gate] = true;
             let rise = without.loss - complete.loss;
             let loss_rise = if rise < Importances::MOST { rise } else { Importances::MOST };
             let top1_drop = complete.top1 - without.top1;
             importances.push(GateImportance { gate, loss_rise, top1_drop });
         }
-        Some(Importances { images: held_out.len(), complete, gates: importances })
+        Ok(Some(Importances { images: held_out.len(), complete, gates: importances }))
     }
 
     /// The network's answers with these gates, its batch norms calibrated for them.
-    fn answer(&self, kept: &[bool], held_out: &[usize], others: &[usize]) -> Answer {
+    fn answer(
+        &self,
+        kept: &[bool],
+        held_out: &[usize],
+        others: &[usize],
+    ) -> Result<Answer, TrainError> {
         // A model of its own: clones share their running statistics.
         let model = Model::from_checkpoint(self.checkpoint, self.device);
         let (gates, input) = (GateValue::fixed(kept), *model.network().input());
-        let batches = others.chunks_exact(self.batch_size).take(self.config.calibration_batches);
-        for indices in batches {
-            let images = batch::plain(self.dataset, indices, &input, self.device);
-            let _ = model.forward(images, &gates, Mode::Train);
-        }
-        let images = (self.dataset, held_out);
-        let measured = accuracy(&model, kept, images, self.device, self.batch_size, &mut |_| {});
-        Answer { loss: measured.loss, top1: measured.top1 }
+        let batches = (others.len() / self.batch_size).min(self.config.calibration_batches);
+        let order = &others[..batches * self.batch_size];
+        let plan = BatchPlan::plain(self.images, input, order, self.batch_size);
+        scope(|scope| {
+            for batch in Batches::start(scope, &plan, self.workers, 0) {
+                let (images, _) = batch?.part(0..self.batch_size, input.shape, self.device);
+                let _ = model.forward(images, &gates, Mode::Train);
+            }
+            Ok::<_, TrainError>(())
+        })?;
+        let Self { images, device, batch_size, workers, .. } = *self;
+        let measurement = Measurement { images, device, batch_size, workers };
+        let measured = measurement.accuracy(&model, kept, held_out, &mut |_| {})?;
+        Ok(Answer { loss: measured.loss, top1: measured.top1 })
     }
 }

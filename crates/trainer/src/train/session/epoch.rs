@@ -3,13 +3,15 @@
 use super::{Session, mask};
 use crate::data::epoch_order;
 use crate::train::error::TrainError;
-use crate::train::evaluate::accuracy;
+use crate::train::evaluate::Measurement;
+use crate::train::loader::{BatchPlan, Batches, Variation};
 use crate::train::methods::select;
 use crate::train::metrics::{EpochMetrics, Metrics, Observer, StepMetrics};
 use crate::train::progress::Losses;
 use crate::train::schedule::learning_rate;
 use crate::train::stage::Stage;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::scope;
 use std::time::Instant;
 
 impl Session<'_> {
@@ -21,33 +23,56 @@ impl Session<'_> {
         stop: &AtomicBool,
     ) -> Result<bool, TrainError> {
         let began = Instant::now();
-        let (batch_size, count) = (self.config.batch_size, self.data.train.len());
-        let order = epoch_order(self.config.seed, self.progress.total_epochs as u64, count);
-        let batches = order.chunks_exact(batch_size);
-        let steps = batches.len();
+        let (config, images) = (self.config, &*self.data.train);
+        let epoch = self.progress.total_epochs as u64;
+        let mut order = epoch_order(config.seed, epoch, images.labels().len());
+        let steps = order.len() / config.batch_size;
+        order.truncate(steps * config.batch_size);
+        let plan = BatchPlan {
+            images,
+            input: *self.model.network().input(),
+            order: &order,
+            batch_size: config.batch_size,
+            label_smoothing: config.optimiser.label_smoothing,
+            variation: Some(Variation {
+                augmentation: config.data.augmentation,
+                mixing: config.data.mixing,
+                seed: config.seed,
+                epoch,
+            }),
+        };
         let mut rate = 0.0;
-        for indices in batches.skip(self.progress.step) {
-            if stop.load(Ordering::Relaxed) {
-                return Ok(false);
+        let stopped = scope(|scope| {
+            let first = self.progress.step;
+            let mut step_began = Instant::now();
+            for batch in Batches::start(scope, &plan, config.data.workers, first) {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(true);
+                }
+                let done = self.progress.epoch * steps + self.progress.step;
+                let schedule = config.schedule(stage);
+                rate = schedule.map_or(0.0, |schedule| learning_rate(&schedule, steps, done));
+                let losses = self.step(stage, &batch?, rate, done)?;
+                // With the wait for the batch, should there be one.
+                let seconds = step_began.elapsed().as_secs_f64();
+                step_began = Instant::now();
+                self.progress.count(&losses, config.batch_size, seconds);
+                let metrics = self.step_metrics(&losses, steps, rate, seconds);
+                observer.step(&metrics);
+                let every = config.log_every;
+                if every > 0 && self.progress.step.is_multiple_of(every) {
+                    self.metrics.write(&Metrics::Step(metrics))?;
+                }
             }
-            let step_began = Instant::now();
-            let schedule = self.config.schedule(stage);
-            let done = self.progress.epoch * steps + self.progress.step;
-            rate = schedule.map_or(0.0, |schedule| learning_rate(&schedule, steps, done));
-            let losses = self.step(stage, indices, rate)?;
-            let seconds = step_began.elapsed().as_secs_f64();
-            self.progress.count(&losses, batch_size, seconds);
-            let metrics = self.step_metrics(&losses, steps, rate, seconds);
-            observer.step(&metrics);
-            let every = self.config.log_every;
-            if every > 0 && self.progress.step.is_multiple_of(every) {
-                self.metrics.write(&Metrics::Step(metrics))?;
-            }
+            Ok::<_, TrainError>(false)
+        })?;
+        if stopped {
+            return Ok(false);
         }
         if self.trains_alphas(stage) {
             self.kept = select(&self.costs, &self.model.alphas(), &self.limits);
         }
-        let metrics = self.measure(rate, began, observer);
+        let metrics = self.measure(rate, began, observer)?;
         self.complete_epoch(metrics, observer)?;
         Ok(true)
     }
@@ -69,21 +94,22 @@ impl Session<'_> {
     }
 
     /// Means over the epoch, and accuracy on the test images.
-    fn measure(&self, rate: f64, began: Instant, observer: &mut dyn Observer) -> EpochMetrics {
-        let test = &self.data.test;
-        let all: Vec<usize> = (0..test.len()).collect();
-        let mut seen = |count| observer.measuring(count, test.len());
-        let accuracy = accuracy(
-            &self.model,
-            &self.kept,
-            (test, &all),
-            &self.device,
-            self.config.batch_size,
-            &mut seen,
-        );
+    fn measure(
+        &self,
+        rate: f64,
+        began: Instant,
+        observer: &mut dyn Observer,
+    ) -> Result<EpochMetrics, TrainError> {
+        let images = &*self.data.test;
+        let all: Vec<usize> = (0..images.labels().len()).collect();
+        let mut seen = |count| observer.measuring(count, images.labels().len());
+        let device = &self.result().alpha_tensor().device().inner();
+        let (batch_size, workers) = (self.config.batch_size, self.config.data.workers);
+        let measurement = Measurement { images, device, batch_size, workers };
+        let accuracy = measurement.accuracy(self.result(), &self.kept, &all, &mut seen)?;
         let (progress, sums) = (&self.progress, self.progress.sums);
         let steps = progress.step.max(1) as f64;
-        EpochMetrics {
+        Ok(EpochMetrics {
             stage: progress.stage,
             epoch: progress.epoch + 1,
             epochs: self.config.schedule(progress.stage).map_or(0, |schedule| schedule.epochs),
@@ -102,7 +128,7 @@ impl Session<'_> {
             mask: mask(&self.kept),
             bytes: self.costs.bytes(&self.kept),
             method: self.config.search.as_ref().map(|search| search.method),
-        }
+        })
     }
 
     /// Records the epoch, then writes checkpoints and state.

@@ -5,13 +5,14 @@ mod origin;
 mod search;
 mod step;
 
+use super::average::Average;
 use super::config::{ConfigError, SearchedGates, TrainConfig};
 use super::error::TrainError;
 use super::gates::GateCosts;
 use super::methods::Limits;
 use super::metrics::{MetricsFile, Observer};
+use super::optimiser::Moments;
 use super::progress::Progress;
-use super::sgd::Velocities;
 use super::stage::Stage;
 use super::state::StateFolder;
 use super::teacher::{self, Teacher};
@@ -33,14 +34,17 @@ pub(super) struct Session<'a> {
     data: &'a TrainingData,
     out: &'a Path,
     folder: StateFolder,
-    /// Without autodiff.
-    device: Device,
+    /// Without autodiff; each computes an equal part of every batch.
+    devices: Vec<Device>,
     model: Model,
+    /// The running mean of the weights, if there is to be one.
+    average: Option<Average>,
     kept: Vec<bool>,
     costs: GateCosts,
     limits: Limits,
-    velocities: Velocities,
-    teacher: Option<Teacher>,
+    moments: Moments,
+    /// One for each device, or none.
+    teachers: Vec<Teacher>,
     progress: Progress,
     provenance: Provenance,
     metrics: MetricsFile,
@@ -54,11 +58,12 @@ impl<'a> Session<'a> {
         folder: StateFolder,
         resume: bool,
     ) -> Result<Self, TrainError> {
-        let device = device::parse(&config.device)?;
-        let Origin { checkpoint, velocities, progress, provenance, metrics_length } =
-            if resume { Origin::of(folder.read(&device)?) } else { Origin::first(config, data)? };
-        check_match(checkpoint.network(), &data.train)?;
-        check_match(checkpoint.network(), &data.test)?;
+        let devices = device::parse_list(&config.device)?;
+        let first = devices.first().cloned().unwrap_or_default();
+        let Origin { checkpoint, average, moments, progress, provenance, metrics_length } =
+            if resume { Origin::of(folder.read(&first)?) } else { Origin::first(config, data)? };
+        check_match(checkpoint.network(), &*data.train)?;
+        check_match(checkpoint.network(), &*data.test)?;
         check_sizes(config, data)?;
         if let Some(distillation) = config.distillation(Stage::Finetune) {
             teacher::check_named(distillation, checkpoint.network())?;
@@ -68,18 +73,21 @@ impl<'a> Session<'a> {
         let limits = Limits::new(config.search.as_ref(), &costs)?;
         std::fs::create_dir_all(out).map_err(TrainError::io(out))?;
         write_config(config, &out.join("config.toml"))?;
+        let average = average.as_ref().unwrap_or(&checkpoint);
+        let average = || Average::of(&Model::from_checkpoint(average, &first));
         Ok(Self {
             config,
             data,
             out,
             folder,
-            model: Model::from_checkpoint(&checkpoint, &device.clone().autodiff()),
-            device,
+            model: Model::from_checkpoint(&checkpoint, &first.clone().autodiff()),
+            average: (config.optimiser.ema > 0.0).then(average),
+            devices,
             kept: checkpoint.gates().kept().to_vec(),
             costs,
             limits,
-            velocities,
-            teacher: None,
+            moments,
+            teachers: vec![],
             progress,
             provenance,
             metrics: MetricsFile::open(&out.join("metrics.jsonl"), metrics_length)?,
@@ -97,7 +105,8 @@ impl<'a> Session<'a> {
         for &stage in &stages[present..] {
             if stage != self.progress.stage {
                 self.progress.enter(stage);
-                self.velocities.clear();
+                self.moments.clear();
+                self.adopt_average()?;
             }
             if !self.run_stage(stage, observer, stop)? {
                 self.save()?;
@@ -146,23 +155,53 @@ impl<'a> Session<'a> {
             }
         }
         self.progress.begun = true;
-        let teacher = self.config.distillation(stage).map(|distillation| {
-            Teacher::read(distillation, &unpruned, self.model.network(), &self.device)
-        });
-        self.teacher = teacher.transpose()?;
+        self.teachers.clear();
+        if let Some(distillation) = self.config.distillation(stage) {
+            for device in &self.devices {
+                let network = self.model.network();
+                self.teachers.push(Teacher::read(distillation, &unpruned, network, device)?);
+            }
+        }
         Ok(true)
     }
 
+    /// The next stage begins with the mean of the weights.
+    fn adopt_average(&mut self) -> Result<(), TrainError> {
+        if self.average.is_some() {
+            let device = self.model.alpha_tensor().device();
+            self.model = Model::from_checkpoint(&self.checkpoint()?, &device);
+            self.average = Some(Average::of(&self.model));
+        }
+        Ok(())
+    }
+
+    fn set_alphas(&mut self, alphas: &[f32]) {
+        self.model.set_alphas(alphas);
+        if let Some(average) = &mut self.average {
+            average.set_alphas(alphas);
+        }
+    }
+
+    /// What is measured and kept: the mean of the weights, if there is one.
+    fn result(&self) -> &Model {
+        self.average.as_ref().map_or(&self.model, Average::model)
+    }
+
     fn save(&self) -> Result<(), TrainError> {
-        let checkpoint = self.checkpoint()?;
+        let (weights, result) = (self.checkpoint_of(&self.model)?, self.checkpoint()?);
+        let average = self.average.as_ref().map(|_| &result);
         let length = self.metrics.length();
-        self.folder.write(&self.progress, &checkpoint, &self.velocities, length)?;
-        Ok(checkpoint.write(&self.out.join(LAST))?)
+        self.folder.write(&self.progress, &weights, average, &self.moments, length)?;
+        Ok(result.write(&self.out.join(LAST))?)
     }
 
     fn checkpoint(&self) -> Result<Checkpoint, TrainError> {
+        self.checkpoint_of(self.result())
+    }
+
+    fn checkpoint_of(&self, model: &Model) -> Result<Checkpoint, TrainError> {
         let Progress { stage, epoch, .. } = self.progress;
-        self.model
+        model
             .to_checkpoint(&self.kept, self.provenance.clone())
             .map_err(|reason| TrainError::Checkpoint { stage, epoch, reason })
     }
@@ -180,15 +219,24 @@ fn mask(kept: &[bool]) -> String {
 }
 
 fn check_sizes(config: &TrainConfig, data: &TrainingData) -> Result<(), TrainError> {
-    let (expected, found) = (data.train.len(), config.batch_size);
+    let (expected, found) = (data.train.labels().len(), config.batch_size);
     if found > expected {
         let expected = format!("at most the {expected} training images");
         return Err(ConfigError::value("batch_size", expected, found).into());
     }
-    if data.test.is_empty() {
+    let expected = device_count(&config.device);
+    if found < expected {
+        let expected = format!("at least an image for each of {expected} devices");
+        return Err(ConfigError::value("batch_size", expected, found).into());
+    }
+    if data.test.labels().is_empty() {
         return Err(ConfigError::value("data", "test images", "none").into());
     }
     Ok(())
+}
+
+fn device_count(names: &str) -> usize {
+    names.split(',').count()
 }
 
 fn write_config(config: &TrainConfig, path: &Path) -> Result<(), TrainError> {

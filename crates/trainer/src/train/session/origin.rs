@@ -2,8 +2,8 @@
 
 use crate::train::config::TrainConfig;
 use crate::train::error::TrainError;
+use crate::train::optimiser::Moments;
 use crate::train::progress::Progress;
-use crate::train::sgd::Velocities;
 use crate::train::stage::Stage;
 use crate::train::state::State;
 use crate::train::{TrainingData, provenance, start};
@@ -12,7 +12,9 @@ use copriv_ir::{Checkpoint, Provenance};
 /// What a run begins or goes on with.
 pub(super) struct Origin {
     pub(super) checkpoint: Checkpoint,
-    pub(super) velocities: Velocities,
+    /// The running mean of the weights.
+    pub(super) average: Option<Checkpoint>,
+    pub(super) moments: Moments,
     pub(super) progress: Progress,
     pub(super) provenance: Provenance,
     pub(super) metrics_length: u64,
@@ -23,13 +25,14 @@ impl Origin {
         let checkpoint = start(config, data)?;
         let provenance = provenance(config, &checkpoint);
         let stage = config.stages().first().copied().unwrap_or(Stage::Pretrain);
-        let (velocities, progress) = (Velocities::new(), Progress::beginning(stage));
-        Ok(Self { checkpoint, velocities, progress, provenance, metrics_length: 0 })
+        let (moments, progress) = (Moments::default(), Progress::beginning(stage));
+        let average = None;
+        Ok(Self { checkpoint, average, moments, progress, provenance, metrics_length: 0 })
     }
 
     pub(super) fn of(state: State) -> Self {
-        let State { progress, weights: checkpoint, velocities, metrics_length } = state;
+        let State { progress, weights: checkpoint, average, moments, metrics_length } = state;
         let provenance = checkpoint.provenance().clone();
-        Self { checkpoint, velocities, progress, provenance, metrics_length }
+        Self { checkpoint, average, moments, progress, provenance, metrics_length }
     }
 }

@@ -24,27 +24,28 @@ impl Session<'_> {
     ) -> Result<bool, TrainError> {
         if search.method.trains_alphas() {
             let alphas = self.costs.first_alphas(search.alpha_start);
-            self.model.set_alphas(&alphas);
+            self.set_alphas(&alphas);
             self.kept = select(&self.costs, &alphas, &self.limits);
             return Ok(true);
         }
         let checkpoint = self.checkpoint()?;
         let probe = Probe {
             checkpoint: &checkpoint,
-            dataset: &self.data.train,
+            images: &*self.data.train,
             config: &search.importance,
             batch_size: self.config.batch_size,
             seed: self.config.seed,
-            device: &self.device,
+            device: &self.result().alpha_tensor().device().inner(),
+            workers: self.config.data.workers,
         };
         let mut seen = |done, count| observer.probing(done, count);
-        let Some(importances) = probe.measure(self.costs.searched(), &mut seen, stop) else {
+        let Some(importances) = probe.measure(self.costs.searched(), &mut seen, stop)? else {
             return Ok(false);
         };
         let rises = importances.loss_rises(self.kept.len());
         self.kept = choose(&self.costs, &rises, &self.limits);
         let alphas: Vec<f32> = rises.iter().map(|&rise| rise as f32).collect();
-        self.model.set_alphas(&alphas);
+        self.set_alphas(&alphas);
         let (mask, bytes) = (mask(&self.kept), self.costs.bytes(&self.kept));
         let metrics = SearchMetrics { method: search.method, importances, mask, bytes };
         self.metrics.write(&Metrics::Search(metrics.clone()))?;
