@@ -1,7 +1,51 @@
-//! One convolution in clear: fast in `f32`, and by its definition in any type of number.
+//! One convolution in clear: fast in floating point, and by its definition in any type of number.
 
 use crate::{ConvGeometry, Shape};
 use std::ops::{AddAssign, Mul, Range};
+
+/// Floating-point numbers that convolutions are fast in.
+pub(super) trait Real: Copy + Default + AddAssign + Mul<Output = Self> + 'static {
+    /// One.
+    const ONE: Self;
+    /// Integers of an absolute value up to this one are exact.
+    const LARGEST_INTEGER: u64;
+
+    /// The nearest number.
+    fn from_integer(integer: i64) -> Self;
+
+    /// The integer towards zero.
+    fn to_integer(self) -> i64;
+}
+
+impl Real for f32 {
+    const ONE: Self = 1.0;
+    const LARGEST_INTEGER: u64 = 1 << 24;
+
+    #[inline(always)]
+    fn from_integer(integer: i64) -> Self {
+        integer as Self
+    }
+
+    #[inline(always)]
+    fn to_integer(self) -> i64 {
+        self as i64
+    }
+}
+
+impl Real for f64 {
+    const ONE: Self = 1.0;
+    const LARGEST_INTEGER: u64 = 1 << 53;
+
+    #[inline(always)]
+    fn from_integer(integer: i64) -> Self {
+        integer as Self
+    }
+
+    #[inline(always)]
+    fn to_integer(self) -> i64 {
+        self as i64
+    }
+}
 
 /// The convolution by its definition: the oracle of every faster one, and of every protocol.
 ///
@@ -56,16 +100,18 @@ fn group_channels(geometry: &ConvGeometry) -> (usize, usize) {
     (geometry.in_channels / geometry.groups, geometry.out_channels / geometry.groups)
 }
 
-/// The same in `f32`, fast: depthwise kernels by shifted sums of whole planes, others as the matrix
+/// The same in floating point, fast: depthwise kernels by shifted sums of whole planes, others as the matrix
 /// product of the weights with the unfolded input (im2col).
-pub(super) fn convolve(
+///
+/// Integers come out exactly where no sum of absolute products exceeds [`Real::LARGEST_INTEGER`].
+pub(super) fn convolve<T: Real>(
     geometry: &ConvGeometry,
     shape: Shape,
-    weight: &[f32],
-    input: &[f32],
-) -> Vec<f32> {
+    weight: &[T],
+    input: &[T],
+) -> Vec<T> {
     let output = geometry.output_shape(shape);
-    let mut result = vec![0.0; output.elements()];
+    let mut result = vec![T::default(); output.elements()];
     if result.is_empty() {
         return result;
     }
@@ -92,10 +138,10 @@ pub(super) fn convolve(
 }
 
 /// im2col: row (channel, i, j), column (output position); zero where the tap falls outside.
-fn unfold(geometry: &ConvGeometry, shape: Shape, input: &[f32]) -> Vec<f32> {
+fn unfold<T: Real>(geometry: &ConvGeometry, shape: Shape, input: &[T]) -> Vec<T> {
     let ConvGeometry { kernel, stride, padding, .. } = *geometry;
     let output = geometry.output_shape(shape);
-    let mut unfolded = vec![0.0; geometry.fan_in() * output.area()];
+    let mut unfolded = vec![T::default(); geometry.fan_in() * output.area()];
     let mut rows = unfolded.chunks_exact_mut(output.area());
     for plane in input.chunks_exact(shape.area()) {
         for (i, j) in (0..kernel).flat_map(|i| (0..kernel).map(move |j| (i, j))) {
@@ -124,11 +170,11 @@ fn inside(geometry: &ConvGeometry, tap: usize, extent: usize) -> Range<usize> {
 }
 
 /// Row-major `result (rows x columns) = a (rows x inner) * b (inner x columns)`.
-fn multiply(
-    (a, rows): (&[f32], usize),
-    (b, columns): (&[f32], usize),
+fn multiply<T: Real>(
+    (a, rows): (&[T], usize),
+    (b, columns): (&[T], usize),
     inner: usize,
-    result: &mut [f32],
+    result: &mut [T],
 ) {
     assert_eq!((a.len(), b.len()), (rows * inner, inner * columns));
     assert_eq!(result.len(), rows * columns);
@@ -150,8 +196,8 @@ fn multiply(
             b.as_ptr(),
             1,
             column_stride,
-            0.0,
-            1.0,
+            T::default(),
+            T::ONE,
             false,
             false,
             false,
@@ -162,19 +208,19 @@ fn multiply(
 
 /// Each padded plane is summed over the taps at stride 1 as one flat run, which vectorises whatever
 /// the map's width; the run's entries between rows and between strides are then passed over.
-fn depthwise(
+fn depthwise<T: Real>(
     geometry: &ConvGeometry,
     shape: Shape,
-    weight: &[f32],
-    input: &[f32],
-    result: &mut [f32],
+    weight: &[T],
+    input: &[T],
+    result: &mut [T],
 ) {
     let ConvGeometry { kernel, stride, padding, .. } = *geometry;
     let output = geometry.output_shape(shape);
     let width = shape.width + 2 * padding;
     let height = shape.height + 2 * padding;
-    let mut padded = vec![0.0; width * height];
-    let mut sums = vec![0.0; width * (height - kernel) + width - kernel + 1];
+    let mut padded = vec![T::default(); width * height];
+    let mut sums = vec![T::default(); width * (height - kernel) + width - kernel + 1];
     let planes = input
         .chunks_exact(shape.area())
         .zip(weight.chunks_exact(kernel * kernel))
@@ -184,10 +230,10 @@ fn depthwise(
         for (target, row) in inner_rows.zip(plane.chunks_exact(shape.width)) {
             target[padding..padding + shape.width].copy_from_slice(row);
         }
-        sums.fill(0.0);
-        for (tap, weight) in taps.iter().enumerate() {
+        sums.fill(T::default());
+        for (tap, &weight) in taps.iter().enumerate() {
             let shifted = &padded[tap / kernel * width + tap % kernel..];
-            sums.iter_mut().zip(shifted).for_each(|(sum, value)| *sum += weight * value);
+            sums.iter_mut().zip(shifted).for_each(|(sum, &value)| *sum += weight * value);
         }
         for (result, sums) in result.chunks_exact_mut(output.width).zip(sums.chunks(stride * width))
         {
@@ -229,6 +275,9 @@ mod tests {
             };
             let (weight, input) = (draw(geometry.weight_elements()), draw(shape.elements()));
             let expected = reference_convolution(&geometry, shape, &weight, &input);
+            let double = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| f64::from(x)).collect() };
+            let [weight_64, input_64] = [&weight, &input].map(|x| double(x));
+            prop_assert_eq!(convolve(&geometry, shape, &weight_64, &input_64), double(&expected));
             prop_assert_eq!(convolve(&geometry, shape, &weight, &input), expected);
         }
     }

@@ -1,7 +1,9 @@
 //! Clear-text meaning of the artefacts: the oracle of every later stage.
 
 mod convolution;
+mod elementwise;
 mod float;
+mod integer;
 mod plan;
 mod rounding;
 

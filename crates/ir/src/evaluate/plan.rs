@@ -1,11 +1,14 @@
 //! What a plan computes, bit for bit: the oracle of the protocols.
 
-use super::rounding::{Rounding, neighbour, seed_of};
-use crate::lowering::{bias_map, direct_conv};
+use super::elementwise::{moved, relu, relu_below, rounded, rounded_by_chance, shifted, sums};
+use super::integer::IntegerConvolution;
+use super::rounding::{Rounding, key_of, seed_of};
 use crate::{
-    Activation, Digest, Fact, LinearStep, Place, Plan, PoolWindow, Ring, ServerWeights, Shape,
-    Step, StepId, StepOp, TruncateMethod, ValueId, Visibility, next_round,
+    Activation, Digest, Fact, Place, Plan, PoolWindow, Ring, ServerWeights, Shape, Step, StepId,
+    StepOp, TruncateMethod, ValueId, Visibility, next_round,
 };
+use rayon::prelude::*;
+use std::collections::BTreeMap;
 
 /// Executes a plan in the clear. What the parties reveal must equal its logits exactly, save for truncations that
 /// round at random.
@@ -22,7 +25,7 @@ use crate::{
 /// - *Reveal*: the value itself.
 pub struct PlanEvaluator<'a> {
     plan: &'a Plan,
-    weights: &'a ServerWeights,
+    convolutions: BTreeMap<StepId, IntegerConvolution<'a>>,
     seed: u64,
     /// The step after which each value is no longer needed.
     last_use: Vec<StepId>,
@@ -52,7 +55,14 @@ impl<'a> PlanEvaluator<'a> {
         for step in plan.steps() {
             step.inputs.iter().for_each(|value| last_use[value.0] = step.id);
         }
-        Ok(Self { plan, weights, seed: 0, last_use })
+        let convolution = |step: &Step| {
+            let StepOp::Linear(linear) = &step.op else { return None };
+            let input = plan.fact(step.inputs[0]);
+            let input = (input.shape, input.ring);
+            Some((step.id, IntegerConvolution::new(linear, input, weights.layer(step.id)?)))
+        };
+        let convolutions = plan.steps().iter().filter_map(convolution).collect();
+        Ok(Self { plan, convolutions, seed: 0, last_use })
     }
 
     /// The same with another seed for truncations that round at random. One seed and one image always give one
@@ -76,7 +86,7 @@ impl<'a> PlanEvaluator<'a> {
     /// Where the image has another size than the plan's input.
     #[must_use]
     pub fn run(&self, image: &[f32]) -> Vec<i64> {
-        let mut values = self.execute(image, false);
+        let mut values = self.execute(image, false, |_, _| {});
         let (logits, fact) = (values.pop(), self.plan.values().last());
         let signed = |(logits, fact): (Vec<u64>, &Fact)| {
             logits.into_iter().map(|x| fact.ring.to_signed(x)).collect()
@@ -95,13 +105,30 @@ impl<'a> PlanEvaluator<'a> {
         self.run(image).into_iter().map(|logit| logit as f64 * unit).collect()
     }
 
+    /// The logits of many images as numbers, on all threads.
+    ///
+    /// # Panics
+    /// As [`Self::run`].
+    #[must_use]
+    pub fn batch_logits<I: AsRef<[f32]> + Sync>(&self, images: &[I]) -> Vec<Vec<f64>> {
+        images.par_iter().map(|image| self.logits_f64(image.as_ref())).collect()
+    }
+
     /// Every value of the plan, reduced, in the order of [`Plan::values`].
     ///
     /// # Panics
     /// As [`Self::run`].
     #[must_use]
     pub fn values(&self, image: &[f32]) -> Vec<Vec<u64>> {
-        self.execute(image, true)
+        self.execute(image, true, |_, _| {})
+    }
+
+    /// Runs the plan and shows each step with its inputs, before it is done.
+    ///
+    /// # Panics
+    /// As [`Self::run`].
+    pub fn watch(&self, image: &[f32], watch: impl FnMut(&Step, &[&[u64]])) {
+        self.execute(image, false, watch);
     }
 
     /// What one step makes of its inputs, in the step's order; nothing of [`StepOp::Input`], which has none.
@@ -112,8 +139,11 @@ impl<'a> PlanEvaluator<'a> {
     pub fn step(&self, step: &Step, inputs: &[&[u64]], rounding: Rounding<'_>) -> Vec<u64> {
         let fact = self.plan.fact(step.output);
         match (&step.op, inputs) {
-            (StepOp::Linear(linear), [x]) => self.linear(step, linear, x),
-            (StepOp::Add, [x, y]) => x.iter().zip(*y).map(|(&x, &y)| fact.ring.add(x, y)).collect(),
+            // Weights were checked to have all of the plan's when they were made or read.
+            (StepOp::Linear(_), [x]) => {
+                self.convolutions.get(&step.id).map(|step| step.apply(x)).unwrap_or_default()
+            }
+            (StepOp::Add, [x, y]) => sums(fact.ring, x, y),
             (StepOp::SumPool, [x]) => {
                 let area = self.plan.fact(step.inputs[0]).shape.area();
                 let sum = |channel: &[u64]| {
@@ -126,12 +156,9 @@ impl<'a> PlanEvaluator<'a> {
                 truncate(step, (input, fact), (*shift, *method), x, rounding)
             }
             (StepOp::Extend { .. } | StepOp::Reduce { .. }, [x]) => {
-                let ring = self.plan.fact(step.inputs[0]).ring;
-                x.iter().map(|&x| fact.ring.from_signed(ring.to_signed(x))).collect()
+                moved(self.plan.fact(step.inputs[0]).ring, fact.ring, x)
             }
-            (StepOp::Activation { function, .. }, [x]) => {
-                x.iter().map(|&x| activate(*function, fact, x)).collect()
-            }
+            (StepOp::Activation { function, .. }, [x]) => activate(*function, fact, x),
             (StepOp::MaxPool { window, .. }, [x]) => {
                 max_pool(fact.ring, *window, self.plan.fact(step.inputs[0]).shape, x)
             }
@@ -141,13 +168,19 @@ impl<'a> PlanEvaluator<'a> {
         }
     }
 
-    fn execute(&self, image: &[f32], keep: bool) -> Vec<Vec<u64>> {
+    fn execute(
+        &self,
+        image: &[f32],
+        keep: bool,
+        mut watch: impl FnMut(&Step, &[&[u64]]),
+    ) -> Vec<Vec<u64>> {
         let input = self.quantise_input(image);
         let rounding = Rounding::Seeded(seed_of(self.seed, &input));
         let mut values: Vec<Vec<u64>> = Vec::with_capacity(self.plan.steps().len());
         values.push(input);
         for step in &self.plan.steps()[1..] {
             let inputs: Vec<&[u64]> = step.inputs.iter().map(|v| values[v.0].as_slice()).collect();
+            watch(step, &inputs);
             let value = self.step(step, &inputs, rounding);
             values.push(value);
             for input in &step.inputs {
@@ -157,20 +190,6 @@ impl<'a> PlanEvaluator<'a> {
             }
         }
         values
-    }
-
-    fn linear(&self, step: &Step, linear: &LinearStep, x: &[u64]) -> Vec<u64> {
-        let input = self.plan.fact(step.inputs[0]);
-        let ring = input.ring;
-        // Both were checked against the plan when the weights were made or read.
-        let Some(weights) = self.weights.layer(step.id) else { return vec![] };
-        let mut y = direct_conv(ring, &linear.geometry, input.shape, x, &weights.weight);
-        let bias = bias_map(ring, &linear.geometry, input.shape, &weights.bias);
-        let extra = linear.lowering.extra_scale();
-        for (y, bias) in y.iter_mut().zip(bias) {
-            *y = ring.add(ring.reduce(*y << extra), bias);
-        }
-        y
     }
 }
 
@@ -199,17 +218,15 @@ fn truncate(
     x: &[u64],
     rounding: Rounding<'_>,
 ) -> Vec<u64> {
+    let (from, to) = (input.ring, output.ring);
     // What the client alone knows has a server's share of zero.
-    let shared = input.visibility == Visibility::Shared;
-    let one = |(index, &x): (usize, &u64)| {
-        let shifted = match method {
-            TruncateMethod::Faithful(_) => input.ring.to_signed(x) >> shift,
-            _ if !shared => input.ring.to_signed(x) >> shift,
-            _ => neighbour(input.ring, x, shift, rounding.server_share(step.id, index)),
-        };
-        output.ring.from_signed(shifted)
-    };
-    x.iter().enumerate().map(one).collect()
+    let is_certain = input.visibility != Visibility::Shared;
+    match (method, rounding) {
+        (TruncateMethod::Faithful(_), _) => shifted(from, to, shift, x),
+        _ if is_certain => shifted(from, to, shift, x),
+        (_, Rounding::Seeded(seed)) => rounded_by_chance(from, to, shift, x, key_of(seed, step.id)),
+        (_, Rounding::ServerShares(shares)) => rounded(from, to, shift, x, shares),
+    }
 }
 
 /// Two values meet as `y + relu(x - y)` in the ring: the greater, where their difference fits.
@@ -233,15 +250,11 @@ fn max_pool(ring: Ring, window: PoolWindow, input: Shape, x: &[u64]) -> Vec<u64>
     values
 }
 
-fn activate(function: Activation, fact: &Fact, x: u64) -> u64 {
+fn activate(function: Activation, fact: &Fact, x: &[u64]) -> Vec<u64> {
     let ring = fact.ring;
-    let relu = |x: u64| if ring.to_signed(x) < 0 { 0 } else { x };
     match function {
-        Activation::Relu => relu(x),
-        Activation::Relu6 => {
-            let cap = ring.reduce(6u64.wrapping_shl(fact.scale));
-            ring.sub(relu(x), relu(ring.sub(x, cap)))
-        }
+        Activation::Relu => relu(ring, x),
+        Activation::Relu6 => relu_below(ring, ring.reduce(6u64.wrapping_shl(fact.scale)), x),
     }
 }
 
@@ -249,8 +262,8 @@ fn activate(function: Activation, fact: &Fact, x: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::{
-        Comparison, ConvGeometry, Correlation, InputSpec, LinearWeights, Lowering, OtKind, Party,
-        Provenance, Sign, WinogradTile,
+        Comparison, ConvGeometry, Correlation, InputSpec, LinearStep, LinearWeights, Lowering,
+        OtKind, Party, Provenance, Sign, WinogradTile,
     };
     use std::collections::BTreeMap;
 

@@ -117,6 +117,13 @@ impl Plan {
         &self.0.provenance
     }
 
+    /// The same plan, made otherwise.
+    #[must_use]
+    pub fn with_provenance(mut self, provenance: Provenance) -> Self {
+        self.0.provenance = provenance;
+        self
+    }
+
     /// What executing it once in a fresh session will send, to the byte.
     #[must_use]
     pub fn predicted_comm(&self) -> CommTable {
