@@ -301,6 +301,9 @@ pub struct Compile {
     /// Folder of the data set; `datasets/NAME` if not given.
     #[arg(long, value_name = "DIR", requires = "calibrate")]
     pub data: Option<PathBuf>,
+    /// Images to take them from; 128 if not given, 512 where `--set max_drop` or `max_bytes` choose bits by them.
+    #[arg(long, value_name = "N", requires = "calibrate")]
+    pub calibration_images: Option<usize>,
     /// Override a setting of the preset, e.g. `ring=37`.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,

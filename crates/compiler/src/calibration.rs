@@ -7,12 +7,15 @@ use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-/// The largest absolute value of each layer's output over some images.
+/// The largest absolute value of each layer's output over some images, and the images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
     model: Digest,
     largest: Vec<f32>,
     source: CalibrationSource,
+    images: Vec<Vec<f32>>,
+    logits: Vec<Vec<f32>>,
+    labels: Option<Vec<usize>>,
 }
 
 /// The images behind a calibration.
@@ -43,8 +46,19 @@ impl Calibration {
         model: &FusedModel,
         images: impl IntoIterator<Item = I>,
     ) -> Result<Self, CompileError> {
-        let (largest, count) = largest(model, images)?;
-        Ok(Self { model: model.digest(), largest, source: CalibrationSource::Images { count } })
+        Self::new(model, images, |count| CalibrationSource::Images { count })
+    }
+
+    /// The same with the images' classes, by which the compiler then judges accuracy.
+    ///
+    /// # Errors
+    /// [`CompileError::CalibrationLabels`] where there are not as many as images.
+    pub fn with_labels(self, labels: &[usize]) -> Result<Self, CompileError> {
+        let (expected, found) = (self.images.len(), labels.len());
+        if expected != found {
+            return Err(CompileError::CalibrationLabels { expected, found });
+        }
+        Ok(Self { labels: Some(labels.to_vec()), ..self })
     }
 
     /// Ranges over `count` images of independent uniform pixels.
@@ -58,12 +72,8 @@ impl Calibration {
             let pixels: Vec<u8> = (0..input.shape.elements()).map(|_| rng.random()).collect();
             input.normalise(&pixels)
         };
-        let (largest, count) = largest(model, (0..count).map(image))?;
-        Ok(Self {
-            model: model.digest(),
-            largest,
-            source: CalibrationSource::Noise { seed, count },
-        })
+        let images = (0..count).map(image);
+        Self::new(model, images, |count| CalibrationSource::Noise { seed, count })
     }
 
     /// The largest absolute value of each layer's output, in the order of [`FusedModel::layers`].
@@ -78,6 +88,21 @@ impl Calibration {
         self.source
     }
 
+    /// The images, normalised and channel-major.
+    pub(crate) fn images(&self) -> &[Vec<f32>] {
+        &self.images
+    }
+
+    /// The model's own logits of each image.
+    pub(crate) fn logits(&self) -> &[Vec<f32>] {
+        &self.logits
+    }
+
+    /// The class of each image, where they are known.
+    pub(crate) fn labels(&self) -> Option<&[usize]> {
+        self.labels.as_deref()
+    }
+
     pub(crate) fn check_model(&self, model: &FusedModel) -> Result<(), CompileError> {
         let (expected, found) = (model.digest(), self.model);
         if expected == found {
@@ -86,31 +111,37 @@ impl Calibration {
             Err(CompileError::ForeignCalibration { expected, found })
         }
     }
-}
 
-/// Largest values by layer, and the number of images.
-fn largest<I: AsRef<[f32]>>(
-    model: &FusedModel,
-    images: impl IntoIterator<Item = I>,
-) -> Result<(Vec<f32>, usize), CompileError> {
-    let evaluator = FusedEvaluator::new(model);
-    let expected = model.network().input().shape;
-    let mut largest = vec![0f32; model.layers().len()];
-    let mut count = 0;
-    for image in images {
-        let image = image.as_ref();
-        if image.len() != expected.elements() {
-            let found = image.len();
-            return Err(CompileError::CalibrationImage { number: count, expected, found });
-        }
-        for (layer, values) in evaluator.layers(image).iter().enumerate() {
-            if !values.iter().all(|value| value.is_finite()) {
-                let layer = model.layers()[layer].name.clone();
-                return Err(CompileError::NotFinite { layer });
+    fn new<I: AsRef<[f32]>>(
+        model: &FusedModel,
+        images: impl IntoIterator<Item = I>,
+        source: impl FnOnce(usize) -> CalibrationSource,
+    ) -> Result<Self, CompileError> {
+        let evaluator = FusedEvaluator::new(model);
+        let expected = model.network().input().shape;
+        let mut largest = vec![0f32; model.layers().len()];
+        let (mut kept, mut logits) = (vec![], vec![]);
+        for image in images {
+            let image = image.as_ref();
+            if image.len() != expected.elements() {
+                let (number, found) = (kept.len(), image.len());
+                return Err(CompileError::CalibrationImage { number, expected, found });
             }
-            largest[layer] = values.iter().fold(largest[layer], |max, x| max.max(x.abs()));
+            let mut layers = evaluator.layers(image);
+            for (layer, values) in layers.iter().enumerate() {
+                if !values.iter().all(|value| value.is_finite()) {
+                    let layer = model.layers()[layer].name.clone();
+                    return Err(CompileError::NotFinite { layer });
+                }
+                largest[layer] = values.iter().fold(largest[layer], |max, x| max.max(x.abs()));
+            }
+            kept.push(image.to_vec());
+            logits.extend(layers.pop());
         }
-        count += 1;
+        if kept.is_empty() {
+            return Err(CompileError::NoCalibrationImages);
+        }
+        let (model, source) = (model.digest(), source(kept.len()));
+        Ok(Self { model, largest, source, images: kept, logits, labels: None })
     }
-    if count == 0 { Err(CompileError::NoCalibrationImages) } else { Ok((largest, count)) }
 }

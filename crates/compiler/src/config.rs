@@ -1,6 +1,7 @@
 //! The settings of a compilation: a preset, then `KEY=VALUE` on top.
 
-use copriv_ir::{OtKind, Party, Ring};
+use crate::Widths;
+use copriv_ir::{LayerId, OtKind, Party, Ring};
 use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
@@ -110,7 +111,7 @@ pub enum CorrelationRule {
 }
 
 /// The complete settings.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CompileConfig {
     /// The preset that was started from.
     pub preset: Preset,
@@ -144,11 +145,20 @@ pub struct CompileConfig {
     pub inferences: u64,
     /// What to make small.
     pub objective: Objective,
+    /// Points of accuracy that may be lost against floating point: see [`crate::Allocation`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_drop: Option<f64>,
+    /// Bytes that an inference may take, offline and online.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
+    /// Bits layer by layer in place of `weight_bits` and `activation_bits`; chosen where there is a budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub widths: Option<Widths>,
 }
 
 impl CompileConfig {
     /// What can be [`set`](Self::set).
-    pub const KEYS: [&str; 15] = [
+    pub const KEYS: [&str; 17] = [
         "precision",
         "ring",
         "scale",
@@ -164,6 +174,8 @@ impl CompileConfig {
         "correlation",
         "inferences",
         "objective",
+        "max_drop",
+        "max_bytes",
     ];
 
     /// The settings of a preset: 41 bits, 12 of them fractional, digits of 4 bits, room for four times
@@ -196,7 +208,21 @@ impl CompileConfig {
             correlation: CorrelationRule::Ot,
             inferences: 1,
             objective: Objective::Bytes,
+            max_drop: None,
+            max_bytes: None,
+            widths: None,
         }
+    }
+
+    /// Bits of a layer's largest weight under mixed precision.
+    pub(crate) fn weight_bits_of(&self, layer: LayerId) -> u32 {
+        self.widths.as_ref().and_then(|widths| widths.weight(layer)).unwrap_or(self.weight_bits)
+    }
+
+    /// Bits of a layer's largest value under mixed precision.
+    pub(crate) fn activation_bits_of(&self, layer: LayerId) -> u32 {
+        let own = self.widths.as_ref().and_then(|widths| widths.activation(layer));
+        own.unwrap_or(self.activation_bits)
     }
 
     /// Changes one setting, from a command line's `KEY=VALUE`.
@@ -249,6 +275,8 @@ impl CompileConfig {
                 let known = [("bytes", Objective::Bytes), ("online", Objective::Online)];
                 self.objective = parse(key, value, &known, &["total"])?;
             }
+            "max_drop" => self.max_drop = Some(points(key, value)?),
+            "max_bytes" => self.max_bytes = Some(bytes(key, value)?),
             _ => return Err(ConfigError::UnknownKey { found: key.into() }),
         }
         Ok(())
@@ -262,6 +290,9 @@ impl fmt::Display for CompileConfig {
         match self.precision {
             Precision::Uniform => {
                 write!(f, "{preset}, {ring}, scale {scale}, weights {weight_scale}")
+            }
+            Precision::Mixed if self.widths.is_some() => {
+                write!(f, "{preset}, mixed rings, bits by layer")
             }
             Precision::Mixed => write!(
                 f,
@@ -293,6 +324,26 @@ fn number(
 ) -> Result<u32, ConfigError> {
     value.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        ConfigError::UnknownValue { key: key.into(), expected, found: value.into() }
+    })
+}
+
+/// Points of accuracy.
+fn points(key: &str, value: &str) -> Result<f64, ConfigError> {
+    value.parse().ok().filter(|points| (0.0..=100.0).contains(points)).ok_or_else(|| {
+        let expected = "a number of points from 0 to 100".into();
+        ConfigError::UnknownValue { key: key.into(), expected, found: value.into() }
+    })
+}
+
+/// A number of bytes, perhaps with a decimal prefix: `500MB`.
+fn bytes(key: &str, value: &str) -> Result<u64, ConfigError> {
+    let units = [("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("B", 1.0)];
+    let split = units.iter().find_map(|(unit, size)| Some((value.strip_suffix(unit)?, *size)));
+    let (digits, size) = split.unwrap_or((value, 1.0));
+    let bytes = digits.trim().parse::<f64>().ok().map(|number| number * size);
+    bytes.filter(|bytes| (1.0..=1e15).contains(bytes)).map(|bytes| bytes as u64).ok_or_else(|| {
+        let expected = "a number of bytes, such as 750000000 or 750MB".into();
         ConfigError::UnknownValue { key: key.into(), expected, found: value.into() }
     })
 }
@@ -347,6 +398,8 @@ mod tests {
             ("correlation", "lattice"),
             ("inferences", "100"),
             ("objective", "online"),
+            ("max_drop", "0.5"),
+            ("max_bytes", "1.5MB"),
         ] {
             assert!(CompileConfig::KEYS.contains(&key));
             config.set(key, value).expect("a known setting");
@@ -368,6 +421,9 @@ mod tests {
             correlation: CorrelationRule::Lattice,
             inferences: 100,
             objective: Objective::Online,
+            max_drop: Some(0.5),
+            max_bytes: Some(1_500_000),
+            widths: None,
         };
         assert_eq!(config, expected);
     }
@@ -393,10 +449,18 @@ mod tests {
             "chooser cannot be \"both\"; it can be auto, server, client"
         );
         assert_eq!(
-            text("max_drop", "0.5"),
-            "there is no setting \"max_drop\"; there are precision, ring, scale, weight_scale, \
+            text("max_drop", "-1"),
+            "max_drop cannot be \"-1\"; it can be a number of points from 0 to 100"
+        );
+        assert_eq!(
+            text("max_bytes", "1 TB"),
+            "max_bytes cannot be \"1 TB\"; it can be a number of bytes, such as 750000000 or 750MB"
+        );
+        assert_eq!(
+            text("speed", "0.5"),
+            "there is no setting \"speed\"; there are precision, ring, scale, weight_scale, \
              activation_bits, weight_bits, ot, leaf_bits, tables, head_room, lowering, chooser, \
-             correlation, inferences, objective"
+             correlation, inferences, objective, max_drop, max_bytes"
         );
     }
 

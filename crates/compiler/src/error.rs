@@ -16,6 +16,8 @@ pub enum CompileError {
     NoCalibrationImages,
     #[error("calibration image {number} has {found} values, not {expected}", expected = .expected.elements())]
     CalibrationImage { number: usize, expected: Shape, found: usize },
+    #[error("{expected} calibration images have {found} labels")]
+    CalibrationLabels { expected: usize, found: usize },
     #[error("layer {layer} gives values that are not finite in calibration: look at its weights")]
     NotFinite { layer: String },
     #[error("the calibration belongs to model {}, not to {}", found.short(), expected.short())]
@@ -26,6 +28,11 @@ pub enum CompileError {
         ring.bits()
     )]
     Overflow { layer: String, needed: u32, ring: Ring, largest: f32, head_room: u32, scale: u32 },
+    #[error(
+        "layer {layer} needs a ring of {needed} bits ({largest:.4} seen in calibration, head room {head_room}); no ring has more \
+         than 64: lower activation_bits, weight_bits or head_room"
+    )]
+    TooWide { layer: String, needed: u32, largest: f32, head_room: u32 },
     #[error(
         "layer {layer} has a weight of {largest:.4}, which needs {needed} bits at {weight_scale} \
          fractional bits under its lowering; there are {available}: lower weight_scale or raise ring"
@@ -40,6 +47,8 @@ pub enum CompileError {
          {available}: raise weight_bits, or fuse with --equalise"
     )]
     CoarseWeights { layer: String, largest: f64, needed: u32, available: u32 },
+    #[error("{fault}: {remedy}")]
+    Budget { fault: String, remedy: String },
     #[error("the compiler made a plan that does not hold: {0}")]
     Plan(#[from] PlanError),
     #[error("the compiler made weights that do not fit the plan: {fault}")]

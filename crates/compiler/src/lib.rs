@@ -10,25 +10,32 @@
 //! | 3 | choose | `choose.rs` | every linear step knows whose bits are the OT choices |
 //! | 4 | check ranges | `ranges.rs` | no value can leave its ring on inputs like the calibration's |
 //! | 5 | quantise | `quantise.rs` | the server's integer weights and bias maps |
-//! | 6 | attach | `lattice.rs` | steps that are to have them have lattice correlations, and the plan its hint |
+//! | 6 | prove | `overflow.rs` | of every value, why it stays in its ring; the plan says so |
+//! | 7 | attach | `lattice.rs` | steps that are to have them have lattice correlations, and the plan its hint |
 //!
+//! Before all else `allocate` chooses each layer's bits, where there is a budget of accuracy or bytes.
 //! With mixed precision `narrow.rs` takes the place of passes 1 to 3.
 //!
 //! Costs are those of [`copriv_ir::cost`], which are exact to the byte.
 
+mod allocate;
 mod calibration;
 mod choose;
 mod config;
 mod draft;
 mod error;
+mod intervals;
 mod lattice;
 mod lower;
 mod narrow;
+mod overflow;
 mod quantise;
 mod ranges;
 mod report;
 mod select;
+mod widths;
 
+pub use allocate::{Allocation, Progress, Verdict};
 pub use calibration::{Calibration, CalibrationSource};
 pub use config::{
     ChooserRule, CompileConfig, ConfigError, CorrelationRule, LoweringRule, Objective, Precision,
@@ -36,7 +43,9 @@ pub use config::{
 };
 pub use error::CompileError;
 pub use lattice::LatticeSeeds;
+pub use overflow::{Assurance, Overflow, OverflowSummary, overflows_of};
 pub use report::{Choice, CompileReport, Range};
+pub use widths::Widths;
 
 use copriv_ir::lattice::Hint;
 use copriv_ir::{FusedModel, Plan, ServerWeights};
@@ -76,7 +85,24 @@ pub fn compile_with_seeds(
     config: &CompileConfig,
     seeds: Option<LatticeSeeds>,
 ) -> Result<Compilation, CompileError> {
+    compile_observed(model, calibration, config, seeds, &mut |_| {})
+}
+
+/// As [`compile_with_seeds`], saying how far it has come where that takes long.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_observed(
+    model: &FusedModel,
+    calibration: &Calibration,
+    config: &CompileConfig,
+    seeds: Option<LatticeSeeds>,
+    observer: &mut dyn FnMut(Progress),
+) -> Result<Compilation, CompileError> {
     calibration.check_model(model)?;
+    let allocation = allocate::allocate(model, calibration, config, observer)?;
+    let widths = allocation.as_ref().map(|allocation| allocation.widths.clone());
+    let config = &CompileConfig { widths: widths.or(config.widths.clone()), ..config.clone() };
     let (draft, lattice) = match config.precision {
         Precision::Uniform => {
             let draft = select::select(model, calibration, config)?;
@@ -93,9 +119,11 @@ pub fn compile_with_seeds(
 
     let ranges = ranges::check_ranges(&draft, calibration, config)?;
     let layers = quantise::quantise_layers(model, &draft)?;
+    let overflows = overflow::overflows(&draft, &layers, calibration)?;
     let choices = report::choices(&draft, &lattice);
-    let report = CompileReport { calibration: calibration.source(), ranges, choices };
-    let plan = draft.into_plan();
+    let plan = overflow::noted(draft.into_plan(), &overflows);
+    let report =
+        CompileReport { calibration: calibration.source(), allocation, ranges, overflows, choices };
     let (plan, hint) = lattice::attach(plan, &lattice, &layers, config, seeds.as_ref())?;
     let seeds = seeds.filter(|_| hint.is_some());
     let weights = quantise::server_weights(model, &plan, layers, seeds.as_ref())?;

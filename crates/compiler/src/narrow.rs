@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 /// The plan of `model` with every value in its own ring.
 ///
 /// # Errors
-/// [`CompileError::Overflow`] where a wide ring would need more than 64 bits; what has no step.
+/// [`CompileError::TooWide`] where a wide ring would need more than 64 bits; what has no step.
 pub(crate) fn narrow(
     model: &FusedModel,
     calibration: &Calibration,
@@ -93,8 +93,12 @@ fn formats(
         // Offsets, and differences of numbers of either sign, take a bit more.
         is_spare[group] |= !known && (is_multiplied(model, id) || is_compared(model, id));
     }
-    let mut scales: Vec<u32> =
-        largest.iter().map(|&largest| scale_for(largest, config.activation_bits)).collect();
+    let bits = |group| config.activation_bits_of(LayerId(group));
+    let mut scales: Vec<u32> = largest
+        .iter()
+        .enumerate()
+        .map(|(group, &largest)| scale_for(largest, bits(group)))
+        .collect();
     limit_scales(model, &groups, &mut scales, weight_scales);
     groups
         .iter()
@@ -103,13 +107,11 @@ fn formats(
             // Rounding may add one.
             let needed = signed_bits(bounds[group] * f64::from(scale).exp2() + 1.0);
             let needed = needed + u32::from(is_spare[group]);
-            let overflow = |_| CompileError::Overflow {
+            let overflow = |_| CompileError::TooWide {
                 layer: model.layers()[group].name.clone(),
                 needed,
-                ring: Ring::new(64).unwrap_or(config.ring),
                 largest: largest[group] as f32,
                 head_room: config.head_room,
-                scale,
             };
             Ok(Format { scale, ring: Ring::new(needed).map_err(overflow)? })
         })
@@ -117,7 +119,7 @@ fn formats(
 }
 
 /// For each layer the first one that its value shares a format with.
-fn groups(model: &FusedModel) -> Vec<usize> {
+pub(crate) fn groups(model: &FusedModel) -> Vec<usize> {
     let mut groups: Vec<usize> = (0..model.layers().len()).collect();
     for (number, layer) in model.layers().iter().enumerate() {
         if matches!(layer.op, FusedOp::Add | FusedOp::Activation(_) | FusedOp::MaxPool { .. }) {
@@ -156,34 +158,28 @@ fn scale_for(largest: f64, bits: u32) -> u32 {
 
 /// Fractional bits of each layer's weights; 0 where it has none.
 fn weight_scales(model: &FusedModel, config: &CompileConfig) -> Result<Vec<u32>, CompileError> {
-    let scale = |layer: &FusedLayer| match layer.op {
-        FusedOp::Conv(_) => weight_scale(model, layer, config),
+    let scale = |(id, layer): (usize, &FusedLayer)| match layer.op {
+        FusedOp::Conv(_) => weight_scale(model, layer, config.weight_bits_of(LayerId(id))),
         _ => Ok(0),
     };
-    model.layers().iter().map(scale).collect()
+    model.layers().iter().enumerate().map(scale).collect()
 }
 
-/// Fractional bits of a layer's weights: the most at which all have `weight_bits` bits, sign included.
-fn weight_scale(
-    model: &FusedModel,
-    layer: &FusedLayer,
-    config: &CompileConfig,
-) -> Result<u32, CompileError> {
+/// Fractional bits of a layer's weights: the most at which all have `bits` bits, sign included.
+fn weight_scale(model: &FusedModel, layer: &FusedLayer, bits: u32) -> Result<u32, CompileError> {
     let pooled = pooled(model, layer);
     let largest = largest_weight(model, layer)? * pooled.map_or(1.0, mean_correction);
-    let fits = |&scale: &u32| {
-        signed_bits((largest * f64::from(scale).exp2()).round()) <= config.weight_bits
-    };
+    let fits = |&scale: &u32| signed_bits((largest * f64::from(scale).exp2()).round()) <= bits;
     (0..=30).rev().find(fits).ok_or_else(|| CompileError::CoarseWeights {
         layer: layer.name.clone(),
         largest,
         needed: signed_bits(largest.round()),
-        available: config.weight_bits,
+        available: bits,
     })
 }
 
 /// The layer whose small value a convolution multiplies, and the fractional bits that a pooling sum between them adds.
-fn source(model: &FusedModel, layer: &FusedLayer) -> (LayerId, u32) {
+pub(crate) fn source(model: &FusedModel, layer: &FusedLayer) -> (LayerId, u32) {
     match pooled(model, layer) {
         Some(area) => {
             let pool = &model.layers()[layer.inputs[0].0];
@@ -325,7 +321,7 @@ impl Narrowing<'_> {
                 let correlation = Correlation::Ot { kind: self.config.ot, chooser };
                 let way = self.way(id, (layer, geometry), small, (lowering, correlation))?;
                 // Its filter transform must fit the wide ring.
-                let transformed = self.config.weight_bits + growth_bits(lowering);
+                let transformed = self.config.weight_bits_of(id) + growth_bits(lowering);
                 if lowering != Lowering::Direct && transformed > way.wide.bits() {
                     continue;
                 }
@@ -368,15 +364,13 @@ impl Narrowing<'_> {
             let Format { scale: kept, ring } = self.formats[id.0];
             (scale - kept, ring.bits() + scale - kept)
         };
-        let wide = Ring::new(needed).map_err(|_| CompileError::Overflow {
+        let wide = Ring::new(needed).map_err(|_| CompileError::TooWide {
             layer: layer.name.clone(),
             needed,
-            ring: self.config.ring,
             largest,
             head_room: self.config.head_room,
-            scale,
         })?;
-        let weight_bits = (self.config.weight_bits + growth_bits(lowering)).min(needed);
+        let weight_bits = (self.config.weight_bits_of(id) + growth_bits(lowering)).min(needed);
         let step = LinearStep { geometry, lowering, correlation, weight_scale, weight_bits };
         Ok(Way { step, wide, shift })
     }

@@ -3,7 +3,7 @@
 use crate::choose::choosers;
 use crate::draft::Draft;
 use crate::lower::fitting;
-use crate::{CalibrationSource, ChooserRule};
+use crate::{Allocation, CalibrationSource, ChooserRule, Overflow, OverflowSummary};
 use copriv_ir::{Correlation, LinearStep, Lowering, OtKind, Party, Ring, StepId, cost};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,8 +13,12 @@ use std::fmt;
 pub struct CompileReport {
     /// Where the ranges come from.
     pub calibration: CalibrationSource,
+    /// How each layer's bits were chosen, where there was a budget.
+    pub allocation: Option<Allocation>,
     /// Room of each value, by step.
     pub ranges: Vec<Range>,
+    /// Why each value that is read stays in its ring, by step.
+    pub overflows: Vec<Overflow>,
     /// What each linear step could have been, by step.
     pub choices: Vec<Choice>,
 }
@@ -51,6 +55,15 @@ impl CompileReport {
     pub fn tightest(&self) -> Option<&Range> {
         self.ranges.iter().min_by_key(|range| range.ring.bits() - range.needed)
     }
+
+    /// How sure it is that no value leaves its ring.
+    #[must_use]
+    pub fn overflow(&self) -> OverflowSummary {
+        let images = match self.calibration {
+            CalibrationSource::Images { count } | CalibrationSource::Noise { count, .. } => count,
+        };
+        OverflowSummary::of(&self.overflows, images)
+    }
 }
 
 impl fmt::Display for CompileReport {
@@ -63,6 +76,9 @@ impl fmt::Display for CompileReport {
                 write!(f, " {mark}{lowering}, {chooser} chooses: {megabytes:.1} MB")?;
             }
             writeln!(f, "{}", if taken.is_none() { " *lattice" } else { "" })?;
+        }
+        for Overflow { step, layer, assurance } in &self.overflows {
+            writeln!(f, "{layer:24} value {:3} stays in its ring: {assurance}", step.0)?;
         }
         match self.tightest() {
             Some(Range { layer, needed, ring, .. }) => {

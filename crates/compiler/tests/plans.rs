@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! compile PRESET [KEY=VALUE]...
+//! [widths LAYER WEIGHT_BITS ACTIVATION_BITS]...
+//! [show ranges|overflow|weights]...
 //! NAME = conv KERNELxKERNEL OUT [/STRIDE] [depthwise] INPUT | relu INPUT | relu6 INPUT | add A B | pool INPUT
 //! ---
 //! the plan, or the error
@@ -11,7 +13,9 @@
 
 mod support;
 
-use copriv_compiler::{Calibration, CompileConfig, LatticeSeeds, compile_with_seeds};
+use copriv_compiler::{
+    Calibration, Compilation, CompileConfig, LatticeSeeds, Widths, compile_with_seeds,
+};
 use copriv_ir::lattice::{LatticeLayer, PublicSeed, SecretSeed};
 use copriv_ir::{
     Activation, Architecture, ConvGeometry, Correlation, FusedModel, FusedOp, LatticeSection,
@@ -51,14 +55,73 @@ fn outcome(source: &str) -> String {
     for (key, value) in words.map(|setting| setting.split_once('=').expect("KEY=VALUE")) {
         config.set(key, value).expect("a known setting");
     }
-    let model = parse(lines);
+    let is_graph = |line: &&str| line.contains(" = ");
+    let (graph, directives): (Vec<&str>, Vec<&str>) = lines.partition(is_graph);
+    let model = parse(graph.into_iter());
+    config.widths = widths(&model, &config, &directives);
     let calibration = Calibration::from_noise(&model, 1, 2).expect("finite values");
     let (public, secret) = (PublicSeed::new([1; 32]), SecretSeed::new([2; 32]));
     let seeds = LatticeSeeds { public, secret };
     match compile_with_seeds(&model, &calibration, &config, Some(seeds)) {
-        Ok(compilation) => listing(&compilation.plan),
+        Ok(compilation) => {
+            let shows = directives.iter().filter_map(|line| line.strip_prefix("show "));
+            let shown: String = shows.map(|what| show(what, &compilation)).collect();
+            listing(&compilation.plan) + &shown
+        }
         Err(error) => format!("error: {error}\n"),
     }
+}
+
+/// Bits layer by layer, where directives set some.
+fn widths(model: &FusedModel, config: &CompileConfig, directives: &[&str]) -> Option<Widths> {
+    let layers = model.layers();
+    let mut widths = Widths::uniform(layers.len(), config.weight_bits, config.activation_bits);
+    let mut all = directives.iter().filter_map(|line| line.strip_prefix("widths ")).peekable();
+    all.peek()?;
+    for line in all {
+        let [name, weight, activation] =
+            line.split_whitespace().collect::<Vec<_>>().try_into().expect("a layer and its bits");
+        let layer = layers.iter().position(|layer| layer.name == name).expect("a layer");
+        widths.weights[layer] = weight.parse().expect("a number");
+        widths.activations[layer] = activation.parse().expect("a number");
+    }
+    Some(widths)
+}
+
+/// What a pass found beside the plan.
+fn show(what: &str, compilation: &Compilation) -> String {
+    let Compilation { plan, weights, report, .. } = compilation;
+    let lines: Vec<String> = match what {
+        "ranges" => report
+            .ranges
+            .iter()
+            .map(|range| {
+                let (bits, layer) = (range.ring.bits(), &range.layer);
+                format!("range: %{} {layer} needs {} of {bits}", range.step.0, range.needed)
+            })
+            .collect(),
+        "overflow" => report
+            .overflows
+            .iter()
+            .map(|one| format!("overflow: %{} {} {}", one.step.0, one.layer, one.assurance))
+            .collect(),
+        "weights" => plan
+            .steps()
+            .iter()
+            .filter_map(|step| {
+                let layer = weights.layer(step.id)?;
+                let ends = |x: &[i64]| {
+                    let (min, max) = (x.iter().min(), x.iter().max());
+                    format!("{}..{}", min.expect("some"), max.expect("some"))
+                };
+                let (biases, name) = (layer.bias.len(), &step.name);
+                let (weight, bias) = (ends(&layer.weight), ends(&layer.bias));
+                Some(format!("weights: %{} {name} {weight}, {biases} biases {bias}", step.id.0))
+            })
+            .collect(),
+        other => panic!("nothing to show of {other}"),
+    };
+    lines.into_iter().map(|line| line + "\n").collect()
 }
 
 fn parse<'a>(lines: impl Iterator<Item = &'a str>) -> FusedModel {

@@ -5,14 +5,17 @@ use crate::artefact::{HINT_FILE, PLAN_FILE, WEIGHTS_FILE};
 use crate::terminal::Terminal;
 use crate::{datasets, format};
 use anyhow::{Context as _, Result, anyhow};
-use copriv_compiler::{Calibration, Compilation, CompileConfig, LatticeSeeds};
+use copriv_compiler::{Calibration, Compilation, CompileConfig, LatticeSeeds, Progress};
 use copriv_ir::lattice::{PublicSeed, SecretSeed};
 use copriv_ir::{FusedModel, Phase};
 use copriv_trainer::data::{Dataset, Split};
+use indicatif::ProgressBar;
 use std::path::Path;
 
 /// Training images whose ranges count as those of all.
 pub const CALIBRATION_IMAGES: usize = 128;
+/// The same where they also decide how many bits each layer gets: half of them, and some, tell what that costs.
+const JUDGING_IMAGES: usize = 512;
 /// Images of noise where there is no calibration set, and their seed.
 const NOISE: (u64, usize) = (0, 4);
 
@@ -27,12 +30,10 @@ pub fn run(args: &Compile, terminal: &Terminal) -> Result<()> {
     let fused = FusedModel::read(&args.fused)?;
     let calibration = if let Some(name) = &args.calibrate {
         let manifest = datasets::find(name)?;
-        let images = datasets::load(
-            &manifest,
-            args.data.as_deref(),
-            Split::Train,
-            Some(CALIBRATION_IMAGES),
-        )?;
+        let has_budget = config.max_drop.is_some() || config.max_bytes.is_some();
+        let usual = if has_budget { JUDGING_IMAGES } else { CALIBRATION_IMAGES };
+        let count = args.calibration_images.unwrap_or(usual);
+        let images = datasets::load(&manifest, args.data.as_deref(), Split::Train, Some(count))?;
         calibrate(&fused, &images, terminal)?
     } else {
         terminal.warn(
@@ -43,14 +44,17 @@ pub fn run(args: &Compile, terminal: &Terminal) -> Result<()> {
         Calibration::from_noise(&fused, seed, count)?
     };
 
-    let seeds = Some(lattice_seeds()?);
-    let compilation = copriv_compiler::compile_with_seeds(&fused, &calibration, &config, seeds)?;
+    let compilation = compile(&fused, &calibration, &config, terminal)?;
     terminal.detail(&compilation.report);
     write(&compilation, &args.out)?;
     if let Some(hint) = &compilation.hint {
         let size = format::bytes(hint.size() as u64);
         terminal.say(format_args!("hint        {size}, downloaded once by each client"));
     }
+    if let Some(allocation) = &compilation.report.allocation {
+        terminal.say(format_args!("bits        {allocation}"));
+    }
+    terminal.say(format_args!("overflow    {}", compilation.report.overflow()));
     let comm = compilation.plan.predicted_comm();
     terminal.say(format_args!(
         "{}\noffline     {}\nonline      {}\nwritten to  {}",
@@ -60,6 +64,31 @@ pub fn run(args: &Compile, terminal: &Terminal) -> Result<()> {
         args.out.display()
     ));
     Ok(())
+}
+
+/// Compiles with fresh seeds, and a bar for what takes long.
+///
+/// # Errors
+/// As the compiler's.
+pub fn compile(
+    fused: &FusedModel,
+    calibration: &Calibration,
+    config: &CompileConfig,
+    terminal: &Terminal,
+) -> Result<Compilation> {
+    let mut bar: Option<(&str, ProgressBar)> = None;
+    let mut observe = |progress: Progress| {
+        if bar.as_ref().is_none_or(|(stage, _)| *stage != progress.stage) {
+            bar.iter().for_each(|(_, bar)| bar.finish_and_clear());
+            bar = Some((progress.stage, terminal.bar(progress.stage, progress.of as u64)));
+        }
+        bar.iter().for_each(|(_, bar)| bar.set_position(progress.done as u64));
+    };
+    let seeds = Some(lattice_seeds()?);
+    let compiled =
+        copriv_compiler::compile_observed(fused, calibration, config, seeds, &mut observe);
+    bar.iter().for_each(|(_, bar)| bar.finish_and_clear());
+    Ok(compiled?)
 }
 
 /// Ranges of the model's values over a data set.
@@ -73,7 +102,7 @@ pub fn calibrate(fused: &FusedModel, images: &Dataset, terminal: &Terminal) -> R
         bar.inc(1);
         input.normalise(images.image(index))
     });
-    let calibration = Calibration::from_images(fused, normalised)?;
+    let calibration = Calibration::from_images(fused, normalised)?.with_labels(images.labels())?;
     bar.finish_and_clear();
     Ok(calibration)
 }

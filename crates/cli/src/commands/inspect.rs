@@ -6,10 +6,11 @@ use crate::commands::blocks::Blocks;
 use crate::format;
 use crate::terminal::Terminal;
 use anyhow::Result;
+use copriv_compiler::overflows_of;
 use copriv_ir::cost::stored::RECORD_HEADER;
 use copriv_ir::{
-    Checkpoint, CommTable, Correlation, FusedModel, FusedOp, Party, Phase, Plan, Step, StepOp,
-    Traffic, cost,
+    Checkpoint, CommTable, Correlation, FusedModel, FusedOp, Party, Phase, Plan, Step, StepId,
+    StepOp, Traffic, cost,
 };
 use copriv_runtime::store::{Ledger, RecordInfo, Store};
 use serde_json::{Map, Value, json};
@@ -44,6 +45,9 @@ pub fn run(args: &Inspect, terminal: &Terminal) -> Result<()> {
             terminal.data(plan_table(plan))?;
             let [server, client] = [Party::Server, Party::Client]
                 .map(|party| format::bytes(record_bytes(plan, party)));
+            if let Some((_, summary)) = overflows_of(plan) {
+                terminal.data(format_args!("overflow    {summary}"))?;
+            }
             terminal.data(format_args!(
                 "prepared    {server} at the server, {client} at the client, for each inference in a store"
             ))?;
@@ -158,6 +162,7 @@ pub fn plan_json(plan: &Plan) -> Value {
         "ring": ring,
         "hint_bytes": plan.lattice_plan().map(|lattice| lattice.hint_bytes()),
         "steps": steps,
+        "overflow": overflow_json(plan),
         "total": phases_json(|phase| comm.total(phase)),
         "record": {
             "server": record_bytes(plan, Party::Server),
@@ -166,8 +171,24 @@ pub fn plan_json(plan: &Plan) -> Value {
     })
 }
 
+/// Why each value stays in its ring, and what that comes to; null where the plan does not say.
+fn overflow_json(plan: &Plan) -> Value {
+    let Some((values, summary)) = overflows_of(plan) else { return Value::Null };
+    json!({
+        "proven": summary.proven,
+        "probability": summary.probability,
+        "values": values,
+    })
+}
+
 fn step_json(plan: &Plan, step: &Step, comm: &CommTable) -> Value {
     let fact = plan.fact(step.output);
+    let weights = match &step.op {
+        StepOp::Linear(linear) => {
+            json!({ "bits": linear.weight_bits, "scale": linear.weight_scale })
+        }
+        _ => Value::Null,
+    };
     let (lowering, correlation, chooser) = match &step.op {
         StepOp::Linear(linear) => {
             let (correlation, chooser) = match linear.correlation {
@@ -185,6 +206,7 @@ fn step_json(plan: &Plan, step: &Step, comm: &CommTable) -> Value {
         "shape": fact.shape,
         "bits": fact.ring.bits(),
         "scale": fact.scale,
+        "weights": weights,
         "lowering": lowering,
         "correlation": correlation,
         "chooser": chooser,
@@ -201,7 +223,10 @@ pub fn phases_json(traffic: impl Fn(Phase) -> Traffic) -> Value {
 fn plan_table(plan: &Plan) -> comfy_table::Table {
     let comm = plan.predicted_comm();
     let total: u64 = Phase::ALL.into_iter().map(|phase| comm.total(phase).bytes()).sum();
-    let cells = |name: String, middle: [String; 5], traffic: &dyn Fn(Phase) -> Traffic| {
+    let overflows: BTreeMap<StepId, String> = overflows_of(plan)
+        .map(|(all, _)| all.iter().map(|one| (one.step, one.assurance.to_string())).collect())
+        .unwrap_or_default();
+    let cells = |name: String, middle: [String; 7], traffic: &dyn Fn(Phase) -> Traffic| {
         let [offline, online] = [traffic(Phase::Offline), traffic(Phase::Online)];
         let bytes = traffic(Phase::Setup).bytes() + offline.bytes() + online.bytes();
         let share = format::percent(bytes as f64 / total.max(1) as f64);
@@ -218,18 +243,21 @@ fn plan_table(plan: &Plan) -> comfy_table::Table {
         .iter()
         .map(|step| {
             let fact = plan.fact(step.output);
-            let (lowering, chooser) = match &step.op {
+            let (weights, lowering, chooser) = match &step.op {
                 StepOp::Linear(linear) => {
+                    let weights = format!("{}.{}", linear.weight_bits, linear.weight_scale);
                     let chooser = match linear.correlation {
                         Correlation::Ot { chooser, .. } => chooser.to_string(),
                         Correlation::Lattice(_) => "lattice".into(),
                     };
-                    (linear.lowering.to_string(), chooser)
+                    (weights, linear.lowering.to_string(), chooser)
                 }
-                _ => (String::new(), String::new()),
+                _ => Default::default(),
             };
             let ring = format!("{}.{}", fact.ring.bits(), fact.scale);
-            let middle = [step.op.name().into(), fact.shape.to_string(), ring, lowering, chooser];
+            let overflow = overflows.get(&step.id).cloned().unwrap_or_default();
+            let (op, shape) = (step.op.name().into(), fact.shape.to_string());
+            let middle = [op, shape, ring, overflow, weights, lowering, chooser];
             cells(step.name.clone(), middle, &|phase| comm.traffic(step.id, phase))
         })
         .collect();
@@ -239,6 +267,8 @@ fn plan_table(plan: &Plan) -> comfy_table::Table {
         "op",
         "output",
         "bits.scale",
+        "overflow",
+        "weights",
         "lowering",
         "chooser",
         "offline",
@@ -246,7 +276,7 @@ fn plan_table(plan: &Plan) -> comfy_table::Table {
         "rounds",
         "share",
     ];
-    format::table(header(&names), rows, [3, 6, 7, 8, 9])
+    format::table(header(&names), rows, [3, 4, 5, 8, 9, 10, 11])
 }
 
 fn header(names: &[&str]) -> Vec<String> {

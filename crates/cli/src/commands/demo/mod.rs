@@ -23,6 +23,11 @@ use std::time::Instant;
 const CONFIG: &str = include_str!("../../../../../configs/demo.toml");
 /// Tells a folder made by the demo from any other.
 const MARKER: &str = ".copriv-demo";
+/// How the files of fused models end.
+const FUSED: &str = "fused.safetensors";
+const EQUALISED: &str = "equalised.safetensors";
+/// Bits of the weights that channels are equalised for: those of the preset `fast`.
+const EQUALISED_BITS: u32 = 8;
 /// Test images on which plans are evaluated in the clear.
 const PLAN_IMAGES: usize = 100;
 
@@ -43,8 +48,13 @@ pub fn run(args: &Demo, terminal: &Terminal) -> Result<()> {
         let calibration = compile::calibrate(fused, &images, terminal)?;
         for preset in Preset::PUBLISHED {
             let count = if args.brief { 1 } else { private_images(name, preset) };
-            demo.compile_and_run(name, (fused, &calibration), preset, count)?;
+            demo.compile_and_run((name, FUSED), (fused, &calibration), preset, count)?;
         }
+        let equalised = demo.equalise(name, fused)?;
+        let calibration = compile::calibrate(&equalised, &images, terminal)?;
+        let count = if args.brief { 1 } else { private_images(name, Preset::Fast) };
+        let form = (name, EQUALISED);
+        demo.compile_and_run(form, (&equalised, &calibration), Preset::Fast, count)?;
     }
     demo.report.seconds = started.elapsed().as_secs_f64();
     demo.finish()
@@ -53,7 +63,7 @@ pub fn run(args: &Demo, terminal: &Terminal) -> Result<()> {
 /// How many images each plan classifies privately: more where they are cheap.
 fn private_images(form: &str, preset: Preset) -> usize {
     match (form, preset) {
-        ("pruned", Preset::CoPriv) => 4,
+        ("pruned", Preset::CoPriv | Preset::Fast) => 4,
         _ => 1,
     }
 }
@@ -149,7 +159,7 @@ impl DemoRun<'_> {
             (0..PLAN_IMAGES).map(|index| input.normalise(self.test.image(index))).collect();
         let verification = copriv_reparam::verify(checkpoint, &fused, &images);
         ensure!(verification.is_good(), "the {name} network changed when fused: {verification}");
-        let path = self.path(&format!("{name}.fused.safetensors"));
+        let path = self.path(&format!("{name}.{FUSED}"));
         fused.write(&path)?;
         let accuracy = eval::of_fused(&fused, &self.test, self.terminal)?;
         self.report.forms.push(Form { name: name.into(), accuracy });
@@ -171,10 +181,34 @@ impl DemoRun<'_> {
         Ok(fused)
     }
 
+    /// The same function with channels equalised, as few bits need it.
+    fn equalise(&mut self, name: &str, fused: &FusedModel) -> Result<FusedModel> {
+        let started = Instant::now();
+        let (equalised, report) = copriv_reparam::equalise(fused, EQUALISED_BITS)?;
+        let path = self.path(&format!("{name}.{EQUALISED}"));
+        equalised.write(&path)?;
+        let [before, after] =
+            [report.mean(|layer| layer.before.channels), report.mean(|layer| layer.after.channels)];
+        let from = if name == "pruned" { "last" } else { name };
+        self.report.stages.push(StageRow {
+            stage: format!("equalise {name}"),
+            result: format!(
+                "weights of {EQUALISED_BITS} bits: {before:.0} -> {after:.0} dB a channel"
+            ),
+            seconds: started.elapsed().as_secs_f64(),
+            command: format!(
+                "copriv fuse {} --out {} --equalise",
+                self.path("train").join(format!("{from}.safetensors")).display(),
+                path.display()
+            ),
+        });
+        Ok(equalised)
+    }
+
     /// Compiles with one preset, then classifies `count` test images between two processes.
     fn compile_and_run(
         &mut self,
-        form: &str,
+        (form, file): (&str, &str),
         (fused, calibration): (&FusedModel, &Calibration),
         preset: Preset,
         count: usize,
@@ -182,7 +216,7 @@ impl DemoRun<'_> {
         let name = format!("{form}-{}", preset.name());
         self.say(&format!("compile {name}, then classify {count} images privately"));
         let config = CompileConfig::new(preset);
-        let compilation = copriv_compiler::compile(fused, calibration, &config)?;
+        let compilation = compile::compile(fused, calibration, &config, self.terminal)?;
         let folder = self.path("plans").join(&name);
         compile::write(&compilation, &folder)?;
 
@@ -195,11 +229,11 @@ impl DemoRun<'_> {
 
         let pictures = self.write_pictures(count)?;
         let private: PrivateRun = run_privately(&folder, &pictures, self.terminal)?;
-        private.check(&compilation.plan, &evaluator, &pictures)?;
+        private.check(&compilation.plan, &compilation.weights, &pictures)?;
         let comm = compilation.plan.predicted_comm();
         let compile = format!(
             "copriv compile {} --out {} --preset {} --calibrate {} --data {}",
-            self.path(&format!("{form}.fused.safetensors")).display(),
+            self.path(&format!("{form}.{file}")).display(),
             folder.display(),
             preset.name(),
             self.images.name(),

@@ -41,7 +41,7 @@ pub struct PlanRow {
     pub online: Traffic,
     pub offline_seconds: f64,
     pub online_seconds: f64,
-    /// Images classified privately, all with the clear-text plan's logits bit for bit.
+    /// Images classified privately, all with the clear-text plan's logits: bit for bit, or within what random rounding does.
     pub private: usize,
     /// How many of them got their label.
     pub right: usize,
@@ -97,6 +97,10 @@ impl fmt::Display for Report {
         ]);
         writeln!(f, "{}", table(header, plans, 1..9))?;
         writeln!(f, "rounds: offline + online; times: per image, both parties on this machine")?;
+        writeln!(
+            f,
+            "private = clear: bit for bit; `fast` rounds at random, and is within what chance does in the clear"
+        )?;
         writeln!(f, "plan top-1: in the clear, on {} test images\n", self.evaluated())?;
 
         writeln!(f, "to repeat a step:")?;
