@@ -79,6 +79,32 @@ impl Bits {
         self.flip(self.len - 1, bit);
     }
 
+    /// Appends the first `count` bits of `plane`, 128 to a word.
+    ///
+    /// # Panics
+    /// If the bits so far do not fill whole words.
+    pub(crate) fn extend_from_plane(&mut self, plane: &[u128], count: usize) {
+        assert!(self.len.is_multiple_of(WORD), "{} bits are no whole words", self.len);
+        let halves = plane.iter().flat_map(|&word| [word as u64, (word >> WORD) as u64]);
+        self.words.extend(halves.take(count.div_ceil(WORD)));
+        self.len += count;
+        self.clear_unused();
+    }
+
+    /// Appends the lowest bit of each byte.
+    ///
+    /// # Panics
+    /// As [`Self::extend_from_plane`].
+    pub(crate) fn extend_from_bytes(&mut self, bytes: &[u8]) {
+        assert!(self.len.is_multiple_of(WORD), "{} bits are no whole words", self.len);
+        self.words.extend(
+            bytes.chunks(WORD).map(|bytes| {
+                bytes.iter().rev().fold(0, |word, byte| word << 1 | u64::from(byte & 1))
+            }),
+        );
+        self.len += bytes.len();
+    }
+
     /// All bits in order.
     pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
         (0..self.len).map(|index| self.get(index))

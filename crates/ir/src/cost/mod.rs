@@ -17,7 +17,7 @@ pub use linear::{OtProduct, linear};
 pub use nonlinear::{activation, drelu, max_pool, multiplexer, reveal};
 pub use offline::{Offline, OtUse};
 pub use session::{SessionCost, handshake};
-pub use silent::{SilentPool, SilentSet};
+pub use silent::{Expansion, Growth, SilentPool, SilentSet};
 pub use wrap::{
     Wrap, WrapMethod, bit_product, extend, extension_wrap, truncate, truncation_wraps, wraps,
 };

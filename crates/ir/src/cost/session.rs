@@ -62,9 +62,9 @@ impl SessionCost {
         let pools = PARTIES.into_iter().zip(&mut self.pools);
         let fill = |(sender, pool): (Party, &mut Option<SilentPool>)| {
             pool.as_mut().map_or_else(Traffic::default, |pool| {
-                let expansions = pool.fill(ots.silent(sender));
+                let filled = pool.fill(ots.silent(sender));
                 pool.draw(ots.silent(sender));
-                pool.expansions(expansions)
+                filled
             })
         };
         pools.map(fill).fold(Traffic::default(), Traffic::beside)

@@ -43,6 +43,16 @@ fn depthwise(ring: Ring, geometry: &ConvGeometry, shape: Shape, x: &[u64], w: &[
         // SAFETY: the processor has just been found to have these features.
         return unsafe { wide(ring, geometry, shape, x, w) };
     }
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        /// The same, compiled for processors with 256-bit registers.
+        #[target_feature(enable = "avx2")]
+        fn narrower(ring: Ring, g: &ConvGeometry, shape: Shape, x: &[u64], w: &[i64]) -> Vec<u64> {
+            depthwise_portable(ring, g, shape, x, w)
+        }
+        // SAFETY: the processor has just been found to have this feature.
+        return unsafe { narrower(ring, geometry, shape, x, w) };
+    }
     depthwise_portable(ring, geometry, shape, x, w)
 }
 

@@ -80,6 +80,18 @@ fn multiply(ring: Ring, c: &mut [u64], a: &[u64], b: &[u64], (k, n): (usize, usi
         // SAFETY: the processor has just been found to have these features.
         return unsafe { avx512::multiply(c, a, b, (k, n)) };
     }
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has just been found to have this feature.
+        return unsafe { multiply_avx2(c, a, b, (k, n)) };
+    }
+    multiply_portable(c, a, b, (k, n));
+}
+
+/// The portable way, compiled for processors with 256-bit registers.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn multiply_avx2(c: &mut [u64], a: &[u64], b: &[u64], (k, n): (usize, usize)) {
     multiply_portable(c, a, b, (k, n));
 }
 
@@ -293,6 +305,13 @@ mod tests {
         let packed = pack(&b, (k, n));
         let mut portable = vec![0; m * n];
         multiply_portable(&mut portable, &a, &packed, (k, n));
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            let mut narrower = vec![0; m * n];
+            // SAFETY: the processor has just been found to have this feature.
+            unsafe { multiply_avx2(&mut narrower, &a, &packed, (k, n)) };
+            assert_eq!(narrower, portable);
+        }
         for bits in [64, 53, 52, 41, 8] {
             let ring = Ring::new(bits).expect("in range");
             let mut fast = vec![0; m * n];

@@ -7,7 +7,7 @@
 mod avx512;
 
 use crate::packing::{Packer, Unpacker};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Numbers that are packed together: a whole number of words at any width.
 const BLOCK: usize = 256;
@@ -30,6 +30,21 @@ pub(super) trait Lane: Copy + Default + Zeroize {
 
     /// The number.
     fn wide(self) -> u64;
+
+    /// The sum, modulo `2^BITS`.
+    fn plus(self, other: Self) -> Self;
+
+    /// The difference, modulo `2^BITS`.
+    fn minus(self, other: Self) -> Self;
+
+    /// The bits that both have.
+    fn and(self, other: Self) -> Self;
+
+    /// The number times `2^shift`, modulo `2^BITS`; `shift` is less than `BITS`.
+    fn times_power(self, shift: u32) -> Self;
+
+    /// The numbers of a pad, the first from the lowest bits of its first word.
+    fn split(pad: &[u128], numbers: &mut [Self]);
 
     /// [`offer`] as this processor does it best.
     fn offer(vectors: &mut Vectors<Self>, transfer: Transfer, pads: [&[u128]; 2], to: &mut Packer);
@@ -63,6 +78,15 @@ pub(super) struct Vectors<L: Lane> {
     sum: Zeroizing<Vec<L>>,
     /// Room for the packed numbers of a block.
     packed: Zeroizing<Vec<u8>>,
+    /// Room for a block of numbers, of what is sent of them and of two pads.
+    block: Box<Block<L>>,
+}
+
+/// Where the portable kernels keep a block of numbers. Forgets them when dropped.
+#[derive(Zeroize, ZeroizeOnDrop)]
+struct Block<L: Lane> {
+    sent: [u64; BLOCK],
+    pads: [[L; BLOCK]; 2],
 }
 
 impl<L: Lane> Vectors<L> {
@@ -70,7 +94,8 @@ impl<L: Lane> Vectors<L> {
     pub(super) fn new(len: usize) -> Self {
         let zeros = || Zeroizing::new(vec![L::default(); len.next_multiple_of(L::COUNT)]);
         let packed = Zeroizing::new(vec![0; PACKED]);
-        Self { len, vector: zeros(), sum: zeros(), packed }
+        let block = Block { sent: [0; BLOCK], pads: [[L::default(); BLOCK]; 2] };
+        Self { len, vector: zeros(), sum: zeros(), packed, block: Box::new(block) }
     }
 
     /// Takes the vector that the next transfers offer.
@@ -87,102 +112,156 @@ impl<L: Lane> Vectors<L> {
     }
 }
 
-impl Lane for u32 {
-    const BITS: u32 = 32;
+macro_rules! lane {
+    ($number:ty, $offer:ident, $choose:ident) => {
+        impl Lane for $number {
+            const BITS: u32 = <$number>::BITS;
 
-    fn of(number: u64) -> Self {
-        number as Self
-    }
+            #[inline]
+            fn of(number: u64) -> Self {
+                number as Self
+            }
 
-    fn wide(self) -> u64 {
-        self.into()
-    }
+            #[inline]
+            fn wide(self) -> u64 {
+                self.into()
+            }
 
-    fn offer(vectors: &mut Vectors<Self>, transfer: Transfer, pads: [&[u128]; 2], to: &mut Packer) {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has just been found to have this feature.
-            return unsafe { avx512::offer_u32(vectors, transfer, pads, to) };
+            #[inline]
+            fn plus(self, other: Self) -> Self {
+                self.wrapping_add(other)
+            }
+
+            #[inline]
+            fn minus(self, other: Self) -> Self {
+                self.wrapping_sub(other)
+            }
+
+            #[inline]
+            fn and(self, other: Self) -> Self {
+                self & other
+            }
+
+            #[inline]
+            fn times_power(self, shift: u32) -> Self {
+                self << shift
+            }
+
+            #[inline(always)]
+            fn split(pad: &[u128], numbers: &mut [Self]) {
+                const IN_WORD: usize = (128 / <$number>::BITS) as usize;
+                for (numbers, word) in numbers.as_chunks_mut::<IN_WORD>().0.iter_mut().zip(pad) {
+                    *numbers = std::array::from_fn(|at| (word >> (at as u32 * Self::BITS)) as Self);
+                }
+            }
+
+            fn offer(
+                vectors: &mut Vectors<Self>,
+                transfer: Transfer,
+                pads: [&[u128]; 2],
+                to: &mut Packer,
+            ) {
+                #[cfg(target_arch = "x86_64")]
+                {
+                    if is_x86_feature_detected!("avx512f") {
+                        // SAFETY: the processor has just been found to have this feature.
+                        return unsafe { avx512::$offer(vectors, transfer, pads, to) };
+                    }
+                    if is_x86_feature_detected!("avx2") {
+                        // SAFETY: the processor has just been found to have this feature.
+                        return unsafe { avx2::offer(vectors, transfer, pads, to) };
+                    }
+                }
+                offer(vectors, transfer, pads, to);
+            }
+
+            fn choose(
+                vectors: &mut Vectors<Self>,
+                transfer: Transfer,
+                pad: (&[u128], bool),
+                from: &mut Unpacker<'_>,
+            ) {
+                #[cfg(target_arch = "x86_64")]
+                {
+                    if is_x86_feature_detected!("avx512f") {
+                        // SAFETY: the processor has just been found to have this feature.
+                        return unsafe { avx512::$choose(vectors, transfer, pad, from) };
+                    }
+                    if is_x86_feature_detected!("avx2") {
+                        // SAFETY: the processor has just been found to have this feature.
+                        return unsafe { avx2::choose(vectors, transfer, pad, from) };
+                    }
+                }
+                choose(vectors, transfer, pad, from);
+            }
         }
-        offer(vectors, transfer, pads, to);
-    }
-
-    fn choose(
-        vectors: &mut Vectors<Self>,
-        transfer: Transfer,
-        pad: (&[u128], bool),
-        from: &mut Unpacker<'_>,
-    ) {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has just been found to have this feature.
-            return unsafe { avx512::choose_u32(vectors, transfer, pad, from) };
-        }
-        choose(vectors, transfer, pad, from);
-    }
+    };
 }
 
-impl Lane for u64 {
-    const BITS: u32 = 64;
+lane!(u32, offer_u32, choose_u32);
+lane!(u64, offer_u64, choose_u64);
 
-    fn of(number: u64) -> Self {
-        number
+/// The portable kernels, compiled for processors with 256-bit registers.
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use super::{Lane, Packer, Transfer, Unpacker, Vectors};
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn offer<L: Lane>(
+        vectors: &mut Vectors<L>,
+        transfer: Transfer,
+        pads: [&[u128]; 2],
+        to: &mut Packer,
+    ) {
+        super::offer(vectors, transfer, pads, to);
     }
 
-    fn wide(self) -> u64 {
-        self
-    }
-
-    fn offer(vectors: &mut Vectors<Self>, transfer: Transfer, pads: [&[u128]; 2], to: &mut Packer) {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has just been found to have this feature.
-            return unsafe { avx512::offer_u64(vectors, transfer, pads, to) };
-        }
-        offer(vectors, transfer, pads, to);
-    }
-
-    fn choose(
-        vectors: &mut Vectors<Self>,
+    #[target_feature(enable = "avx2")]
+    pub(super) fn choose<L: Lane>(
+        vectors: &mut Vectors<L>,
         transfer: Transfer,
         pad: (&[u128], bool),
         from: &mut Unpacker<'_>,
     ) {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has just been found to have this feature.
-            return unsafe { avx512::choose_u64(vectors, transfer, pad, from) };
-        }
-        choose(vectors, transfer, pad, from);
+        super::choose(vectors, transfer, pad, from);
     }
 }
 
 /// The OT sender's side: sends `p_0 - p_1 + x` (`- x` where the bit is negative), keeps `-p_0`.
-#[inline]
+#[inline(always)]
 fn offer<L: Lane>(
     vectors: &mut Vectors<L>,
     transfer: Transfer,
-    [zero, one]: [&[u128]; 2],
+    pads: [&[u128]; 2],
     to: &mut Packer,
 ) {
-    let Vectors { len, vector, sum, .. } = vectors;
-    let sign = u64::from(transfer.negative).wrapping_neg();
-    let mut masked = Zeroizing::new([0; BLOCK]);
-    for start in (0..*len).step_by(BLOCK) {
-        let masked = &mut masked[..BLOCK.min(*len - start)];
-        let pads = numbers::<L>(zero, start).zip(numbers::<L>(one, start));
-        let numbers = vector[start..].iter().zip(&mut sum[start..]).zip(pads);
-        for (masked, ((x, sum), (zero, one))) in masked.iter_mut().zip(numbers) {
-            let x = (x.wide() ^ sign).wrapping_sub(sign);
-            *masked = zero.wrapping_sub(one).wrapping_add(x);
-            *sum = L::of(sum.wide().wrapping_sub(zero << transfer.shift));
+    let Vectors { len, vector, sum, block, .. } = vectors;
+    let Block { sent, pads: [zero, one] } = &mut **block;
+    let in_word = (128 / L::BITS) as usize;
+    let blocks = vector.chunks(BLOCK).zip(sum.chunks_mut(BLOCK));
+    for ((vector, sum), start) in blocks.zip((0..*len).step_by(BLOCK)) {
+        L::split(&pads[0][start / in_word..], zero);
+        L::split(&pads[1][start / in_word..], one);
+        for (sum, zero) in sum.iter_mut().zip(&*zero) {
+            *sum = sum.minus(zero.times_power(transfer.shift));
         }
-        to.push_all(masked, transfer.width);
+        let pads = zero.iter().zip(&*one);
+        let sent = &mut sent[..BLOCK.min(*len - start)];
+        if transfer.negative {
+            for ((sent, x), (zero, one)) in sent.iter_mut().zip(vector).zip(pads) {
+                *sent = zero.minus(*one).minus(*x).wide();
+            }
+        } else {
+            for ((sent, x), (zero, one)) in sent.iter_mut().zip(vector).zip(pads) {
+                *sent = zero.minus(*one).plus(*x).wide();
+            }
+        }
+        to.push_all(sent, transfer.width);
     }
 }
 
 /// The chooser's side: keeps `p_c + c (p_0 - p_1 + x)` for its bit `c`.
-#[inline]
+#[inline(always)]
 fn choose<L: Lane>(
     vectors: &mut Vectors<L>,
     transfer: Transfer,
@@ -190,27 +269,19 @@ fn choose<L: Lane>(
     from: &mut Unpacker<'_>,
 ) {
     // Not a branch: how long this takes must not depend on the choice.
-    let chosen = u64::from(bit).wrapping_neg();
-    let mut sent = [0; BLOCK];
-    for start in (0..vectors.len).step_by(BLOCK) {
-        let sent = &mut sent[..BLOCK.min(vectors.len - start)];
+    let chosen = L::of(u64::from(bit).wrapping_neg());
+    let Vectors { len, sum, block, .. } = vectors;
+    let Block { sent, pads: [ours, _] } = &mut **block;
+    let in_word = (128 / L::BITS) as usize;
+    for (sum, start) in sum.chunks_mut(BLOCK).zip((0..*len).step_by(BLOCK)) {
+        L::split(&pad[start / in_word..], ours);
+        let sent = &mut sent[..BLOCK.min(*len - start)];
         from.fill(sent, transfer.width);
-        let sums = vectors.sum[start..].iter_mut().zip(numbers::<L>(pad, start));
-        for ((sum, pad), sent) in sums.zip(sent) {
-            let term = pad.wrapping_add(*sent & chosen) << transfer.shift;
-            *sum = L::of(sum.wide().wrapping_add(term));
+        for ((sum, pad), sent) in sum.iter_mut().zip(&*ours).zip(&*sent) {
+            let term = pad.plus(L::of(*sent).and(chosen));
+            *sum = sum.plus(term.times_power(transfer.shift));
         }
     }
-}
-
-/// The numbers of a pad from number `start` on, a multiple of [`BLOCK`].
-fn numbers<L: Lane>(pad: &[u128], start: usize) -> impl Iterator<Item = u64> {
-    let in_word = (128 / L::BITS) as usize;
-    let split = move |word: &u128| {
-        let word = *word;
-        (0..in_word).map(move |at| L::of((word >> (at as u32 * L::BITS)) as u64).wide())
-    };
-    pad[start / in_word..].iter().flat_map(split)
 }
 
 #[cfg(test)]
@@ -219,13 +290,21 @@ mod tests {
     use crate::ot::Prg;
     use proptest::prelude::*;
 
-    /// Both parties' sums and the payload by two ways to do the same.
-    fn both_ways<L: Lane>(
+    #[derive(Clone, Copy)]
+    enum Way {
+        Best,
+        #[cfg(target_arch = "x86_64")]
+        Avx2,
+        Portable,
+    }
+
+    /// The payload and both parties' sums, by every way to do the same; the portable one last.
+    fn every_way<L: Lane>(
         len: usize,
         transfer: Transfer,
         lead: u32,
         seed: [u8; 16],
-    ) -> [Vec<u64>; 6] {
+    ) -> Vec<[Vec<u64>; 3]> {
         let mut random = Prg::from_seed(&seed);
         let words = len.next_multiple_of(L::COUNT) * L::BITS as usize / 128;
         let mut pad =
@@ -233,35 +312,44 @@ mod tests {
         let (zero, one) = (pad(), pad());
         let vector: Vec<u64> = (0..len).map(|_| random.next_u64()).collect();
         let bit = seed[0] % 2 == 1;
-        let way = |fast: bool| {
+        let by = |way: Way| {
             let (mut ours, mut theirs) = (Vectors::<L>::new(len), Vectors::<L>::new(len));
             ours.set(&vector);
             let mut packer = Packer::default();
             packer.push(0, lead);
             let pads = [zero.as_slice(), one.as_slice()];
-            if fast {
-                L::offer(&mut ours, transfer, pads, &mut packer);
-            } else {
-                offer(&mut ours, transfer, pads, &mut packer);
+            match way {
+                Way::Best => L::offer(&mut ours, transfer, pads, &mut packer),
+                // SAFETY: it is among the ways only where the processor has the feature.
+                #[cfg(target_arch = "x86_64")]
+                Way::Avx2 => unsafe { avx2::offer(&mut ours, transfer, pads, &mut packer) },
+                Way::Portable => offer(&mut ours, transfer, pads, &mut packer),
             }
             let payload = packer.finish();
             let mut unpacker = Unpacker::new(&payload);
             unpacker.next(lead);
             let pad = (pads[usize::from(bit)], bit);
-            if fast {
-                L::choose(&mut theirs, transfer, pad, &mut unpacker);
-            } else {
-                choose(&mut theirs, transfer, pad, &mut unpacker);
+            match way {
+                Way::Best => L::choose(&mut theirs, transfer, pad, &mut unpacker),
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                Way::Avx2 => unsafe { avx2::choose(&mut theirs, transfer, pad, &mut unpacker) },
+                Way::Portable => choose(&mut theirs, transfer, pad, &mut unpacker),
             }
             // What is above the ring's width does not matter.
             let lost = L::BITS - transfer.width - transfer.shift;
             let sums = |vectors: Vectors<L>| -> Vec<u64> {
                 vectors.sum[..len].iter().map(|sum| L::of(sum.wide() << lost).wide()).collect()
             };
-            (payload.into_iter().map(u64::from).collect(), sums(ours), sums(theirs))
+            [payload.into_iter().map(u64::from).collect(), sums(ours), sums(theirs)]
         };
-        let (fast, portable) = (way(true), way(false));
-        [fast.0, portable.0, fast.1, portable.1, fast.2, portable.2]
+        let mut ways = vec![Way::Best];
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            ways.push(Way::Avx2);
+        }
+        ways.push(Way::Portable);
+        ways.into_iter().map(by).collect()
     }
 
     proptest! {
@@ -278,14 +366,16 @@ mod tests {
             let shift = shift % (bits - width + 1);
             let transfer = Transfer { width, shift, negative };
             let found = if narrow {
-                both_ways::<u32>(len, transfer, lead, seed)
+                every_way::<u32>(len, transfer, lead, seed)
             } else {
-                both_ways::<u64>(len, transfer, lead, seed)
+                every_way::<u64>(len, transfer, lead, seed)
             };
-            let [fast, portable, ours, our_portable, theirs, their_portable] = found;
-            prop_assert_eq!(fast, portable);
-            prop_assert_eq!(ours, our_portable);
-            prop_assert_eq!(theirs, their_portable);
+            for [payload, ours, theirs] in &found[..found.len() - 1] {
+                let [portable, our_portable, their_portable] = &found[found.len() - 1];
+                prop_assert_eq!(payload, portable);
+                prop_assert_eq!(ours, our_portable);
+                prop_assert_eq!(theirs, their_portable);
+            }
         }
     }
 }

@@ -184,12 +184,13 @@ impl Worker {
 
     /// Makes the payload of a chunk.
     fn offer(&mut self, job: &mut Offered, vectors: &[u64]) {
-        let OtProduct { rows, len, choice_bits, .. } = self.product;
+        let OtProduct { len, choice_bits, .. } = self.product;
         let mut payload = Packer::over(std::mem::take(&mut job.payload));
         self.transfers.go_to(job.chunk.start);
-        for (value, keys) in job.chunk.clone().zip(job.keys.chunks(choice_bits as usize)) {
-            let vector = &vectors[value / rows * len..][..len];
-            let share = row(&mut self.share, &self.product, value);
+        let keys = job.keys.chunks(choice_bits as usize);
+        for ((row, vector), keys) in places(&self.product, job.chunk.start).zip(keys) {
+            let vector = &vectors[vector * len..][..len];
+            let share = &mut self.share[row * len..][..len];
             self.transfers.offer(keys, vector, share, &mut payload);
         }
         job.payload = payload.finish();
@@ -199,10 +200,12 @@ impl Worker {
     fn choose(&mut self, job: &mut Chosen, choices: &[u64]) {
         let mut payload = Unpacker::new(&job.payload);
         self.transfers.go_to(job.chunk.start);
-        let keys = job.keys.chunks(self.product.choice_bits as usize);
-        for (value, keys) in job.chunk.clone().zip(keys) {
-            let share = row(&mut self.share, &self.product, value);
-            self.transfers.choose(keys, choices[value], share, &mut payload);
+        let OtProduct { len, choice_bits, .. } = self.product;
+        let choices = choices[job.chunk.clone()].iter();
+        let values = choices.zip(job.keys.chunks(choice_bits as usize));
+        for ((row, _), (&value, keys)) in places(&self.product, job.chunk.start).zip(values) {
+            let share = &mut self.share[row * len..][..len];
+            self.transfers.choose(keys, value, share, &mut payload);
         }
     }
 }
@@ -226,11 +229,22 @@ fn chunks(product: &OtProduct) -> impl Iterator<Item = Range<usize>> + use<> {
     (0..values).step_by(size).map(move |first| first..values.min(first + size))
 }
 
-/// The row of the result to which value number `value` contributes.
-fn row<'a>(share: &'a mut [u64], product: &OtProduct, value: usize) -> &'a mut [u64] {
-    let OtProduct { inner, rows, len, .. } = *product;
-    let row = value / (inner * rows) * rows + value % rows;
-    &mut share[row * len..][..len]
+/// Of each value from number `first` on: the row of the result to which it contributes, and the number of its vector.
+fn places(product: &OtProduct, first: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+    let OtProduct { inner, rows, .. } = *product;
+    let (mut vector, mut row) = (first / rows, first % rows);
+    let mut of_matrix = vector / inner * rows;
+    std::iter::repeat_with(move || {
+        let place = (of_matrix + row, vector);
+        row += 1;
+        if row == rows {
+            (vector, row) = (vector + 1, 0);
+            if vector.is_multiple_of(inner) {
+                of_matrix += rows;
+            }
+        }
+        place
+    })
 }
 
 #[cfg(test)]

@@ -26,6 +26,11 @@ impl Pads {
         Self { hash: TweakedHash::new(), len, words: Zeroizing::default(), transfers: 0 }
     }
 
+    /// Whether the pads of transfers of at most `width` bits are their keys.
+    pub(super) fn are_keys(&self, width: u32) -> bool {
+        words_of(self.len, width) == 1
+    }
+
     /// The number of the next transfer, counted from the product's first.
     pub(super) fn go_to(&mut self, transfer: u64) {
         self.transfers = transfer;

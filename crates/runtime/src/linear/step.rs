@@ -260,14 +260,23 @@ impl OtLayer<'_> {
     }
 }
 
+/// Side of the squares that are transposed at a time: what a cache's lines hold of them stays there.
+const SQUARE: usize = 16;
+
 /// The transposes of matrices `rows x columns`, one after the other.
 fn transposed(matrices: &[u64], rows: usize, columns: usize) -> Zeroizing<Vec<u64>> {
     let mut transposed = Zeroizing::new(vec![0; matrices.len()]);
     let size = (rows * columns).max(1);
     for (to, from) in transposed.chunks_mut(size).zip(matrices.chunks(size)) {
-        for (column, to) in to.chunks_mut(rows).enumerate() {
-            let from = from.iter().skip(column).step_by(columns);
-            to.iter_mut().zip(from).for_each(|(to, &from)| *to = from);
+        for row in (0..rows).step_by(SQUARE) {
+            for column in (0..columns).step_by(SQUARE) {
+                for row in row..rows.min(row + SQUARE) {
+                    let from = &from[row * columns + column..(row + 1) * columns];
+                    for (at, &value) in from.iter().take(SQUARE).enumerate() {
+                        to[(column + at) * rows + row] = value;
+                    }
+                }
+            }
         }
     }
     transposed

@@ -45,6 +45,9 @@ impl VectorTransfers {
         share: &mut [u64],
         payload: &mut Packer,
     ) {
+        if self.pads.are_keys(self.product.ring.bits()) {
+            return self.offer_short(keys, vector, share, payload);
+        }
         self.narrow.set(vector);
         self.wide.set(vector);
         self.each_bit(keys, |pads, position, transfer, narrow, wide| {
@@ -68,6 +71,9 @@ impl VectorTransfers {
         share: &mut [u64],
         payload: &mut Unpacker<'_>,
     ) {
+        if self.pads.are_keys(self.product.ring.bits()) {
+            return self.choose_short(keys, value, share, payload);
+        }
         let mut bit = 0;
         self.each_bit(keys.as_chunks::<1>().0, |pads, position, transfer, narrow, wide| {
             let pad = (pads.words(position, transfer.width), value >> bit & 1 == 1);
@@ -78,6 +84,46 @@ impl VectorTransfers {
             }
         });
         self.add_to(share);
+    }
+
+    /// As [`Self::offer`] for vectors of a few numbers, whose pads are the keys.
+    fn offer_short(
+        &self,
+        keys: &[[u128; 2]],
+        vector: &[u64],
+        share: &mut [u64],
+        payload: &mut Packer,
+    ) {
+        for (bit, [zero, one]) in keys.iter().enumerate() {
+            let Transfer { width, negative, .. } = self.transfer(bit);
+            let sign = u64::from(negative).wrapping_neg();
+            let places = (0..).step_by(if width > 32 { 64 } else { 32 });
+            for ((x, share), at) in vector.iter().zip(&mut *share).zip(places) {
+                let [zero, one] = [zero, one].map(|key| (key >> at) as u64);
+                let x = (x ^ sign).wrapping_sub(sign);
+                payload.push(zero.wrapping_sub(one).wrapping_add(x), width);
+                *share = share.wrapping_sub(zero << bit);
+            }
+        }
+    }
+
+    /// As [`Self::choose`] for vectors of a few numbers, whose pads are the keys.
+    fn choose_short(
+        &self,
+        keys: &[u128],
+        value: u64,
+        share: &mut [u64],
+        payload: &mut Unpacker<'_>,
+    ) {
+        for (bit, key) in keys.iter().enumerate() {
+            let Transfer { width, .. } = self.transfer(bit);
+            let chosen = (value >> bit & 1).wrapping_neg();
+            let places = (0..).step_by(if width > 32 { 64 } else { 32 });
+            for (share, at) in share.iter_mut().zip(places) {
+                let term = ((key >> at) as u64).wrapping_add(payload.next(width) & chosen);
+                *share = share.wrapping_add(term << bit);
+            }
+        }
     }
 
     /// Calls `f` for each bit's transfer with its position among those stretched.

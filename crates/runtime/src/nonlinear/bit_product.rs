@@ -99,7 +99,7 @@ impl BitProductCorrelation {
             let count = BLOCK.min(count - first);
             let (choices, block) =
                 receiver.extend_random(channel, kind, Code::OneOf2, (count, rng))?;
-            choices.iter().for_each(|&choice| self.factors.push(choice.into()));
+            self.factors.extend_from_bytes(&choices);
             let pads = block.pads().iter().map(|&pad| pad as u64).collect::<Vec<_>>();
             in_flight.push_back(Zeroizing::new(pads));
         }

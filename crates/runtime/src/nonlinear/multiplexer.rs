@@ -55,7 +55,7 @@ impl MultiplexerCorrelation {
             let (choices, block) =
                 receiver.extend_random(&mut lane, kind, Code::OneOf2, (count, rng))?;
             prepared.chosen.extend(block.pads().iter().map(|&pad| ring.reduce(pad as u64)));
-            choices.iter().for_each(|&choice| prepared.choices.push(choice.into()));
+            prepared.choices.extend_from_bytes(&choices);
             let block = sender.extend_random(&mut lane, kind, Code::OneOf2, count)?;
             block.for_each(|_, pads| {
                 if let [zero, one] = *pads {

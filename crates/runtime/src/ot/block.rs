@@ -1,10 +1,9 @@
 //! One direction's work on a block of transfers: streams of columns, their sums, rows.
 
 use super::code::Code;
-use super::hash::TweakedHash;
+use super::hash::{self, TweakedHash};
 use super::transpose::{SIDE, transpose};
-use aes::cipher::BlockCipherEncrypt;
-use aes::{Aes128Enc, Block};
+use aes::Aes128Enc;
 use copriv_ir::Party;
 use zeroize::Zeroize;
 
@@ -52,7 +51,9 @@ pub(super) struct BlockState {
     counter: u128,
     /// Words in use in the current block.
     words: usize,
-    counters: [Block; WORDS],
+    counters: [u128; WORDS],
+    /// What a message is received into or sent from.
+    pub message: Vec<u8>,
     stream: [u128; WORDS],
     /// 128 columns of `WORDS` words, for IKNP sums of the code's columns.
     columns: Vec<u128>,
@@ -68,7 +69,8 @@ impl BlockState {
             tweaks: Tweaks::new(sender, domain),
             counter: 0,
             words: 0,
-            counters: [Block::default(); WORDS],
+            counters: [0; WORDS],
+            message: Vec::new(),
             stream: [0; WORDS],
             columns: vec![0; SIDE * WORDS],
             rows: vec![0; BLOCK],
@@ -80,7 +82,7 @@ impl BlockState {
         assert!(count <= BLOCK, "a block has at most {BLOCK} transfers, not {count}");
         self.words = count.div_ceil(SIDE);
         for counter in &mut self.counters[..self.words] {
-            *counter = self.counter.to_le_bytes().into();
+            *counter = self.counter;
             self.counter += 1;
         }
         self.columns.fill(0);
@@ -137,13 +139,10 @@ impl Drop for BlockState {
 
 /// A column's stream for these counters.
 #[inline]
-fn encrypt(cipher: &Aes128Enc, counters: &[Block], stream: &mut [u128; WORDS]) {
-    let mut blocks = [Block::default(); WORDS];
-    let blocks = &mut blocks[..counters.len()];
-    cipher.encrypt_blocks_b2b(counters, blocks).expect("both have the same length");
-    for (word, block) in stream.iter_mut().zip(&*blocks) {
-        *word = u128::from_le_bytes((*block).into());
-    }
+fn encrypt(cipher: &Aes128Enc, counters: &[u128], stream: &mut [u128; WORDS]) {
+    let stream = &mut stream[..counters.len()];
+    stream.copy_from_slice(counters);
+    hash::encrypt(cipher, stream);
 }
 
 pub(super) fn xor(sum: &mut [u128], words: &[u128]) {
@@ -184,11 +183,13 @@ pub(super) fn append(message: &mut Vec<u8>, column: &[u128], bytes: usize) {
 
 /// The words of a message's column.
 pub(super) fn words(column: &[u8]) -> impl Iterator<Item = u128> {
-    column.chunks(16).map(|chunk| {
+    let (whole, rest) = column.as_chunks();
+    let last = (!rest.is_empty()).then(|| {
         let mut bytes = [0; 16];
-        bytes[..chunk.len()].copy_from_slice(chunk);
-        u128::from_le_bytes(bytes)
-    })
+        bytes[..rest.len()].copy_from_slice(rest);
+        bytes
+    });
+    whole.iter().copied().chain(last).map(u128::from_le_bytes)
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ use super::silent::{SilentReceiver, SilentSender};
 use super::soft_spoken::{SoftSpokenReceiver, SoftSpokenSender};
 use super::{Code, Prg};
 use crate::{Channel, RuntimeError};
-use aes::Block;
 use copriv_ir::cost::ot::Choices;
 use copriv_ir::{OtKind, Party};
 use std::fmt;
@@ -176,22 +175,27 @@ pub struct SenderBlock<'a> {
 impl SenderBlock<'_> {
     /// Calls `f` with the position of each transfer and its N pads.
     #[inline]
-    pub fn for_each(self, mut f: impl FnMut(usize, &[u128])) {
-        let options = self.offsets.len();
-        let mut blocks = [Block::default(); hash::BATCH];
+    pub fn for_each(self, f: impl FnMut(usize, &[u128])) {
+        match self.offsets.len() {
+            2 => self.each::<2>(f),
+            4 => self.each::<4>(f),
+            8 => self.each::<8>(f),
+            _ => self.each::<16>(f),
+        }
+    }
+
+    #[inline]
+    fn each<const OPTIONS: usize>(self, mut f: impl FnMut(usize, &[u128])) {
         let mut pads = Zeroizing::new([0; hash::BATCH]);
         let mut position = 0;
-        for rows in self.rows.chunks(hash::BATCH / options) {
-            let blocks = &mut blocks[..rows.len() * options];
-            for (blocks, row) in blocks.chunks_exact_mut(options).zip(rows) {
-                for (block, offset) in blocks.iter_mut().zip(self.offsets) {
-                    *block = (row ^ offset).to_le_bytes().into();
-                }
+        for rows in self.rows.chunks(hash::BATCH / OPTIONS) {
+            let pads = &mut pads[..rows.len() * OPTIONS];
+            for (pads, row) in pads.as_chunks_mut::<OPTIONS>().0.iter_mut().zip(rows) {
+                pads.iter_mut().zip(self.offsets).for_each(|(pad, offset)| *pad = row ^ offset);
             }
-            let pads = &mut pads[..blocks.len()];
-            let (first, shift) = (self.first + position as u128, options.trailing_zeros());
-            self.hash.hash_batch(blocks, |index| first + (index >> shift) as u128, pads);
-            for pads in pads.chunks_exact(options) {
+            let first = self.first + position as u128;
+            self.hash.hash(pads, |index| first + (index / OPTIONS) as u128);
+            for pads in pads.as_chunks::<OPTIONS>().0 {
                 f(position, pads);
                 position += 1;
             }

@@ -31,33 +31,16 @@ impl TweakedHash {
     /// Replaces each `x` by `H(x, tweak)`; `tweak` maps a position to its tweak.
     #[inline]
     pub fn hash(&self, values: &mut [u128], tweak: impl Fn(usize) -> u128) {
-        let mut blocks = [Block::default(); BATCH];
+        let mut room = Zeroizing::new([0; BATCH]);
         for (batch, values) in values.chunks_mut(BATCH).enumerate() {
-            let blocks = &mut blocks[..values.len()];
-            for (block, value) in blocks.iter_mut().zip(&*values) {
-                *block = value.to_le_bytes().into();
+            let inner = &mut room[..values.len()];
+            inner.copy_from_slice(values);
+            self.permute(inner);
+            for (position, (value, inner)) in values.iter_mut().zip(&*inner).enumerate() {
+                *value = inner ^ tweak(batch * BATCH + position);
             }
-            self.hash_batch(blocks, |position| tweak(batch * BATCH + position), values);
-        }
-    }
-
-    /// The hashes of at most [`BATCH`] blocks, which are overwritten.
-    #[inline]
-    pub(super) fn hash_batch(
-        &self,
-        blocks: &mut [Block],
-        tweak: impl Fn(usize) -> u128,
-        out: &mut [u128],
-    ) {
-        let mut inner = [Block::default(); BATCH];
-        let inner = &mut inner[..blocks.len()];
-        self.pi.encrypt_blocks_b2b(blocks, inner).expect("both have the same length");
-        for (position, (block, inner)) in blocks.iter_mut().zip(&*inner).enumerate() {
-            *block = (number(inner) ^ tweak(position)).to_le_bytes().into();
-        }
-        self.pi.encrypt_blocks(blocks);
-        for (out, (block, inner)) in out.iter_mut().zip(blocks.iter().zip(&*inner)) {
-            *out = number(block) ^ number(inner);
+            self.permute(values);
+            values.iter_mut().zip(&*inner).for_each(|(value, inner)| *value ^= inner);
         }
     }
 
@@ -80,29 +63,29 @@ impl TweakedHash {
     }
 
     /// Replaces each `x` by `pi(x)`.
+    #[inline]
     fn permute(&self, values: &mut [u128]) {
-        let mut blocks = [Block::default(); BATCH];
-        for values in values.chunks_mut(BATCH) {
-            let blocks = &mut blocks[..values.len()];
-            for (block, value) in blocks.iter_mut().zip(&*values) {
-                *block = value.to_le_bytes().into();
-            }
-            self.pi.encrypt_blocks(blocks);
-            for (value, block) in values.iter_mut().zip(&*blocks) {
-                *value = number(block);
-            }
-        }
+        encrypt(&self.pi, values);
     }
+}
+
+/// Encrypts numbers in place, as blocks with the lowest byte first.
+#[inline]
+pub(super) fn encrypt(cipher: &Aes128Enc, values: &mut [u128]) {
+    values.iter_mut().for_each(|value| *value = value.to_le());
+    let blocks: *mut Block = values.as_mut_ptr().cast();
+    const { assert!(size_of::<Block>() == size_of::<u128>() && align_of::<Block>() == 1) };
+    // SAFETY: a block is 16 bytes of any value without alignment, as asserted, so these are the same `values.len()` blocks;
+    // `values` is borrowed for as long and not used meanwhile.
+    let blocks = unsafe { std::slice::from_raw_parts_mut(blocks, values.len()) };
+    cipher.encrypt_blocks(blocks);
+    values.iter_mut().for_each(|value| *value = u128::from_le(*value));
 }
 
 impl Default for TweakedHash {
     fn default() -> Self {
         Self::new()
     }
-}
-
-fn number(block: &Block) -> u128 {
-    u128::from_le_bytes((*block).into())
 }
 
 #[cfg(test)]
@@ -114,14 +97,14 @@ mod tests {
         let pi = |x: u128| {
             let mut block = x.to_le_bytes().into();
             hash.pi.encrypt_block(&mut block);
-            number(&block)
+            u128::from_le_bytes(block.into())
         };
         pi(pi(x) ^ tweak) ^ pi(x)
     }
 
     #[test]
     fn batches_follow_the_definition() {
-        let mut values: Vec<u128> = (0..150).map(|i| (i * i) << 60).collect();
+        let mut values: Vec<u128> = (0..600).map(|i| (i * i) << 60).collect();
         let expected: Vec<u128> =
             values.iter().zip(1000..).map(|(&x, tweak)| reference(x, tweak)).collect();
         TweakedHash::new().hash(&mut values, |position| 1000 + position as u128);

@@ -1,7 +1,7 @@
 //! IKNP: 240 base transfers stretched into any number of random 1-of-N transfers.
 
 use super::base::BaseOts;
-use super::block::{BlockState, Domain, WORDS, append, gather, xor};
+use super::block::{BlockState, Domain, WORDS, append, gather, words, xor};
 use super::code::Code;
 use super::extension::{ReceiverBlock, SenderBlock};
 use crate::{Channel, RuntimeError};
@@ -68,20 +68,21 @@ impl IknpSender {
     ) -> Result<SenderBlock<'_>, RuntimeError> {
         let first = self.block.begin(count);
         let bytes = count.div_ceil(8);
-        let message = channel.recv(code.columns() * bytes)?;
+        let mut message = std::mem::take(&mut self.block.message);
+        message.resize(code.columns() * bytes, 0);
+        channel.recv_into(&mut message)?;
         let mut corrections = message.chunks_exact(bytes.max(1));
         for group in code.groups() {
             for (column, correction) in code.columns_of(group).zip(&mut corrections) {
                 let mask = u128::from_le_bytes([self.masks[column]; 16]);
                 let stream = self.block.stream(&self.columns[column]);
-                for (word, correction) in stream.iter_mut().zip(correction.chunks(16)) {
-                    let mut bytes = [0; 16];
-                    bytes[..correction.len()].copy_from_slice(correction);
-                    *word ^= u128::from_le_bytes(bytes) & mask;
+                for (word, correction) in stream.iter_mut().zip(words(correction)) {
+                    *word ^= correction & mask;
                 }
                 self.block.mix(code, group, column);
             }
         }
+        self.block.message = message;
         self.block.finish();
         let offsets = &self.offsets[code.bits() as usize - 1][..code.options()];
         let BlockState { rows, hash, .. } = &self.block;
@@ -113,7 +114,9 @@ impl IknpReceiver {
         let first = self.block.begin(choices.len());
         let bytes = choices.len().div_ceil(8);
         let planes = choice_planes(code, choices);
-        let mut message = Vec::with_capacity(code.columns() * bytes);
+        let mut message = std::mem::take(&mut self.block.message);
+        message.clear();
+        message.reserve(code.columns() * bytes);
         for group in code.groups() {
             let symbols = Zeroizing::new(group_symbols(&planes, group));
             for column in code.columns_of(group) {
@@ -126,6 +129,7 @@ impl IknpReceiver {
             }
         }
         channel.send(&message)?;
+        self.block.message = message;
         self.block.finish();
         let BlockState { rows, hash, .. } = &mut self.block;
         let rows = &mut rows[..choices.len()];

@@ -15,14 +15,14 @@ const BATCH: usize = 64;
 /// Adds to each output the sum of ten elements of `secret`, whose length is a power of two of at most `2^25`.
 ///
 /// Which ones is public and always the same: row `j` takes its indices from AES blocks `2 j` and `2 j + 1`, 25 bits each,
-/// under the first digits of pi.
-pub(super) fn add_secret(secret: &[u128], outputs: &mut [u128]) {
+/// under the first digits of pi. `outputs` begin with row `first`.
+pub(super) fn add_secret(secret: &[u128], outputs: &mut [u128], first: usize) {
     let generator =
         Aes128Enc::new(&0x243f_6a88_85a3_08d3_1319_8a2e_0370_7344_u128.to_be_bytes().into());
     let mask = secret.len() - 1;
     let mut blocks = [Block::default(); 2 * BATCH];
     for (batch, outputs) in outputs.chunks_mut(BATCH).enumerate() {
-        for (block, counter) in blocks.iter_mut().zip(2 * (batch * BATCH) as u128..) {
+        for (block, counter) in blocks.iter_mut().zip(2 * (first + batch * BATCH) as u128..) {
             *block = counter.to_le_bytes().into();
         }
         generator.encrypt_blocks(&mut blocks);
@@ -48,7 +48,9 @@ mod tests {
         let size = 1 << 12;
         let image = |secret: &[u128]| {
             let mut outputs = vec![0; 5000];
-            add_secret(secret, &mut outputs);
+            let (some, others) = outputs.split_at_mut(1234);
+            add_secret(secret, some, 0);
+            add_secret(secret, others, 1234);
             outputs
         };
         let (a, b): (Vec<u128>, Vec<u128>) = (0..size).map(|i| (i * i * 77, i << 90 | 3)).unzip();
@@ -58,5 +60,8 @@ mod tests {
         let unit: Vec<u128> = (0..size).map(|i| u128::from(i == 5)).collect();
         let ones = image(&unit).iter().filter(|&&bit| bit == 1).count();
         assert!((1..40).contains(&ones), "about 12, not {ones}");
+        let mut whole = vec![0; 5000];
+        add_secret(&a, &mut whole, 0);
+        assert_eq!(whole, image(&a), "in parts or not");
     }
 }

@@ -98,21 +98,21 @@ impl Ots {
     pub fn reserve(&mut self, channel: &mut Channel, ots: &OtUse) -> Result<(), RuntimeError> {
         let party = channel.party();
         let (offered, chosen) = (ots.silent(party), ots.silent(party.peer()));
-        let (sender, receiver) = (self.sender.silent.as_mut(), self.receiver.silent.as_mut());
+        let mut sender = self.sender.silent.as_mut();
+        let mut receiver = self.receiver.silent.as_mut();
         let is_set_up = (offered == 0 || sender.is_some()) && (chosen == 0 || receiver.is_some());
         if !is_set_up {
             return Err(RuntimeError::NotSetUp { kind: OtKind::Silent });
         }
-        let to_send = sender.as_ref().map_or(0, |sender| sender.missing(offered));
-        let to_take = receiver.as_ref().map_or(0, |receiver| receiver.missing(chosen));
-        let (mut sender, mut receiver) = (sender, receiver);
         let mut lane = channel.lane();
-        for turn in 0..to_send.max(to_take) {
-            if let Some(sender) = sender.as_mut().filter(|_| turn < to_send) {
-                sender.refill(&mut lane)?;
+        let mut more = true;
+        while more {
+            more = false;
+            if let Some(sender) = &mut sender {
+                more |= sender.refill(&mut lane, offered)?;
             }
-            if let Some(receiver) = receiver.as_mut().filter(|_| turn < to_take) {
-                receiver.refill(&mut lane)?;
+            if let Some(receiver) = &mut receiver {
+                more |= receiver.refill(&mut lane, chosen)?;
             }
         }
         drop(lane);

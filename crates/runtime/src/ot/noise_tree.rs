@@ -6,7 +6,7 @@
 //! the sum with `delta`. As `r` is random, so is the path, and no choice has to be sent.
 
 use super::block::{Domain, Tweaks};
-use super::hash::TweakedHash;
+use super::hash::{self, TweakedHash};
 use copriv_ir::Party;
 use zeroize::Zeroizing;
 
@@ -15,19 +15,23 @@ pub(super) const fn message_bytes(depth: usize) -> usize {
     (depth - 1) * 16
 }
 
+/// Parents whose children are made together.
+const BATCH: usize = hash::BATCH;
+
 /// Grows the trees of one direction.
 pub(super) struct Grower {
     hash: TweakedHash,
     /// A tweak for each level of each tree.
     tweaks: Tweaks,
-    parents: Zeroizing<Vec<u128>>,
+    /// Parents, and the left child of each.
+    batch: Zeroizing<[[u128; BATCH]; 2]>,
 }
 
 impl Grower {
     /// For the direction in which `sender` is the OT sender.
     pub(super) fn new(sender: Party) -> Self {
         let tweaks = Tweaks::new(sender, Domain::Trees);
-        Self { hash: TweakedHash::new(), tweaks, parents: Zeroizing::default() }
+        Self { hash: TweakedHash::new(), tweaks, batch: Zeroizing::new([[0; BATCH]; 2]) }
     }
 
     /// The sender's leaves, `2^depth` of them and each with its last bit cleared, from its `depth` transfers `q`. Appends the
@@ -42,10 +46,9 @@ impl Grower {
         let Some((&root, keys)) = keys.split_first() else { return };
         (leaves[0], leaves[1]) = (root, root ^ delta);
         for (parents, key) in (1..).map(|level| 1 << level).zip(keys) {
-            let nodes = &mut leaves[..2 * parents];
-            self.descend(nodes);
-            let sum = nodes.iter().step_by(2).fold(*key, |sum, node| sum ^ node);
-            message.extend_from_slice(&sum.to_le_bytes());
+            let tweak = self.tweaks.next(1);
+            let [left, _] = self.descend(&mut leaves[..2 * parents], tweak);
+            message.extend_from_slice(&(key ^ left).to_le_bytes());
         }
         leaves.iter_mut().for_each(|leaf| *leaf &= !1);
     }
@@ -59,19 +62,20 @@ impl Grower {
         let branch = (root & 1).wrapping_neg();
         (leaves[0], leaves[1]) = (root & !branch, root & branch);
         let mut path = 1 ^ root as usize & 1;
+        // Of all leaves; on the level of the roots' children it is what is known.
+        let mut sum = root;
         let (sums, _) = message.as_chunks::<16>();
-        for ((parents, key), sum) in (1..).map(|level| 1 << level).zip(keys).zip(sums) {
+        for ((parents, key), message) in (1..).map(|level| 1 << level).zip(keys).zip(sums) {
             let nodes = &mut leaves[..2 * parents];
             // The node of the path is zero, and so both its children become H(0).
-            let unknown = self.descend(nodes);
+            let tweak = self.tweaks.next(1);
+            let mut unknown = [0];
+            self.hash.hash(&mut unknown, |_| tweak);
+            let [unknown] = unknown;
+            let [left, right] = self.descend(nodes, tweak);
             let branch = (key & 1).wrapping_neg();
-            let wanted = u128::from_le_bytes(*sum) ^ key;
-            let [even, odd] = nodes
-                .as_chunks::<2>()
-                .0
-                .iter()
-                .fold([0; 2], |[even, odd], [left, right]| [even ^ left, odd ^ right]);
-            let sibling = wanted ^ even & !branch ^ odd & branch;
+            let wanted = u128::from_le_bytes(*message) ^ key;
+            let sibling = wanted ^ left & !branch ^ right & branch;
             let changes =
                 [unknown & branch | sibling & !branch, unknown & !branch | sibling & branch];
             for (parent, nodes) in nodes.as_chunks_mut::<2>().0.iter_mut().enumerate() {
@@ -79,29 +83,34 @@ impl Grower {
                 nodes[0] ^= changes[0] & here;
                 nodes[1] ^= changes[1] & here;
             }
+            sum = left ^ right ^ changes[0] ^ changes[1];
             path = 2 * path + (1 ^ *key as usize & 1);
         }
-        let sum = leaves.iter().fold(0, |sum, leaf| sum ^ leaf);
         for (position, leaf) in leaves.iter_mut().enumerate() {
             let here = equal(position, path);
             *leaf = (*leaf & !here | sum & here) & !1 | here & 1;
         }
     }
 
-    /// Replaces the first half of `nodes` by the children of each. What the children of zero would be.
-    fn descend(&mut self, nodes: &mut [u128]) -> u128 {
-        let tweak = self.tweaks.next(1);
+    /// Replaces the first half of `nodes` by the children of each. The sums of the left and of the right ones.
+    fn descend(&mut self, nodes: &mut [u128], tweak: u128) -> [u128; 2] {
         let half = nodes.len() / 2;
-        self.parents.clear();
-        self.parents.extend_from_slice(&nodes[..half]);
-        self.parents.push(0);
-        self.hash.hash(&mut self.parents, |_| tweak);
-        for parent in (0..half).rev() {
-            let left = self.parents[parent];
-            nodes[2 * parent + 1] = nodes[parent] ^ left;
-            nodes[2 * parent] = left;
+        let mut sums = [0; 2];
+        let [parents, left] = &mut *self.batch;
+        // From the last, for children are written over parents.
+        for start in (0..half).step_by(BATCH).rev() {
+            let count = BATCH.min(half - start);
+            parents[..count].copy_from_slice(&nodes[start..start + count]);
+            left[..count].copy_from_slice(&parents[..count]);
+            self.hash.hash(&mut left[..count], |_| tweak);
+            let children = nodes[2 * start..2 * (start + count)].as_chunks_mut::<2>().0;
+            for (children, (parent, left)) in children.iter_mut().zip(parents.iter().zip(&*left)) {
+                *children = [*left, parent ^ left];
+                sums[0] ^= children[0];
+                sums[1] ^= children[1];
+            }
         }
-        self.parents[half]
+        sums
     }
 }
 
@@ -109,8 +118,8 @@ impl Grower {
 #[inline]
 fn equal(a: usize, b: usize) -> u128 {
     let differs = (a ^ b) as u64;
-    let differs = (differs | differs.wrapping_neg()) >> 63;
-    u128::from(differs).wrapping_sub(1)
+    let same = u128::from(((differs | differs.wrapping_neg()) >> 63).wrapping_sub(1));
+    same << 64 | same
 }
 
 #[cfg(test)]

@@ -15,23 +15,35 @@ use super::noise_tree::{self, Grower};
 use super::soft_spoken::{SoftSpokenReceiver, SoftSpokenSender};
 use crate::{Channel, RuntimeError};
 use copriv_ir::Party;
-use copriv_ir::cost::SilentSet;
 use copriv_ir::cost::ot::Choices;
+use copriv_ir::cost::{Expansion, Growth, SilentPool, SilentSet};
+use std::ops::Range;
 use zeroize::Zeroizing;
+
+/// Leaves that are grown, and made transfers, together: what stays in the nearer caches.
+const BATCH_LEAVES: usize = 1 << 15;
 
 /// Correlated transfers as one party knows them, a block each: `q` or `t`.
 struct Pool {
     set: SilentSet,
-    /// What the next expansion starts from.
+    /// How far the current expansion has come.
+    expansion: Expansion,
+    /// What it starts from.
     seeds: Zeroizing<Vec<u128>>,
-    ready: Zeroizing<Vec<u128>>,
-    /// How many of `ready` are used up.
-    used: usize,
+    supply: Supply,
     grower: Grower,
     tweaks: Tweaks,
     hash: TweakedHash,
     /// What is to be hashed.
     rows: Zeroizing<Vec<u128>>,
+}
+
+/// Transfers that are made.
+#[derive(Default)]
+struct Supply {
+    ready: Zeroizing<Vec<u128>>,
+    /// How many of them are used up.
+    used: usize,
 }
 
 /// The OT sender's end.
@@ -70,37 +82,52 @@ impl SilentSender {
     /// # Errors
     /// As [`Channel::send`].
     pub(super) fn grow_seeds(&mut self, channel: &mut Channel) -> Result<(), RuntimeError> {
-        if self.pool.set == first_set() {
-            return Ok(());
-        }
-        self.expand(channel, first_set())
+        let trees = SilentPool::setup_trees(self.pool.set);
+        let mut outputs = Zeroizing::new(Vec::with_capacity(trees << first_set().log_leaves));
+        self.grow(channel, first_set(), 0..trees, &mut outputs)?;
+        self.pool.seed(outputs);
+        Ok(())
     }
 
-    /// How many expansions it takes until `transfers` are ready.
-    pub(super) fn missing(&self, transfers: u64) -> u64 {
-        self.pool.missing(transfers)
-    }
-
-    /// Makes more transfers: one message to the receiver.
+    /// Makes more transfers where fewer than `transfers` are left, by a message to the receiver; whether it did. To be called
+    /// until it does not.
     ///
     /// # Errors
     /// As [`Channel::send`].
-    pub(super) fn refill(&mut self, channel: &mut Channel) -> Result<(), RuntimeError> {
-        self.expand(channel, self.pool.set)
+    pub(super) fn refill(
+        &mut self,
+        channel: &mut Channel,
+        transfers: u64,
+    ) -> Result<bool, RuntimeError> {
+        let Some((trees, growth, mut outputs)) = self.pool.begin_growth(transfers) else {
+            return Ok(false);
+        };
+        self.grow(channel, self.pool.set, trees, &mut outputs)?;
+        self.pool.end_growth(growth, outputs);
+        Ok(true)
     }
 
-    fn expand(&mut self, channel: &mut Channel, set: SilentSet) -> Result<(), RuntimeError> {
-        let Self { pool, delta, .. } = self;
-        let (secret, levels) = pool.seeds.split_at(1 << set.log_seeds);
-        let mut outputs = Zeroizing::new(vec![0; set.outputs()]);
-        let mut message = Vec::with_capacity(set.message_bytes() as usize);
-        let trees = outputs.chunks_exact_mut(1 << set.log_leaves);
-        for (leaves, keys) in trees.zip(levels.chunks_exact(set.log_leaves as usize)) {
-            pool.grower.grow(**delta, keys, leaves, &mut message);
+    /// Appends the outputs of some of an expansion's trees.
+    fn grow(
+        &mut self,
+        channel: &mut Channel,
+        set: SilentSet,
+        trees: Range<usize>,
+        outputs: &mut Vec<u128>,
+    ) -> Result<(), RuntimeError> {
+        let Self { pool: Pool { seeds, grower, .. }, delta, .. } = self;
+        let (secret, levels) = seeds.split_at(1 << set.log_seeds);
+        let depth = set.log_leaves as usize;
+        for trees in batches(set, trees) {
+            let keys = levels[trees.start * depth..trees.end * depth].chunks_exact(depth);
+            let mut message = Vec::with_capacity(set.message_bytes(trees.len()) as usize);
+            let batch = room(outputs, trees.len() << depth);
+            for (leaves, keys) in batch.chunks_exact_mut(1 << depth).zip(keys) {
+                grower.grow(**delta, keys, leaves, &mut message);
+            }
+            channel.send(&message)?;
+            lpn::add_secret(secret, batch, trees.start << depth);
         }
-        channel.send(&message)?;
-        lpn::add_secret(secret, &mut outputs);
-        pool.take_in(outputs);
         Ok(())
     }
 
@@ -113,9 +140,10 @@ impl SilentSender {
     ) -> Result<SenderBlock<'_>, RuntimeError> {
         let bytes = count.div_ceil(8);
         self.pool.check(code, count)?;
-        self.pool.rows[..count].fill(0);
+        let Pool { supply, rows, hash, tweaks, .. } = &mut self.pool;
+        rows[..count].fill(0);
         for power in 0..code.bits() {
-            let mut plane = self.pool.draw(count)?;
+            let plane = supply.draw(count)?;
             if choices == Choices::Chosen {
                 let corrections = channel.recv(bytes)?;
                 for (rows, word) in plane.chunks_mut(128).zip(words(&corrections)) {
@@ -124,10 +152,10 @@ impl SilentSender {
                     }
                 }
             }
-            add_multiple(&mut self.pool.rows[..count], &plane, power);
+            add_multiple(&mut rows[..count], plane, power);
+            plane.fill(0);
         }
-        let first = self.pool.tweaks.next(count);
-        let Pool { rows, hash, .. } = &self.pool;
+        let first = tweaks.next(count);
         let offsets = &self.multiples[..code.options()];
         Ok(SenderBlock { rows: &rows[..count], offsets, first, hash })
     }
@@ -158,38 +186,51 @@ impl SilentReceiver {
     /// # Errors
     /// As [`Channel::recv_into`].
     pub(super) fn grow_seeds(&mut self, channel: &mut Channel) -> Result<(), RuntimeError> {
-        if self.pool.set == first_set() {
-            return Ok(());
-        }
-        self.expand(channel, first_set())
-    }
-
-    /// See [`SilentSender::missing`].
-    pub(super) fn missing(&self, transfers: u64) -> u64 {
-        self.pool.missing(transfers)
+        let trees = SilentPool::setup_trees(self.pool.set);
+        let mut outputs = Zeroizing::new(Vec::with_capacity(trees << first_set().log_leaves));
+        self.grow(channel, first_set(), 0..trees, &mut outputs)?;
+        self.pool.seed(outputs);
+        Ok(())
     }
 
     /// See [`SilentSender::refill`].
     ///
     /// # Errors
     /// As [`Channel::recv_into`].
-    pub(super) fn refill(&mut self, channel: &mut Channel) -> Result<(), RuntimeError> {
-        self.expand(channel, self.pool.set)
+    pub(super) fn refill(
+        &mut self,
+        channel: &mut Channel,
+        transfers: u64,
+    ) -> Result<bool, RuntimeError> {
+        let Some((trees, growth, mut outputs)) = self.pool.begin_growth(transfers) else {
+            return Ok(false);
+        };
+        self.grow(channel, self.pool.set, trees, &mut outputs)?;
+        self.pool.end_growth(growth, outputs);
+        Ok(true)
     }
 
-    fn expand(&mut self, channel: &mut Channel, set: SilentSet) -> Result<(), RuntimeError> {
-        let pool = &mut self.pool;
-        let (secret, levels) = pool.seeds.split_at(1 << set.log_seeds);
-        let message = channel.recv(set.message_bytes() as usize)?;
-        let mut outputs = Zeroizing::new(vec![0; set.outputs()]);
+    /// See [`SilentSender::grow`].
+    fn grow(
+        &mut self,
+        channel: &mut Channel,
+        set: SilentSet,
+        trees: Range<usize>,
+        outputs: &mut Vec<u128>,
+    ) -> Result<(), RuntimeError> {
+        let Pool { seeds, grower, .. } = &mut self.pool;
+        let (secret, levels) = seeds.split_at(1 << set.log_seeds);
         let depth = set.log_leaves as usize;
-        let trees = outputs.chunks_exact_mut(1 << set.log_leaves);
-        let sums = message.chunks_exact(noise_tree::message_bytes(depth));
-        for ((leaves, keys), sums) in trees.zip(levels.chunks_exact(depth)).zip(sums) {
-            pool.grower.grow_punctured(keys, sums, leaves);
+        for trees in batches(set, trees) {
+            let keys = levels[trees.start * depth..trees.end * depth].chunks_exact(depth);
+            let message = channel.recv(set.message_bytes(trees.len()) as usize)?;
+            let sums = message.chunks_exact(noise_tree::message_bytes(depth));
+            let batch = room(outputs, trees.len() << depth);
+            for ((leaves, keys), sums) in batch.chunks_exact_mut(1 << depth).zip(keys).zip(sums) {
+                grower.grow_punctured(keys, sums, leaves);
+            }
+            lpn::add_secret(secret, batch, trees.start << depth);
         }
-        lpn::add_secret(secret, &mut outputs);
-        pool.take_in(outputs);
         Ok(())
     }
 
@@ -202,9 +243,10 @@ impl SilentReceiver {
         let count = choices.len();
         let bytes = count.div_ceil(8);
         self.pool.check(code, count)?;
-        self.pool.rows[..count].fill(0);
+        let Pool { supply, rows, .. } = &mut self.pool;
+        rows[..count].fill(0);
         for power in 0..code.bits() {
-            let plane = self.pool.draw(count)?;
+            let plane = supply.draw(count)?;
             let mut corrections = Zeroizing::new(gather(choices, power));
             for (rows, word) in plane.chunks(128).zip(&mut *corrections) {
                 rows.iter().enumerate().for_each(|(at, t)| *word ^= (t & 1) << at);
@@ -212,7 +254,8 @@ impl SilentReceiver {
             let mut message = Vec::with_capacity(bytes);
             append(&mut message, &*corrections, bytes);
             channel.send(&message)?;
-            add_multiple(&mut self.pool.rows[..count], &plane, power);
+            add_multiple(&mut rows[..count], plane, power);
+            plane.fill(0);
         }
         Ok(self.pool.receiver_block(count))
     }
@@ -223,12 +266,14 @@ impl SilentReceiver {
         count: usize,
     ) -> Result<(Zeroizing<Vec<u8>>, ReceiverBlock<'_>), RuntimeError> {
         self.pool.check(code, count)?;
-        self.pool.rows[..count].fill(0);
+        let Pool { supply, rows, .. } = &mut self.pool;
+        rows[..count].fill(0);
         let mut choices = Zeroizing::new(vec![0; count]);
         for power in 0..code.bits() {
-            let plane = self.pool.draw(count)?;
+            let plane = supply.draw(count)?;
             choices.iter_mut().zip(&*plane).for_each(|(c, t)| *c |= ((t & 1) as u8) << power);
-            add_multiple(&mut self.pool.rows[..count], &plane, power);
+            add_multiple(&mut rows[..count], plane, power);
+            plane.fill(0);
         }
         Ok((choices, self.pool.receiver_block(count)))
     }
@@ -239,9 +284,9 @@ impl Pool {
     fn new(sender: Party, set: SilentSet, seeds: Zeroizing<Vec<u128>>) -> Self {
         Self {
             set,
+            expansion: Expansion::new(set),
             seeds,
-            ready: Zeroizing::default(),
-            used: 0,
+            supply: Supply::default(),
             grower: Grower::new(sender),
             tweaks: Tweaks::new(sender, Domain::Silent),
             hash: TweakedHash::new(),
@@ -249,47 +294,55 @@ impl Pool {
         }
     }
 
-    fn left(&self) -> usize {
-        self.ready.len() - self.used
-    }
-
-    fn missing(&self, transfers: u64) -> u64 {
-        transfers.saturating_sub(self.left() as u64).div_ceil(self.set.gain())
-    }
-
-    /// Keeps the last of an expansion's outputs as seeds of the next and adds the others to the pool.
-    fn take_in(&mut self, mut outputs: Zeroizing<Vec<u128>>) {
-        let kept = outputs.len() - self.set.seeds();
-        self.seeds = Zeroizing::new(outputs[kept..].to_vec());
-        outputs.truncate(kept);
-        if self.left() > 0 {
-            let mut ready = Zeroizing::new(Vec::with_capacity(self.left() + outputs.len()));
-            ready.extend_from_slice(&self.ready[self.used..]);
-            ready.extend_from_slice(&outputs);
-            outputs = ready;
+    /// Takes the seeds of the set in use from an expansion by the smallest one; nothing where they are the same.
+    fn seed(&mut self, mut outputs: Zeroizing<Vec<u128>>) {
+        if !outputs.is_empty() {
+            outputs.truncate(self.set.seeds());
+            self.seeds = outputs;
         }
-        (self.ready, self.used) = (outputs, 0);
+    }
+
+    /// What to grow until `transfers` are left or an expansion ends, and where to: the transfers that are left, or nothing for the
+    /// trees that seed the next expansion. `None` where enough are left.
+    fn begin_growth(
+        &mut self,
+        transfers: u64,
+    ) -> Option<(Range<usize>, Growth, Zeroizing<Vec<u128>>)> {
+        let lacking = transfers.saturating_sub(self.supply.left() as u64);
+        if lacking == 0 {
+            return None;
+        }
+        let first = self.expansion.grown();
+        let growth = self.expansion.grow(lacking);
+        let outputs = if growth.is_last {
+            Zeroizing::new(Vec::with_capacity(growth.trees << self.set.log_leaves))
+        } else {
+            self.supply.take(growth.gain as usize)
+        };
+        Some((first..first + growth.trees, growth, outputs))
+    }
+
+    /// Takes in what was grown.
+    fn end_growth(&mut self, growth: Growth, outputs: Zeroizing<Vec<u128>>) {
+        if !growth.is_last {
+            self.supply.ready = outputs;
+            return;
+        }
+        let (ready, seeds) = outputs.split_at(growth.gain as usize);
+        let mut supply = self.supply.take(ready.len());
+        supply.extend_from_slice(ready);
+        self.supply.ready = supply;
+        self.seeds = Zeroizing::new(seeds.to_vec());
     }
 
     /// Whether a block can be drawn.
     fn check(&self, code: Code, count: usize) -> Result<(), RuntimeError> {
         assert!(count <= BLOCK, "a block has at most {BLOCK} transfers, not {count}");
-        let wanted = code.bits() as usize * count;
-        if wanted > self.left() {
-            return Err(RuntimeError::NotReserved { wanted, left: self.left() });
+        let (wanted, left) = (code.bits() as usize * count, self.supply.left());
+        if wanted > left {
+            return Err(RuntimeError::NotReserved { wanted, left });
         }
         Ok(())
-    }
-
-    /// The next transfers, forgotten here.
-    fn draw(&mut self, count: usize) -> Result<Zeroizing<Vec<u128>>, RuntimeError> {
-        let left = self.left();
-        let next = self.ready.get_mut(self.used..self.used + count);
-        let next = next.ok_or(RuntimeError::NotReserved { wanted: count, left })?;
-        let drawn = Zeroizing::new(next.to_vec());
-        next.fill(0);
-        self.used += count;
-        Ok(drawn)
     }
 
     fn receiver_block(&mut self, count: usize) -> ReceiverBlock<'_> {
@@ -298,6 +351,51 @@ impl Pool {
         self.hash.hash(pads, |position| first + position as u128);
         ReceiverBlock { pads }
     }
+}
+
+impl Supply {
+    fn left(&self) -> usize {
+        self.ready.len() - self.used
+    }
+
+    /// What is left, with room for so many more; nothing stays here.
+    fn take(&mut self, more: usize) -> Zeroizing<Vec<u128>> {
+        let left = self.left();
+        let mut ready = std::mem::take(&mut self.ready);
+        if ready.capacity() < left + more {
+            let mut larger = Zeroizing::new(Vec::with_capacity(left + more));
+            larger.extend_from_slice(&ready[self.used..]);
+            ready = larger;
+        } else {
+            ready.copy_within(self.used.., 0);
+            ready.truncate(left);
+        }
+        self.used = 0;
+        ready
+    }
+
+    /// The next transfers, which nobody gets again. To be cleared after use.
+    fn draw(&mut self, count: usize) -> Result<&mut [u128], RuntimeError> {
+        let left = self.left();
+        let next = self.ready.get_mut(self.used..self.used + count);
+        let next = next.ok_or(RuntimeError::NotReserved { wanted: count, left })?;
+        self.used += count;
+        Ok(next)
+    }
+}
+
+/// Room for so many more outputs.
+fn room(outputs: &mut Vec<u128>, more: usize) -> &mut [u128] {
+    let start = outputs.len();
+    outputs.resize(start + more, 0);
+    &mut outputs[start..]
+}
+
+/// Trees in batches whose leaves stay in the nearer caches.
+fn batches(set: SilentSet, trees: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let size = (BATCH_LEAVES >> set.log_leaves).max(1);
+    let end = trees.end;
+    trees.step_by(size).map(move |first| first..end.min(first + size))
 }
 
 /// The set that a session begins with.

@@ -19,8 +19,25 @@ pub(super) fn transpose(columns: &[u128], stride: usize, rows: &mut [u128]) {
     transpose_from(columns, stride, (0, rows));
 }
 
-/// The portable way, for the rows from word `first` of the columns on.
-fn transpose_from(columns: &[u128], stride: usize, (first, rows): (usize, &mut [u128])) {
+/// For the rows from word `first` of the columns on.
+fn transpose_from(columns: &[u128], stride: usize, rows: (usize, &mut [u128])) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has just been found to have this feature.
+        return unsafe { transpose_avx2(columns, stride, rows) };
+    }
+    transpose_portable(columns, stride, rows);
+}
+
+/// The portable way, compiled for processors with 256-bit registers.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn transpose_avx2(columns: &[u128], stride: usize, rows: (usize, &mut [u128])) {
+    transpose_portable(columns, stride, rows);
+}
+
+#[inline(always)]
+fn transpose_portable(columns: &[u128], stride: usize, (first, rows): (usize, &mut [u128])) {
     for (tile, rows) in rows.chunks_mut(SIDE).enumerate() {
         let mut matrix = [0; SIDE];
         for (line, column) in matrix.iter_mut().zip(columns.chunks_exact(stride)) {
@@ -32,23 +49,34 @@ fn transpose_from(columns: &[u128], stride: usize, (first, rows): (usize, &mut [
 }
 
 /// Exchanges ever smaller off-diagonal squares (Warren, Hacker's Delight, section 7-3).
+#[inline(always)]
 fn transpose_tile(matrix: &mut [u128; SIDE]) {
-    swap_squares::<64>(matrix);
-    swap_squares::<32>(matrix);
-    swap_squares::<16>(matrix);
-    swap_squares::<8>(matrix);
-    swap_squares::<4>(matrix);
-    swap_squares::<2>(matrix);
-    swap_squares::<1>(matrix);
+    let mut halves = [[0; 2]; SIDE];
+    let (top, bottom) = matrix.split_at(SIDE / 2);
+    let (upper, lower) = halves.split_at_mut(SIDE / 2);
+    for ((top, bottom), (upper, lower)) in top.iter().zip(bottom).zip(upper.iter_mut().zip(lower)) {
+        (*upper, *lower) =
+            ([*top as u64, *bottom as u64], [(top >> 64) as u64, (bottom >> 64) as u64]);
+    }
+    swap_squares::<32>(&mut halves);
+    swap_squares::<16>(&mut halves);
+    swap_squares::<8>(&mut halves);
+    swap_squares::<4>(&mut halves);
+    swap_squares::<2>(&mut halves);
+    swap_squares::<1>(&mut halves);
+    for (row, [low, high]) in matrix.iter_mut().zip(halves) {
+        *row = u128::from(high) << 64 | u128::from(low);
+    }
 }
 
-#[inline]
-fn swap_squares<const WIDTH: usize>(matrix: &mut [u128; SIDE]) {
+/// In both halves of the rows: no bit crosses from one to the other.
+#[inline(always)]
+fn swap_squares<const WIDTH: usize>(rows: &mut [[u64; 2]; SIDE]) {
     // Ones where bit WIDTH of the position is zero.
-    let mask = u128::MAX / ((1 << WIDTH) + 1);
-    for pair in matrix.chunks_exact_mut(2 * WIDTH) {
+    let mask = u64::MAX / ((1 << WIDTH) + 1);
+    for pair in rows.chunks_exact_mut(2 * WIDTH) {
         let (low, high) = pair.split_at_mut(WIDTH);
-        for (low, high) in low.iter_mut().zip(high) {
+        for (low, high) in low.as_flattened_mut().iter_mut().zip(high.as_flattened_mut()) {
             let swap = ((*low >> WIDTH) ^ *high) & mask;
             *high ^= swap;
             *low ^= swap << WIDTH;
@@ -184,10 +212,12 @@ mod tests {
             let mut prg = Prg::from_seed(&[count as u8; 16]);
             let columns: Vec<u128> =
                 (0..SIDE * stride).map(|_| u128::from_le_bytes(prg.array())).collect();
-            let (mut rows, mut portable) = (vec![0; count], vec![0; count]);
+            let [mut rows, mut narrower, mut portable] = [(); 3].map(|()| vec![0; count]);
             transpose(&columns, stride, &mut rows);
-            transpose_from(&columns, stride, (0, &mut portable));
+            transpose_from(&columns, stride, (0, &mut narrower));
+            transpose_portable(&columns, stride, (0, &mut portable));
             assert_eq!(rows, portable);
+            assert_eq!(narrower, portable);
             for (r, row) in rows.iter().enumerate() {
                 for c in 0..SIDE {
                     let expected = columns[c * stride + r / SIDE] >> (r % SIDE) & 1;

@@ -3,6 +3,7 @@
 //! Where transfers cost bytes by the hundred (IKNP), a 1-of-8 or 1-of-16 transfer and a table make one; elsewhere two random
 //! 1-of-2 transfers, one in each direction, and no message more.
 
+use super::block::gather;
 use super::{BLOCK, Code, Ots};
 use crate::bits::Bits;
 use crate::packing::{Packer, Unpacker, packed_len};
@@ -174,18 +175,21 @@ impl Crossed {
                 ahead.push_back((choices, Zeroizing::new(chosen)));
             }
             let Some((choices, chosen)) = ahead.pop_front() else { break };
-            let block = sender.extend_random(&mut lane, kind, code, choices.len())?;
+            let count = choices.len();
+            let block = sender.extend_random(&mut lane, kind, code, count)?;
+            // Of each transfer the bits a, b, b', c, c' from the lowest.
+            let mut bits = choices;
             block.for_each(|position, pads| {
                 let [zero, one] = [0, 1].map(|w| pads.get(w).map_or(0, |&pad| pad as u8));
-                let a = choices[position];
+                let a = bits[position];
                 let b = zero ^ one;
                 let c = b & a.wrapping_neg() ^ zero ^ chosen[position];
-                made.a.push(a.into());
-                for bit in 0..2 {
-                    made.b[bit].push(u64::from(b >> bit & 1));
-                    made.c[bit].push(u64::from(c >> bit & 1));
-                }
+                bits[position] = a | (b & 3) << 1 | (c & 3) << 3;
             });
+            let Self { a, b: [b0, b1], c: [c0, c1] } = &mut made;
+            for (bit, made) in (0..).zip([a, b0, b1, c0, c1]) {
+                made.extend_from_plane(&*Zeroizing::new(gather(&bits, bit)), count);
+            }
         }
         Ok(made)
     }

@@ -32,6 +32,8 @@ pub struct Builder {
     steps: Vec<Step>,
     layers: BTreeMap<StepId, LinearWeights>,
     random: Prg,
+    /// What the next step takes in place of the last value.
+    resumed: Option<ValueId>,
 }
 
 impl Builder {
@@ -41,7 +43,8 @@ impl Builder {
         let fact = Fact { shape, ring, scale, sign: Sign::Any, visibility: Visibility::Client };
         let random = Prg::from_seed(&(u128::from(seed)).to_le_bytes());
         let (ot, tables, layers) = (OtKind::Iknp, false, BTreeMap::new());
-        let mut builder = Self { ot, tables, facts: vec![], steps: vec![], layers, random };
+        let (facts, steps, resumed) = (vec![], vec![], None);
+        let mut builder = Self { ot, tables, facts, steps, layers, random, resumed };
         builder.push(StepOp::Input, vec![], fact);
         builder
     }
@@ -51,11 +54,18 @@ impl Builder {
         let output = ValueId(id);
         self.steps.push(Step { id: StepId(id), name: format!("step {id}"), op, inputs, output });
         self.facts.push(fact);
+        self.resumed = None;
         output
     }
 
+    /// The value that the next step takes.
     pub fn last(&self) -> ValueId {
-        ValueId(self.steps.len() - 1)
+        self.resumed.unwrap_or(ValueId(self.steps.len() - 1))
+    }
+
+    /// Lets the next step take an earlier value.
+    pub fn resume(&mut self, value: ValueId) {
+        self.resumed = Some(value);
     }
 
     pub fn fact(&self, value: ValueId) -> Fact {
