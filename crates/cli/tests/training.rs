@@ -48,6 +48,58 @@ fn training_prunes_to_its_budget_and_the_result_goes_the_whole_road() {
 }
 
 #[test]
+fn every_method_leads_to_a_plan_that_answers_alike() {
+    let place = Workplace::new();
+    let config = r#"
+        batch_size = 16
+        network = { name = "mobilenet_v2", width = 0.1 }
+        data = { name = "cifar100_sample", train_limit = 48, test_limit = 16 }
+        search = { budget = 0.9, importance = { images = 16, calibration_batches = 1 } }
+        finetune = { epochs = 1, learning_rate = 0.02, distillation = { teacher = "unpruned" } }
+    "#;
+    std::fs::write(place.path("train.toml"), config).expect("writes");
+    let data = sample();
+    for (method, settings) in [
+        ("dp", vec!["search.budget=0.5"]),
+        ("deepreduce", vec!["search.gates=layers", "search.budget=0.5"]),
+        ("uniform", vec!["network.width=0.2"]),
+    ] {
+        let method_setting = format!("search.method={method}");
+        let mut train = vec!["train", "train.toml", "--data", &data, "--out", method];
+        for setting in std::iter::once(method_setting.as_str()).chain(settings) {
+            train.extend(["--set", setting]);
+        }
+        place.succeed(&train);
+        let [trained, fused, plan] =
+            ["last.safetensors", "fused", "plan"].map(|name| format!("{method}/{name}"));
+        place.succeed(&["fuse", &trained, "--out", &fused, "--verify", "2"]);
+        place.succeed(&["inspect", &fused]);
+        let calibrate = ["--calibrate", "cifar100_sample", "--data", &data];
+        place.succeed(&[&["compile", &fused, "--out", &plan], &calibrate[..]].concat());
+        let loss = |artefact: &str| {
+            let eval = ["eval", artefact, "--dataset", "cifar100_sample", "--data", &data];
+            let printed = place.succeed(&[&eval[..], &["--limit", "16", "--json"]].concat());
+            json(&printed)["loss"].as_f64().expect("a number")
+        };
+        let [trained, fused, plan] = [trained, fused, plan].map(|name| loss(&name));
+        assert!((trained - fused).abs() < 1e-3, "{method}: {trained} {fused}");
+        assert!((fused - plan).abs() < 0.1, "{method}: {fused} {plan}");
+    }
+}
+
+#[test]
+fn the_configurations_that_come_along_name_what_there_is() {
+    let place = Workplace::new();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs");
+    for entry in std::fs::read_dir(folder).expect("the folder") {
+        let config = entry.expect("an entry").path().display().to_string();
+        let error = place.fail(&["train", &config, "--data", "nowhere", "--out", "run"]);
+        // Everything but the data was in order.
+        assert!(error.contains("nowhere"), "{config}: {error}");
+    }
+}
+
+#[test]
 fn bad_configurations_name_the_key() {
     let place = Workplace::new();
     std::fs::write(place.path("train.toml"), CONFIG).expect("writes");

@@ -101,6 +101,37 @@ fn bytes_limit_both_methods_and_impossible_ones_name_the_smallest() {
 }
 
 #[test]
+fn deepreduce_drops_whole_layers_to_its_number_of_relus() {
+    let out = tempfile::tempdir().expect("a folder");
+    let method = ["search.method=deepreduce", "search.gates=layers"];
+    let outcome = train(&[&method[..], &["search.budget=0.5"]].concat(), &out.path().join("half"));
+    let outcome = outcome.expect("trains");
+    let (first, last) = (&outcome.metrics[0], outcome.metrics.last().expect("epochs"));
+    assert_eq!((first.mask.len(), first.relus.div_ceil(2)), (35, first.relus / 2));
+    assert!(last.relus <= first.relus / 2 && last.relus > first.relus / 8, "{}", last.relus);
+    assert!(outcome.checkpoint.network().layer_gates());
+
+    let impossible = [&method[..], &["search.budget_relus=10", "search.gates=all"]].concat();
+    let error = train(&impossible, &out.path().join("impossible")).expect_err("blocks").to_string();
+    assert!(error.contains("search.gates"), "{error}");
+}
+
+#[test]
+fn uniform_narrows_to_its_bytes_and_learns_from_the_wide_network() {
+    let out = tempfile::tempdir().expect("a folder");
+    let settings = ["search.method=uniform", "search.budget=0.85", "network.width=0.2"];
+    let outcome = train(&settings, &out.path().join("run")).expect("trains");
+    let network = outcome.checkpoint.network();
+    assert!(network.width() < 0.2, "{network}");
+    let (first, last) = (&outcome.metrics[0], outcome.metrics.last().expect("epochs"));
+    assert!(last.bytes.total() <= 0.85 * first.bytes.total());
+
+    let settings = ["search.method=uniform", "search.budget_bytes=10"];
+    let error = train(&settings, &out.path().join("impossible")).expect_err("impossible");
+    assert!(error.to_string().contains("search.budget"), "{error}");
+}
+
+#[test]
 fn a_threshold_removes_what_the_loss_pushes_below_it() {
     let out = tempfile::tempdir().expect("a folder");
     let settings = ["search.epochs=1", "search.threshold=0.5", "search.mu=1000"];

@@ -103,7 +103,7 @@ impl Observer for Progress<'_> {
 
     fn chosen(&mut self, metrics: &SearchMetrics) {
         self.bar.finish_and_clear();
-        let SearchMetrics { method, importances, mask, bytes } = metrics;
+        let SearchMetrics { method, importances, mask, bytes, relus } = metrics;
         let rise = |gate: usize| {
             let of_gate = importances.gates.iter().find(|importance| importance.gate == gate);
             of_gate.map_or("-".into(), |importance| format!("{:.3}", importance.loss_rise))
@@ -115,8 +115,9 @@ impl Observer for Progress<'_> {
             rises.join(" ")
         ));
         self.terminal.say(format_args!(
-            "{method}: gates {mask}, {:.2} GB by the formulae",
-            bytes.total() / 1e9
+            "{method}: gates {mask}, {:.2} GB by the formulae, {:.0} thousand activated values",
+            bytes.total() / 1e9,
+            *relus as f64 / 1e3
         ));
     }
 

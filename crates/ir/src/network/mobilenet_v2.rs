@@ -76,7 +76,8 @@ fn inverted_residual(
     block: InvertedResidual,
     network: &Network,
 ) -> NodeId {
-    let (start, gate) = (graph.len(), graph.next_gate());
+    let (mut start, mut gate) = (graph.len(), graph.next_gate());
+    let mut name = prefix.to_owned();
     let inputs = graph.shape(input).channels;
     let hidden = inputs * block.expansion;
     let mut part = 0;
@@ -84,7 +85,12 @@ fn inverted_residual(
     if block.expansion != 1 || network.convolution_shortcuts() {
         let (conv, norm) = (format!("{prefix}.conv.0.0"), format!("{prefix}.conv.0.1"));
         x = graph.conv_norm(x, &conv, &norm, ConvGeometry::same(inputs, hidden, 1, 1));
-        x = graph.activation(&format!("{prefix}.expand"), x, Condition::Kept(gate));
+        let expand = format!("{prefix}.expand");
+        x = graph.activation(&expand, x, Condition::Kept(gate));
+        if network.layer_gates() {
+            graph.close_block(&expand, start, true);
+            (start, gate, name) = (graph.len(), graph.next_gate(), format!("{prefix}.depthwise"));
+        }
         part = 1;
     }
     let (conv, norm) = (format!("{prefix}.conv.{part}.0"), format!("{prefix}.conv.{part}.1"));
@@ -104,9 +110,9 @@ fn inverted_residual(
         };
         x = graph.push(format!("{prefix}.add"), Op::Add, &[x, shortcut]);
     }
-    if network.final_activation() {
+    if network.final_activation() && !network.layer_gates() {
         x = graph.activation(prefix, x, Condition::Removed(gate));
     }
-    graph.close_block(prefix, start, true);
+    graph.close_block(&name, start, true);
     x
 }

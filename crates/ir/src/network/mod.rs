@@ -121,6 +121,8 @@ struct NetworkFields {
     final_activation: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     convolution_shortcuts: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    layer_gates: bool,
     input: InputSpec,
     labels: Vec<String>,
 }
@@ -150,6 +152,7 @@ impl Network {
             activation: Activation::Relu,
             final_activation: true,
             convolution_shortcuts: false,
+            layer_gates: false,
             input,
             labels: vec![],
         })
@@ -178,6 +181,23 @@ impl Network {
         let is_mobilenet = self.0.architecture == Architecture::MobileNetV2;
         self.0.convolution_shortcuts = convolution_shortcuts && is_mobilenet;
         self
+    }
+
+    /// The same network with a gate for each activation, or one for all of a block. With a gate each, blocks
+    /// of MobileNetV2 have no final activation, and the activation after a ResNet's sum may go too.
+    #[must_use]
+    pub fn with_layer_gates(mut self, layer_gates: bool) -> Self {
+        self.0.layer_gates = layer_gates;
+        self
+    }
+
+    /// The same network of another width.
+    ///
+    /// # Errors
+    /// [`NetworkError::Width`] for one that no network can have.
+    pub fn with_width(mut self, width: f64) -> Result<Self, NetworkError> {
+        self.0.width = width;
+        Self::try_from(self.0)
     }
 
     /// The same network for images of other statistics.
@@ -234,6 +254,12 @@ impl Network {
         self.0.convolution_shortcuts
     }
 
+    /// Whether each activation has a gate of its own.
+    #[must_use]
+    pub fn layer_gates(&self) -> bool {
+        self.0.layer_gates
+    }
+
     /// Blocks in each stage of a MobileNetV2.
     pub(crate) fn stages(&self) -> Vec<usize> {
         mobilenet_v2::STAGES.map(|(_, _, blocks, _)| blocks).to_vec()
@@ -271,7 +297,10 @@ impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let NetworkFields { architecture, width, classes, input, .. } = &self.0;
         write!(f, "{architecture} x{width} {} {classes} classes", input.shape)?;
-        if self.0.convolution_shortcuts { write!(f, ", convolution shortcuts") } else { Ok(()) }
+        if self.0.convolution_shortcuts {
+            write!(f, ", convolution shortcuts")?;
+        }
+        if self.0.layer_gates { write!(f, ", a gate a layer") } else { Ok(()) }
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) fn graph(network: &Network) -> Graph {
             let stride = if stage > 0 && block == 0 { 2 } else { 1 };
             let shape = Residual { channels: scaled(channels), stride, bottleneck };
             let prefix = format!("layer{}.{block}", stage + 1);
-            x = residual(&mut graph, x, &prefix, &shape, network.final_activation());
+            x = residual(&mut graph, x, &prefix, &shape, network);
         }
     }
     x = graph.push("avgpool", Op::GlobalAveragePool, &[x]);
@@ -61,15 +61,16 @@ struct Residual {
 /// Basic block (3x3, 3x3) or bottleneck (1x1, 3x3 with the stride, 1x1 to four times the channels).
 ///
 /// The gate holds the activations inside the block. The one after the sum is always there when the
-/// network has a final activation, and falls with the gate otherwise.
+/// network has a final activation, and falls with the gate otherwise. Where each layer has its own gate,
+/// so has the sum, together with the last convolution and the shortcut.
 fn residual(
     graph: &mut GraphBuilder,
     input: NodeId,
     prefix: &str,
     block: &Residual,
-    final_activation: bool,
+    network: &Network,
 ) -> NodeId {
-    let (start, gate) = (graph.len(), graph.next_gate());
+    let (mut start, mut gate) = (graph.len(), graph.next_gate());
     let inputs = graph.shape(input).channels;
     let Residual { channels, stride, bottleneck } = *block;
     let outputs = if bottleneck { 4 * channels } else { channels };
@@ -93,6 +94,10 @@ fn residual(
         x = graph.conv_norm(x, &conv, &norm, geometry);
         if number != last {
             x = graph.activation(&conv, x, Condition::Kept(gate));
+            if network.layer_gates() {
+                graph.close_block(&conv, start, true);
+                (start, gate) = (graph.len(), graph.next_gate());
+            }
         }
     }
     let shortcut = if stride == 1 && inputs == outputs {
@@ -102,7 +107,8 @@ fn residual(
         graph.conv_norm(input, &conv, &norm, ConvGeometry::same(inputs, outputs, 1, stride))
     };
     x = graph.push(format!("{prefix}.add"), Op::Add, &[x, shortcut]);
-    let when = if final_activation { Condition::Always } else { Condition::Kept(gate) };
+    let is_fixed = network.final_activation() && !network.layer_gates();
+    let when = if is_fixed { Condition::Always } else { Condition::Kept(gate) };
     x = graph.activation(prefix, x, when);
     graph.close_block(prefix, start, true);
     x

@@ -1,7 +1,7 @@
 //! What a network costs by the state of its gates.
 
 use super::config::SearchedGates;
-use copriv_ir::{BlockInfo, Network, cost::oracle};
+use copriv_ir::{BlockInfo, Condition, Network, Op, cost::oracle};
 use serde::{Deserialize, Serialize};
 
 /// Bytes of one inference, both directions, by the literature's formulae.
@@ -26,17 +26,31 @@ pub(super) struct GateCosts {
     before: Vec<EstimatedBytes>,
     after: Vec<EstimatedBytes>,
     searched: Vec<bool>,
+    /// Activated values of an inference, with the gate and without it.
+    relus: Vec<[u64; 2]>,
 }
 
 impl GateCosts {
     pub(super) fn new(network: &Network, gates: SearchedGates) -> Self {
         let costs = oracle::block_costs(network);
         let bytes = |b: &oracle::Bytes| EstimatedBytes { offline: b.offline, online: b.online };
-        let may_go = |block: &BlockInfo| gates == SearchedGates::All || block.is_residual;
+        let may_go = |block: &BlockInfo| gates != SearchedGates::Blocks || block.is_residual;
+        let graph = network.graph();
+        let relus = |block: &BlockInfo| {
+            let mut states = [0; 2];
+            for node in &graph.nodes()[block.nodes.clone()] {
+                let Op::Activation(condition) = node.op else { continue };
+                let elements = node.shape.elements() as u64;
+                states[0] += if matches!(condition, Condition::Removed(_)) { 0 } else { elements };
+                states[1] += if matches!(condition, Condition::Kept(_)) { 0 } else { elements };
+            }
+            states
+        };
         Self {
             before: costs.iter().map(|cost| bytes(&cost.before)).collect(),
             after: costs.iter().map(|cost| bytes(&cost.after)).collect(),
-            searched: network.graph().blocks().iter().map(may_go).collect(),
+            searched: graph.blocks().iter().map(may_go).collect(),
+            relus: graph.blocks().iter().map(relus).collect(),
         }
     }
 
@@ -68,6 +82,18 @@ impl GateCosts {
         let savings: Vec<f64> = (0..self.before.len()).map(|gate| self.saving(gate)).collect();
         let total: f64 = savings.iter().map(|saving| saving.abs()).sum();
         savings.into_iter().map(|saving| (saving / total.max(1.0)) as f32).collect()
+    }
+
+    /// Activated values of an inference with these gates kept.
+    pub(super) fn relus(&self, kept: &[bool]) -> u64 {
+        let states = kept.iter().zip(&self.relus);
+        states.map(|(&kept, [with, without])| if kept { with } else { without }).sum()
+    }
+
+    /// The activated values that removing the gate saves; 0 for one that may not go.
+    pub(super) fn relus_saved(&self, gate: usize) -> u64 {
+        let [with, without] = self.relus[gate];
+        if self.searched[gate] { with.saturating_sub(without) } else { 0 }
     }
 
     /// Bytes of the network with all searched gates removed: no choice of gates has fewer.

@@ -71,6 +71,9 @@ pub struct EpochMetrics {
     pub mask: String,
     /// What an inference with these gates costs.
     pub bytes: EstimatedBytes,
+    /// Activated values of an inference.
+    #[serde(default)]
+    pub relus: u64,
     /// How the gates are or were chosen, where the run chooses them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
@@ -87,6 +90,8 @@ pub struct SearchMetrics {
     pub mask: String,
     /// What an inference with these gates costs.
     pub bytes: EstimatedBytes,
+    /// Activated values of an inference.
+    pub relus: u64,
 }
 
 /// A record of the metrics file.

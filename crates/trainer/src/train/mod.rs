@@ -31,7 +31,7 @@ pub use metrics::{EpochMetrics, Metrics, Observer, SearchMetrics, StepMetrics};
 pub use stage::Stage;
 
 use crate::data::{DataError, Images, Manifest, Split};
-use copriv_ir::{BatchNormInit, Checkpoint, Network, Provenance};
+use copriv_ir::{BatchNormInit, Checkpoint, Gates, Network, Provenance};
 use session::Session;
 use state::StateFolder;
 use std::path::{Path, PathBuf};
@@ -117,7 +117,7 @@ pub fn run(
 /// The checkpoint that training begins with: the one named, or random weights.
 fn start(config: &TrainConfig, data: &TrainingData) -> Result<Checkpoint, TrainError> {
     if let Some(path) = &config.start {
-        return Ok(Checkpoint::read(path)?);
+        return with_gates_of(config, Checkpoint::read(path)?);
     }
     let Some(network) = &config.network else {
         return Err(ConfigError::value("network", "a table", "nothing").into());
@@ -129,7 +129,27 @@ fn start(config: &TrainConfig, data: &TrainingData) -> Result<Checkpoint, TrainE
         .with_final_activation(network.final_activation)
         .with_statistics(mean, std)?
         .with_labels(dataset.classes().to_vec())?;
-    Ok(Checkpoint::initialise(network, config.seed, BatchNormInit::Identity))
+    with_gates_of(config, Checkpoint::initialise(network, config.seed, BatchNormInit::Identity))
+}
+
+/// The same network with a gate for each layer, where that is what the search chooses among.
+fn with_gates_of(config: &TrainConfig, checkpoint: Checkpoint) -> Result<Checkpoint, TrainError> {
+    let gates = config.search.as_ref().map(|search| search.gates);
+    if gates != Some(SearchedGates::Layers) || checkpoint.network().layer_gates() {
+        return Ok(checkpoint);
+    }
+    if checkpoint.gates().kept().contains(&false) {
+        let found = format!("gates {}", checkpoint.gates().mask());
+        return Err(ConfigError::value("start", "a network with all gates kept", found).into());
+    }
+    let network = checkpoint.network().clone().with_layer_gates(true);
+    let gates = Gates::all_kept(network.graph().blocks().len());
+    let (tensors, provenance) = (checkpoint.tensors().clone(), checkpoint.provenance().clone());
+    Checkpoint::new(network, gates, tensors, provenance).map_err(|reason| TrainError::Checkpoint {
+        stage: Stage::Search,
+        epoch: 0,
+        reason,
+    })
 }
 
 /// Where the checkpoints of this run say that they come from.

@@ -78,6 +78,15 @@ impl Progress {
         }
     }
 
+    /// Whether a search has chosen what it chooses before its first epoch.
+    pub(super) fn is_past_choice(&self) -> bool {
+        match self.stage {
+            Stage::Pretrain => false,
+            Stage::Search => self.begun,
+            Stage::Finetune => true,
+        }
+    }
+
     /// On to the next stage.
     pub(super) fn enter(&mut self, stage: Stage) {
         (self.stage, self.begun, self.epoch, self.step) = (stage, false, 0, 0);

@@ -13,10 +13,12 @@ pub enum SearchedGates {
     Blocks,
     /// All of them.
     All,
+    /// One for each activation of the network, all of which may go. Blocks then have no final activation.
+    Layers,
 }
 
-/// The search for the gates to keep. Of `budget`, `budget_bytes` and `threshold` at least one is given; where
-/// there are several, all hold. Settings of other methods than the chosen one are not looked at.
+/// The search for the gates to keep. At least one limit (`budget...`, `threshold`) that the method knows is
+/// given; where there are several, all hold. Settings of other methods than the chosen one are not looked at.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SearchConfig {
@@ -32,12 +34,16 @@ pub struct SearchConfig {
     /// Epochs before the highest learning rate is reached.
     #[serde(default)]
     pub warmup_epochs: f64,
-    /// Largest fraction of the searched gates that stays.
+    /// Largest fraction that stays: of the searched gates (`copriv`, `dp`), of the activated values
+    /// (`deepreduce`) or of the bytes (`uniform`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<f64>,
     /// Most bytes of one inference's blocks, both directions and phases, by the literature's formulae.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_bytes: Option<f64>,
+    /// Most activated values of one inference; of `deepreduce` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget_relus: Option<u64>,
     /// Smallest alpha that stays; of `copriv` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
@@ -92,19 +98,23 @@ impl SearchConfig {
         within("search.importance.images", self.importance.images as f64, 1.0..=1e9)?;
         let batches = self.importance.calibration_batches as f64;
         within("search.importance.calibration_batches", batches, 0.0..=1e6)?;
-        let has_budget = self.budget.is_some() || self.budget_bytes.is_some();
-        let (is_limited, keys) = match self.method {
-            Method::Copriv => (
-                has_budget || self.threshold.is_some(),
-                "search.budget, search.budget_bytes or search.threshold",
-            ),
-            Method::Dp => (has_budget, "search.budget or search.budget_bytes"),
+        if self.method == Method::DeepReduce && self.gates != SearchedGates::Layers {
+            let expected = "\"layers\" for the method deepreduce";
+            return Err(ConfigError::value("search.gates", expected, "another choice"));
+        }
+        let is_given = |key: &&str| match *key {
+            "budget" => self.budget.is_some(),
+            "budget_bytes" => self.budget_bytes.is_some(),
+            "budget_relus" => self.budget_relus.is_some(),
+            _ => self.threshold.is_some(),
         };
-        if is_limited {
+        let keys = self.method.limits();
+        if keys.iter().any(is_given) {
             return Ok(());
         }
         let expected = format!("a limit for the method {}", self.method);
-        Err(ConfigError::value(keys, expected, "none"))
+        let keys: Vec<String> = keys.iter().map(|key| format!("search.{key}")).collect();
+        Err(ConfigError::value(keys.join(" or "), expected, "none"))
     }
 }
 

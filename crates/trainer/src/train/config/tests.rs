@@ -60,6 +60,7 @@ fn errors_name_the_key() {
         ("search.budget=half", "budget"),
         ("search.gates=none", "gates"),
         ("search.method=magic", "method"),
+        ("search.method=deepreduce", "search.gates"),
         ("search.epochs=0", "search.epochs"),
         ("search.budget_bytes=-1", "search.budget_bytes"),
         ("search.threshold=2", "search.threshold"),

@@ -37,7 +37,7 @@ mod tests {
     }
 
     fn limits(gates: usize) -> Limits {
-        Limits { gates, bytes: f64::INFINITY, threshold: 0.0 }
+        Limits { gates, ..Limits::NONE }
     }
 
     fn count(kept: &[bool]) -> usize {
@@ -81,7 +81,7 @@ mod tests {
             let costs = costs(SearchedGates::Blocks);
             let largest = costs.bytes(&[true; 19]).total();
             let bytes = costs.smallest() + share * (largest - costs.smallest());
-            let limits = Limits { gates, bytes, threshold };
+            let limits = Limits { gates, bytes, threshold, ..Limits::NONE };
             let kept = select(&costs, &alphas, &limits);
             let total = costs.bytes(&kept).total();
             prop_assert!(kept[0] && kept[18] && count(&kept) <= gates + 2);

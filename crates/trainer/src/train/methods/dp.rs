@@ -163,7 +163,7 @@ mod tests {
         let largest = costs.bytes(&[true; 19]).total();
         for share in [0.0, 0.3, 0.5, 0.8, 1.0] {
             let bytes = costs.smallest() + share * (largest - costs.smallest()) + 1.0;
-            let limits = Limits { gates: 17, bytes, threshold: 0.0 };
+            let limits = Limits { bytes, ..Limits::NONE };
             let kept = choose(&costs, &importances, &limits);
             assert!(kept[0] && kept[18] && costs.bytes(&kept).total() <= bytes);
             let count = kept.iter().filter(|&&kept| kept).count();
@@ -172,7 +172,7 @@ mod tests {
         // A gate that does harm goes whatever it costs.
         let mut harmful = importances.clone();
         harmful[5] = -0.01;
-        let limits = Limits { gates: 17, bytes: f64::INFINITY, threshold: 0.0 };
+        let limits = Limits::NONE;
         let kept = choose(&costs, &harmful, &limits);
         assert_eq!(kept.iter().position(|&kept| !kept), Some(5));
         assert_eq!(kept.iter().filter(|&&kept| kept).count(), 18);

@@ -4,18 +4,24 @@
 //! |---|---|---|
 //! | `copriv` | alphas trained along with the weights; the largest stay | `copriv.rs` |
 //! | `dp` | the rise in loss when a gate is removed, measured beforehand; the set that loses least | `dp.rs`, `importance.rs` |
+//! | `deepreduce` | the same of single layers, for each activated value saved; the least critical go | `deepreduce.rs` |
+//! | `uniform` | nothing but the cost: a narrower network of the largest channels | `uniform.rs` |
 
 mod copriv;
+mod deepreduce;
 mod dp;
 mod importance;
 mod limits;
+mod uniform;
 
 pub use importance::{Answer, GateImportance, Importances};
 
 pub(super) use copriv::select;
+pub(super) use deepreduce::drop_layers;
 pub(super) use dp::choose;
 pub(super) use importance::Probe;
 pub(super) use limits::Limits;
+pub(super) use uniform::narrow;
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -29,6 +35,11 @@ pub enum Method {
     /// The importance of each block measured beforehand, then the set that loses least by dynamic
     /// programming over the table of bytes (after arXiv 2301.12187 and 2406.12837).
     Dp,
+    /// Whole layers lose their activations, the least critical for each activated value first
+    /// (after DeepReDuce, arXiv 2103.01396).
+    DeepReduce,
+    /// All layers narrowed alike, their largest channels kept.
+    Uniform,
 }
 
 impl Method {
@@ -38,6 +49,18 @@ impl Method {
         match self {
             Self::Copriv => "copriv",
             Self::Dp => "dp",
+            Self::DeepReduce => "deepreduce",
+            Self::Uniform => "uniform",
+        }
+    }
+
+    /// The keys of the limits that it knows.
+    #[must_use]
+    pub const fn limits(self) -> &'static [&'static str] {
+        match self {
+            Self::Copriv => &["budget", "budget_bytes", "threshold"],
+            Self::Dp | Self::Uniform => &["budget", "budget_bytes"],
+            Self::DeepReduce => &["budget", "budget_relus"],
         }
     }
 

@@ -127,6 +127,7 @@ impl Session<'_> {
             alphas: self.model.alphas(),
             mask: mask(&self.kept),
             bytes: self.costs.bytes(&self.kept),
+            relus: self.costs.relus(&self.kept),
             method: self.config.search.as_ref().map(|search| search.method),
         })
     }

@@ -6,10 +6,10 @@ mod search;
 mod step;
 
 use super::average::Average;
-use super::config::{ConfigError, SearchedGates, TrainConfig};
+use super::config::{ConfigError, SearchConfig, SearchedGates, TrainConfig};
 use super::error::TrainError;
 use super::gates::GateCosts;
-use super::methods::Limits;
+use super::methods::{Limits, Method};
 use super::metrics::{MetricsFile, Observer};
 use super::optimiser::Moments;
 use super::progress::Progress;
@@ -70,7 +70,11 @@ impl<'a> Session<'a> {
         }
         let gates = config.search.as_ref().map_or(SearchedGates::Blocks, |search| search.gates);
         let costs = GateCosts::new(checkpoint.network(), gates);
-        let limits = Limits::new(config.search.as_ref(), &costs)?;
+        // A network that is narrow already has nothing more to keep within.
+        let to_narrow = !progress.is_past_choice();
+        let is_open = |search: &&SearchConfig| search.method != Method::Uniform || to_narrow;
+        let search = config.search.as_ref().filter(is_open);
+        let limits = Limits::new(search, checkpoint.network(), &costs)?;
         std::fs::create_dir_all(out).map_err(TrainError::io(out))?;
         write_config(config, &out.join("config.toml"))?;
         let average = average.as_ref().unwrap_or(&checkpoint);

@@ -1,10 +1,14 @@
 //! How a search begins: its first alphas, or all it ever does.
 
 use super::{Session, mask};
-use crate::train::config::SearchConfig;
+use crate::model::Model;
+use crate::train::average::Average;
+use crate::train::config::{SearchConfig, SearchedGates};
 use crate::train::error::TrainError;
-use crate::train::methods::{Probe, choose, select};
+use crate::train::gates::GateCosts;
+use crate::train::methods::{Method, Probe, choose, drop_layers, narrow, select};
 use crate::train::metrics::{Metrics, Observer, SearchMetrics};
+use crate::train::progress::Progress;
 use crate::train::stage::Stage;
 use std::sync::atomic::AtomicBool;
 
@@ -28,6 +32,37 @@ impl Session<'_> {
             self.kept = select(&self.costs, &alphas, &self.limits);
             return Ok(true);
         }
+        if search.method == Method::Uniform {
+            self.narrow()?;
+        } else if !self.choose(search, observer, stop)? {
+            return Ok(false);
+        }
+        // A measurement takes minutes: an interruption from here on does not repeat it.
+        self.progress.begun = true;
+        self.save()?;
+        Ok(true)
+    }
+
+    /// Goes on with a narrower network.
+    fn narrow(&mut self) -> Result<(), TrainError> {
+        let Progress { stage, epoch, .. } = self.progress;
+        let narrow = narrow(&self.checkpoint()?, &self.limits, self.provenance.clone())
+            .map_err(|reason| TrainError::Checkpoint { stage, epoch, reason })?;
+        let device = self.model.alpha_tensor().device();
+        self.model = Model::from_checkpoint(&narrow, &device);
+        self.average = self.average.as_ref().map(|_| Average::of(&self.model));
+        self.kept = narrow.gates().kept().to_vec();
+        self.costs = GateCosts::new(narrow.network(), SearchedGates::Blocks);
+        Ok(())
+    }
+
+    /// Chooses gates by their measured importance; false where it was stopped.
+    fn choose(
+        &mut self,
+        search: &SearchConfig,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<bool, TrainError> {
         let checkpoint = self.checkpoint()?;
         let probe = Probe {
             checkpoint: &checkpoint,
@@ -43,16 +78,15 @@ impl Session<'_> {
             return Ok(false);
         };
         let rises = importances.loss_rises(self.kept.len());
-        self.kept = choose(&self.costs, &rises, &self.limits);
+        let select = if search.method == Method::Dp { choose } else { drop_layers };
+        self.kept = select(&self.costs, &rises, &self.limits);
         let alphas: Vec<f32> = rises.iter().map(|&rise| rise as f32).collect();
         self.set_alphas(&alphas);
         let (mask, bytes) = (mask(&self.kept), self.costs.bytes(&self.kept));
-        let metrics = SearchMetrics { method: search.method, importances, mask, bytes };
+        let relus = self.costs.relus(&self.kept);
+        let metrics = SearchMetrics { method: search.method, importances, mask, bytes, relus };
         self.metrics.write(&Metrics::Search(metrics.clone()))?;
         observer.chosen(&metrics);
-        // The measurement takes minutes: an interruption from here on does not repeat it.
-        self.progress.begun = true;
-        self.save()?;
         Ok(true)
     }
 }
