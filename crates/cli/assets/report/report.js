@@ -143,17 +143,24 @@ function plansSection(plans) {
   place.append(table(["plan", "network", "preset", "top-1", "setup", "offline", "online", "rounds"], rows, "Plans"));
 }
 
+// A run without a search has no method.
+const METHODS = ["unpruned", "copriv", "dp", "deepreduce", "uniform"];
+const METHOD_COLORS = ["--plain", "--two", "--fused", "--three", "--four"];
+const methodOf = (epoch) => (epoch.stage === "pretrain" ? null : epoch.method) ?? "unpruned";
+const methods = (runs) => METHODS.filter((method) => runs.some((run) => run.method === method));
+const methodColor = (method) => color(METHOD_COLORS[METHODS.indexOf(method)] ?? "--plain");
+
 function frontSection(plans, trainings) {
   const measured = plans.filter((entry) => entry.accuracy).map(({ name, plan, accuracy }) => ({
     name, y: 100 * accuracy.top1, offline: both(plan.total.offline), online: both(plan.total.online), count: accuracy.count,
   }));
   const estimated = trainings.filter((run) => run.epochs.length).map(({ name, epochs }) => {
     const last = epochs.at(-1);
-    return { name, y: 100 * last.top1, offline: last.bytes.offline, online: last.bytes.online };
+    return { name, method: methodOf(last), y: 100 * last.top1, offline: last.bytes.offline, online: last.bytes.online };
   });
   if (!measured.length && !estimated.length) return;
   const place = section("front", "Accuracy against communication",
-    "Plans stand at their exact bytes and the accuracy that copriv eval measured on them; training runs at the literature's estimate for their mask (41 bits, CrypTFlow2 and CoPriv) and the test accuracy of their last epoch. The line joins the plans that no other plan beats in both.");
+    "Plans stand at their exact bytes and the accuracy that copriv eval measured on them; training runs at the literature's estimate for their mask (41 bits, CrypTFlow2 and CoPriv) and the test accuracy of their last epoch, those of one method joined. The dashed line joins the plans that no other plan beats in both.");
   const kinds = ["offline + online", "offline", "online"];
   let kind = 0;
   const x = (point) => [point.offline + point.online, point.offline, point.online][kind];
@@ -168,7 +175,10 @@ function frontSection(plans, trainings) {
     type: "scatter",
     data: { datasets: [
       { label: "plans", data: at(measured), backgroundColor: color("--one"), pointRadius: 5 },
-      { label: "training runs (estimate)", data: at(estimated), backgroundColor: color("--two"), pointStyle: "rectRot", pointRadius: 6 },
+      ...methods(estimated).map((method) => ({
+        label: `${method} (training, estimate)`, data: at(estimated.filter((run) => run.method === method)).sort((a, b) => a.x - b.x),
+        showLine: true, backgroundColor: methodColor(method), borderColor: methodColor(method), borderWidth: 1.5, pointStyle: "rectRot", pointRadius: 6,
+      })),
       { label: "front", data: front(), showLine: true, borderColor: color("--one"), borderWidth: 1.5, pointRadius: 0, borderDash: [4, 4] },
     ].filter((set) => set.data.length) },
     options: {
@@ -272,7 +282,8 @@ function block(each) {
 
 function trainingsSection(trainings) {
   const place = section("training", "Training", "Accuracy, loss and the alphas of all gates, epoch by epoch over the stages of each run.");
-  for (const { name, epochs } of trainings) {
+  place.append(runsTable(trainings));
+  for (const { name, epochs, search } of trainings) {
     place.append(element("h3", {}, name));
     if (!epochs.length) { place.append(element("p", {}, "No epoch is complete yet.")); continue; }
     const labels = epochs.map((epoch) => `${epoch.stage} ${epoch.epoch}`);
@@ -286,8 +297,36 @@ function trainingsSection(trainings) {
     lines("top-1 (%)", () => [line("test", (e) => 100 * e.top1, "--one"), line("train", (e) => 100 * e.train_top1, "--two", { borderDash: [4, 3] })])(pair);
     lines("loss", () => [line("test", (e) => e.test_loss, "--one"), line("train", (e) => e.loss, "--two", { borderDash: [4, 3] })])(pair);
     alphaChart(pair, epochs, labels);
+    if (search) importanceChart(pair, search);
     lines("bytes (estimate, GB)", () => [line("offline", (e) => e.bytes.offline / 1e9, "--one"), line("online", (e) => e.bytes.online / 1e9, "--two")])(pair);
   }
+}
+
+function runsTable(trainings) {
+  const rows = trainings.filter((run) => run.epochs.length).map(({ name, epochs }) => {
+    const last = epochs.at(-1);
+    const total = last.bytes.offline + last.bytes.online;
+    const best = Math.max(...epochs.filter((epoch) => epoch.stage === last.stage).map((epoch) => epoch.top1));
+    const share = (part) => ({ text: percent(part), value: part });
+    return [name, methodOf(last), `${last.stage} ${last.epoch}/${last.epochs}`, last.mask, share(last.top1), share(best),
+      { text: bytes(total), value: total }, { text: last.relus.toLocaleString("en"), value: last.relus }];
+  });
+  return table(["run", "method", "stage", "gates", "top-1", "best", "bytes (estimate)", "activated values"], rows, "Training runs");
+}
+
+// Bars in the order of the gates, those that went paler.
+function importanceChart(parent, { importances, mask, method }) {
+  const labels = importances.gates.map(({ gate }) => `gate ${gate}`);
+  const state = (digit) => importances.gates.map(({ gate, loss_rise }) => (mask[gate] === digit ? loss_rise : null));
+  const bars = (label, digit, name) => ({ label, data: state(digit), backgroundColor: color(name), stack: "gate" });
+  chart(parent, 260, "importance", () => ({
+    type: "bar",
+    data: { labels, datasets: [bars("kept", "1", "--kept"), bars("removed", "0", "--fused")] },
+    options: {
+      plugins: { tooltip: { callbacks: { label: ({ raw }) => `loss rises by ${raw.toFixed(4)} without it` } } },
+      scales: { y: { stacked: true, title: { display: true, text: `rise in loss without the gate (${method})` } }, x: { stacked: true, ticks: { maxRotation: 0, autoSkipPadding: 16 } } },
+    },
+  }));
 }
 
 function alphaChart(parent, epochs, labels) {

@@ -1,7 +1,7 @@
 //! What a report shows, as its page reads it.
 
 use copriv_ir::{Activation, FusedModel, FusedOp};
-use copriv_trainer::train::EpochMetrics;
+use copriv_trainer::train::{EpochMetrics, SearchMetrics};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;
@@ -19,6 +19,8 @@ pub struct Content {
 pub struct Training {
     pub name: String,
     pub epochs: Vec<EpochMetrics>,
+    /// What its method measured and chose before it trained, if it did.
+    pub search: Option<SearchMetrics>,
 }
 
 /// A plan as `inspect --json` prints it, each step with its block, and its accuracy where it was measured.

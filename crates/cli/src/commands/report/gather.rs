@@ -90,15 +90,17 @@ fn add_file(path: &Path, name: &dyn Fn(&Path) -> String, content: &mut Content) 
 fn read_training(path: &Path, name: String) -> Result<Training> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut epochs = vec![];
+    let (mut epochs, mut search) = (vec![], None);
     for (number, line) in text.lines().enumerate() {
         let metrics: Metrics = serde_json::from_str(line)
             .with_context(|| format!("{} line {}", path.display(), number + 1))?;
-        if let Metrics::Epoch(epoch) = metrics {
-            epochs.push(epoch);
+        match metrics {
+            Metrics::Epoch(epoch) => epochs.push(epoch),
+            Metrics::Search(chosen) => search = Some(chosen),
+            Metrics::Step(_) => {}
         }
     }
-    Ok(Training { name, epochs })
+    Ok(Training { name, epochs, search })
 }
 
 fn read_evaluation(path: &Path) -> Result<Option<Evaluation>> {

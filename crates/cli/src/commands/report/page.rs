@@ -34,7 +34,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn page_of(name: String) -> String {
-        let trainings = vec![Training { name, epochs: vec![] }];
+        let trainings = vec![Training { name, epochs: vec![], search: None }];
         render(&Content { trainings, ..Default::default() }).expect("renders")
     }
 
