@@ -1,4 +1,8 @@
 //! Depthwise 3x3 convolutions with padding 1, at any stride.
+//!
+//! Each plane is copied into a buffer with a border of zeros. There a tap is an offset, and an output or a
+//! gradient is a sum over nine slices however short the rows are. Gradients at stride s stand at every s-th
+//! place, zeros between them.
 
 use super::host::{HostOp, HostTensor};
 use super::vector::vectorised;
@@ -11,9 +15,6 @@ pub(super) struct Depthwise {
     geometry: ConvGeometry,
 }
 
-/// Height and width.
-type Size = (usize, usize);
-
 impl Depthwise {
     /// The operation for a convolution of this geometry, if it is one.
     pub(super) fn of(geometry: &ConvGeometry) -> Option<Self> {
@@ -21,10 +22,16 @@ impl Depthwise {
         fits.then_some(Self { geometry: *geometry })
     }
 
-    fn sizes(&self, x: &HostTensor) -> (Size, Size) {
+    fn layout(&self, x: &HostTensor) -> Layout {
         let (height, width) = (x.shape()[2], x.shape()[3]);
         let extent = |side| self.geometry.output_extent(side);
-        ((height, width), (extent(height), extent(width)))
+        Layout {
+            height,
+            width,
+            out_height: extent(height),
+            out_width: extent(width),
+            stride: self.geometry.stride,
+        }
     }
 }
 
@@ -32,20 +39,20 @@ impl HostOp<2> for Depthwise {
     type Found = ();
 
     fn forward(&self, [x, weight]: &[HostTensor; 2]) -> (HostTensor, ()) {
-        let ((height, width), (out_height, out_width)) = self.sizes(x);
+        let layout = self.layout(x);
         let (batch, channels, area) = x.planes();
-        let (out_area, stride) = (out_height * out_width, self.geometry.stride);
         let (size, values) = (channels * area, x.values());
-        let shape = vec![batch, channels, out_height, out_width];
+        let shape = vec![batch, channels, layout.out_height, layout.out_width];
+        let out_area = layout.out_area();
         let output = HostTensor::build(shape, channels * out_area, |image, output| {
             let x = &values[image * size..][..size];
             let planes = output.chunks_exact_mut(out_area).zip(x.chunks_exact(area));
-            for ((output, x), kernel) in planes.zip(weight.values().as_chunks::<9>().0) {
+            let (mut padded, mut sums) = (layout.padded(), layout.sums());
+            for ((output, x), taps) in planes.zip(weight.values().as_chunks::<9>().0) {
                 vectorised(|| {
-                    for_row_pairs(stride, height, out_height, |row, out_row, tap| {
-                        let output = line_mut(output, out_row, out_width);
-                        correlate(output, line(x, row, width), taps(kernel, tap), stride);
-                    });
+                    layout.place(&mut padded, x);
+                    correlate(&mut sums, &padded, layout.pitch(), taps);
+                    layout.pick(output, &sums);
                 });
             }
         });
@@ -66,147 +73,183 @@ impl HostOp<2> for Depthwise {
     }
 }
 
+/// Planes of this many values together are summed up by one task.
+const BLOCK: usize = 1 << 12;
+
 impl Depthwise {
+    /// The correlation of the gradient with the kernel turned round.
     fn input_gradient(&self, x: &HostTensor, weight: &HostTensor, dy: &HostTensor) -> HostTensor {
-        let ((height, width), (out_height, out_width)) = self.sizes(x);
+        let layout = self.layout(x);
         let (_, channels, area) = x.planes();
-        let (out_area, stride) = (out_height * out_width, self.geometry.stride);
+        let out_area = layout.out_area();
         let (size, values) = (channels * out_area, dy.values());
         HostTensor::build(x.shape().to_vec(), channels * area, |image, dx| {
             let dy = &values[image * size..][..size];
             let planes = dx.chunks_exact_mut(area).zip(dy.chunks_exact(out_area));
-            for ((dx, dy), kernel) in planes.zip(weight.values().as_chunks::<9>().0) {
+            let (mut padded, mut sums) = (layout.padded(), layout.sums());
+            for ((dx, dy), taps) in planes.zip(weight.values().as_chunks::<9>().0) {
+                let mut taps = *taps;
+                taps.reverse();
                 vectorised(|| {
-                    for_row_pairs(stride, height, out_height, |row, out_row, tap| {
-                        let dy = line(dy, out_row, out_width);
-                        spread(line_mut(dx, row, width), dy, taps(kernel, tap), stride);
-                    });
+                    layout.spread(&mut padded, dy);
+                    correlate(&mut sums, &padded, layout.pitch(), &taps);
+                    layout.pick_all(dx, &sums);
                 });
             }
         })
     }
 
-    /// Each channel by one task, so that the order of additions does not depend on the threads.
+    /// Each channel by one task, so that the order of additions does not depend on the threads; neighbouring
+    /// channels by the same one, because they lie side by side.
     fn weight_gradient(&self, x: &HostTensor, weight: &HostTensor, dy: &HostTensor) -> HostTensor {
-        let ((height, width), (out_height, out_width)) = self.sizes(x);
+        let layout = self.layout(x);
         let (batch, channels, area) = x.planes();
-        let (out_area, stride) = (out_height * out_width, self.geometry.stride);
+        let out_area = layout.out_area();
         let (x, dy) = (x.values(), dy.values());
-        let channel = |c: usize| {
-            let mut sums = [0.0f64; 9];
+        let mut gradient = vec![0.0f32; 9 * channels];
+        let block = (BLOCK / area.max(1)).clamp(1, 64);
+        gradient.par_chunks_mut(9 * block).enumerate().for_each(|(number, gradient)| {
+            let first = number * block;
+            let mut sums = vec![[[0.0f32; LANES]; 9]; gradient.len() / 9];
+            let (mut padded, mut spread) = (layout.padded(), layout.padded());
             for image in 0..batch {
-                let plane = image * channels + c;
-                let (x, dy) = (&x[plane * area..][..area], &dy[plane * out_area..][..out_area]);
-                vectorised(|| {
-                    for_row_pairs(stride, height, out_height, |row, out_row, tap| {
-                        let found =
-                            products(line(x, row, width), line(dy, out_row, out_width), stride);
-                        for (sum, found) in sums[3 * tap..3 * tap + 3].iter_mut().zip(found) {
-                            *sum += f64::from(found);
-                        }
+                for (c, sums) in sums.iter_mut().enumerate() {
+                    let plane = image * channels + first + c;
+                    vectorised(|| {
+                        layout.place(&mut padded, &x[plane * area..][..area]);
+                        layout.spread(&mut spread, &dy[plane * out_area..][..out_area]);
+                        add_products(sums, &padded, &spread, layout.pitch());
                     });
-                });
+                }
             }
-            sums.map(|sum| sum as f32)
-        };
-        let sums: Vec<[f32; 9]> = (0..channels).into_par_iter().map(channel).collect();
-        HostTensor::new(sums.concat(), weight.shape().to_vec())
+            for (gradient, sums) in gradient.as_chunks_mut::<9>().0.iter_mut().zip(&sums) {
+                *gradient =
+                    sums.map(|lanes| lanes.iter().map(|&x| f64::from(x)).sum::<f64>() as f32);
+            }
+        });
+        HostTensor::new(gradient, weight.shape().to_vec())
     }
 }
 
-/// Calls `f(row, output row, kernel row)` wherever a kernel's row falls on a row of the map.
-#[inline(always)]
-fn for_row_pairs(
-    stride: usize,
+/// Sizes of the planes, and where their values stand among zeros.
+#[derive(Clone, Copy)]
+struct Layout {
     height: usize,
+    width: usize,
     out_height: usize,
-    mut f: impl FnMut(usize, usize, usize),
-) {
-    for out_row in 0..out_height {
-        for tap in 0..3 {
-            if let Some(row) = (out_row * stride + tap).checked_sub(1).filter(|&row| row < height) {
-                f(row, out_row, tap);
+    out_width: usize,
+    stride: usize,
+}
+
+impl Layout {
+    fn out_area(&self) -> usize {
+        self.out_height * self.out_width
+    }
+
+    /// Values from one row to the next.
+    fn pitch(&self) -> usize {
+        self.width + 2
+    }
+
+    /// A plane of zeros with a border.
+    fn padded(&self) -> Vec<f32> {
+        vec![0.0; (self.height + 2) * self.pitch()]
+    }
+
+    /// Room for the sums at all places, two of no use after each row but the last.
+    fn sums(&self) -> Vec<f32> {
+        vec![0.0; self.height * self.pitch() - 2]
+    }
+
+    /// Copies a plane into the middle.
+    #[inline(always)]
+    fn place(&self, padded: &mut [f32], plane: &[f32]) {
+        let rows = padded.chunks_exact_mut(self.pitch()).skip(1);
+        for (to, from) in rows.zip(plane.chunks_exact(self.width)) {
+            copy(&mut to[1..=self.width], from);
+        }
+    }
+
+    /// Copies a plane of outputs into the middle, each to where its window is centred.
+    #[inline(always)]
+    fn spread(&self, padded: &mut [f32], plane: &[f32]) {
+        if self.stride == 1 {
+            self.place(padded, plane);
+            return;
+        }
+        let rows = padded.chunks_exact_mut(self.pitch()).skip(1).step_by(self.stride);
+        for (to, from) in rows.zip(plane.chunks_exact(self.out_width)) {
+            for (to, from) in to[1..].iter_mut().step_by(self.stride).zip(from) {
+                *to = *from;
             }
         }
     }
-}
 
-#[inline(always)]
-fn line(plane: &[f32], row: usize, width: usize) -> &[f32] {
-    &plane[row * width..(row + 1) * width]
-}
-
-#[inline(always)]
-fn line_mut(plane: &mut [f32], row: usize, width: usize) -> &mut [f32] {
-    &mut plane[row * width..(row + 1) * width]
-}
-
-#[inline(always)]
-fn taps(kernel: &[f32; 9], row: usize) -> [f32; 3] {
-    [kernel[3 * row], kernel[3 * row + 1], kernel[3 * row + 2]]
-}
-
-/// `y[i] += sum_t taps[t] x[i stride + t - 1]`, zero outside.
-#[inline(always)]
-fn correlate(y: &mut [f32], x: &[f32], taps: [f32; 3], stride: usize) {
-    let [left, middle, right] = taps;
-    if stride != 1 || x.len() < 2 {
-        for (i, y) in y.iter_mut().enumerate() {
-            let at =
-                |t: usize| (i * stride + t).checked_sub(1).and_then(|i| x.get(i)).unwrap_or(&0.0);
-            *y += left * at(0) + middle * at(1) + right * at(2);
+    /// The sums of the windows that there are.
+    #[inline(always)]
+    fn pick(&self, output: &mut [f32], sums: &[f32]) {
+        if self.stride == 1 {
+            self.pick_all(output, sums);
+            return;
         }
-        return;
-    }
-    let last = y.len() - 1;
-    y[0] += middle * x[0] + right * x[1];
-    y[last] += left * x[last - 1] + middle * x[last];
-    let (before, after) = (&x[..last - 1], &x[2..]);
-    for (((y, a), b), c) in y[1..last].iter_mut().zip(before).zip(&x[1..last]).zip(after) {
-        *y += left * a + middle * b + right * c;
-    }
-}
-
-/// `dx[i stride + t - 1] += taps[t] dy[i]`: the transpose of [`correlate`].
-#[inline(always)]
-fn spread(dx: &mut [f32], dy: &[f32], taps: [f32; 3], stride: usize) {
-    let [left, middle, right] = taps;
-    if stride == 1 {
-        correlate(dx, dy, [right, middle, left], 1);
-        return;
-    }
-    for (i, dy) in dy.iter().enumerate() {
-        for (t, tap) in taps.into_iter().enumerate() {
-            if let Some(dx) = (i * stride + t).checked_sub(1).and_then(|i| dx.get_mut(i)) {
-                *dx += tap * dy;
+        let rows = sums.chunks(self.pitch()).step_by(self.stride);
+        for (to, from) in output.chunks_exact_mut(self.out_width).zip(rows) {
+            for (to, from) in to.iter_mut().zip(from.iter().step_by(self.stride)) {
+                *to = *from;
             }
         }
     }
-}
 
-/// `sum_i x[i stride + t - 1] dy[i]` for the three taps t.
-#[inline(always)]
-fn products(x: &[f32], dy: &[f32], stride: usize) -> [f32; 3] {
-    if stride == 1 && x.len() > 1 {
-        let last = x.len() - 1;
-        return [dot(&x[..last], &dy[1..]), dot(x, dy), dot(&x[1..], &dy[..last])];
-    }
-    let mut sums = [0.0; 3];
-    for (i, dy) in dy.iter().enumerate() {
-        for (t, sum) in sums.iter_mut().enumerate() {
-            *sum += (i * stride + t).checked_sub(1).and_then(|i| x.get(i)).unwrap_or(&0.0) * dy;
+    #[inline(always)]
+    fn pick_all(&self, output: &mut [f32], sums: &[f32]) {
+        let rows = sums.chunks(self.pitch());
+        for (to, from) in output.chunks_exact_mut(self.width).zip(rows) {
+            copy(to, &from[..self.width]);
         }
     }
-    sums
 }
 
+/// In the loop's own instructions: rows are short, and calls are not.
 #[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; 8];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-    for (a, b) in a.iter().zip(b) {
-        (0..8).for_each(|lane| lanes[lane] += a[lane] * b[lane]);
+fn copy(to: &mut [f32], from: &[f32]) {
+    let ((to, to_rest), (from, from_rest)) = (to.as_chunks_mut::<4>(), from.as_chunks::<4>());
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    to_rest.iter_mut().zip(from_rest).for_each(|(to, from)| *to = *from);
+}
+
+/// `sums[i] = sum_t taps[t] padded[i + offset of t]`.
+#[inline(always)]
+fn correlate(sums: &mut [f32], padded: &[f32], pitch: usize, taps: &[f32; 9]) {
+    let len = sums.len();
+    let [a, b, c, d, e, f, g, h, i]: [&[f32]; 9] =
+        std::array::from_fn(|t| &padded[t / 3 * pitch + t % 3..][..len]);
+    for (n, sum) in sums.iter_mut().enumerate() {
+        let top = taps[0] * a[n] + taps[1] * b[n] + taps[2] * c[n];
+        let middle = taps[3] * d[n] + taps[4] * e[n] + taps[5] * f[n];
+        let bottom = taps[6] * g[n] + taps[7] * h[n] + taps[8] * i[n];
+        *sum = top + middle + bottom;
     }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    lanes.iter().sum::<f32>() + rest
+}
+
+/// Partial sums kept side by side, so that the compiler can add them in one instruction.
+const LANES: usize = 8;
+
+/// `sums[t] += sum_i padded[i + offset of t] spread[i + offset of the middle]`.
+#[inline(always)]
+fn add_products(sums: &mut [[f32; LANES]; 9], padded: &[f32], spread: &[f32], pitch: usize) {
+    let centred = &spread[pitch + 1..];
+    let len = padded.len() - 2 * pitch - 2;
+    let (blocks, rest) = centred[..len].as_chunks::<LANES>();
+    for (t, sums) in sums.iter_mut().enumerate() {
+        let taps = &padded[t / 3 * pitch + t % 3..][..len];
+        let (taps, taps_rest) = taps.as_chunks::<LANES>();
+        let mut lanes = *sums;
+        for (x, dy) in taps.iter().zip(blocks) {
+            (0..LANES).for_each(|lane| lanes[lane] += x[lane] * dy[lane]);
+        }
+        for (lane, (x, dy)) in lanes.iter_mut().zip(taps_rest.iter().zip(rest)) {
+            *lane += x * dy;
+        }
+        *sums = lanes;
+    }
 }

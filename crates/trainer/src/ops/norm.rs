@@ -10,6 +10,7 @@ use super::host::{HostOp, HostTensor};
 use super::vector::vectorised;
 use copriv_ir::Activation;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Which mean and variance normalise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +102,7 @@ impl HostOp<6> for Normalise {
 }
 
 /// Sums over all pixels of a channel.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Sums {
     /// Of dz.
     z: f64,
@@ -131,18 +132,14 @@ impl Normalise {
 
     /// The sums of every channel, each by one task so that they do not depend on the threads.
     fn sums(&self, x: &HostTensor, dy: &HostTensor, affine: &[Affine], gate: f32) -> Vec<Sums> {
-        let (batch, channels, area) = x.planes();
-        let (x, dy, upper) = (x.values(), dy.values(), upper(self.activation));
-        let channel = |c: usize| {
-            let mut sums = Sums::default();
-            for image in 0..batch {
-                let plane = (image * channels + c) * area;
-                let (x, dy) = (&x[plane..plane + area], &dy[plane..plane + area]);
-                vectorised(|| add_plane(&mut sums, x, dy, affine[c], upper, gate));
-            }
-            sums
-        };
-        (0..channels).into_par_iter().map(channel).collect()
+        let (x_values, dy_values, upper) = (x.values(), dy.values(), upper(self.activation));
+        by_channel(x, |c, plane, lanes: &mut [[f32; LANES]; 3]| {
+            let (x, dy) = (&x_values[plane.clone()], &dy_values[plane]);
+            vectorised(|| add_plane(lanes, x, dy, affine[c], upper, gate));
+        })
+        .into_iter()
+        .map(|[z, product, gate]| Sums { z, product, gate })
+        .collect()
     }
 
     /// Of each channel, those by which `dx = c0 dz + c1 x + c2`.
@@ -204,16 +201,54 @@ pub(super) fn upper(activation: Activation) -> f32 {
 /// Partial sums kept side by side, so that the compiler can add them in one instruction.
 const LANES: usize = 16;
 
+/// Planes of this many values together are summed up by one task.
+const BLOCK: usize = 1 << 12;
+
+/// Pixels after which partial sums of single precision are added to those of double.
+const PIXELS: usize = 1 << 14;
+
+/// Sums over all pixels of each channel: `add` is given a channel, where one of its planes lies, and lanes to add to.
+///
+/// Neighbouring channels are one task, because they lie side by side.
+fn by_channel<const N: usize>(
+    x: &HostTensor,
+    add: impl Fn(usize, Range<usize>, &mut [[f32; LANES]; N]) + Sync,
+) -> Vec<[f64; N]> {
+    let (batch, channels, area) = x.planes();
+    let block = (BLOCK / area.max(1)).clamp(1, 64);
+    let images = (PIXELS / area.max(1)).max(1);
+    let mut totals = vec![[0.0f64; N]; channels];
+    totals.par_chunks_mut(block).enumerate().for_each(|(number, totals)| {
+        let mut lanes = vec![[[0.0f32; LANES]; N]; totals.len()];
+        for image in 0..batch {
+            for (c, lanes) in lanes.iter_mut().enumerate() {
+                let channel = number * block + c;
+                let start = (image * channels + channel) * area;
+                add(channel, start..start + area, lanes);
+            }
+            if (image + 1) % images == 0 || image + 1 == batch {
+                for (totals, lanes) in totals.iter_mut().zip(&mut lanes) {
+                    for (total, lanes) in totals.iter_mut().zip(lanes) {
+                        *total += lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>();
+                        *lanes = [0.0; LANES];
+                    }
+                }
+            }
+        }
+    });
+    totals
+}
+
 #[inline(always)]
 fn add_plane(
-    sums: &mut Sums,
+    lanes: &mut [[f32; LANES]; 3],
     x: &[f32],
     dy: &[f32],
     Affine { scale, shift }: Affine,
     upper: f32,
     gate: f32,
 ) {
-    let [mut z_sum, mut product, mut gates] = [[0.0f32; LANES]; 3];
+    let [mut z_sum, mut product, mut gates] = *lanes;
     let (blocks, rest) = x.as_chunks::<LANES>();
     let (dy_blocks, dy_rest) = dy.as_chunks::<LANES>();
     for (x, dy) in blocks.iter().zip(dy_blocks) {
@@ -232,10 +267,7 @@ fn add_plane(
         product[0] += dz * x;
         gates[0] += dy * (z.max(0.0).min(upper) - z);
     }
-    let total = |lanes: [f32; LANES]| f64::from(lanes.iter().sum::<f32>());
-    sums.z += total(z_sum);
-    sums.product += total(product);
-    sums.gate += total(gates);
+    *lanes = [z_sum, product, gates];
 }
 
 #[inline(always)]
@@ -276,28 +308,24 @@ fn transform(
 
 /// Mean and variance of each channel, about the channel's first value against cancellation.
 fn moments(x: &HostTensor) -> Moments {
-    let (batch, channels, area) = x.planes();
+    let (batch, _, area) = x.planes();
     let (count, values) = ((batch * area) as f64, x.values());
-    let channel = |c: usize| {
-        let origin = values.get(c * area).copied().unwrap_or_default();
-        let (mut sum, mut squares) = (0.0f64, 0.0f64);
-        for image in 0..batch {
-            let plane = &values[(image * channels + c) * area..][..area];
-            let (plane_sum, plane_squares) = vectorised(|| plane_sums(plane, origin));
-            sum += plane_sum;
-            squares += plane_squares;
-        }
+    let origin = |c: usize| values.get(c * area).copied().unwrap_or_default();
+    let sums = by_channel(x, |c, plane, lanes: &mut [[f32; LANES]; 2]| {
+        vectorised(|| add_powers(lanes, &values[plane], origin(c)));
+    });
+    let channel = |(c, [sum, squares]): (usize, [f64; 2])| {
         let shifted = sum / count;
-        let mean = f64::from(origin) + shifted;
+        let mean = f64::from(origin(c)) + shifted;
         (mean as f32, (squares / count - shifted * shifted).max(0.0) as f32)
     };
-    let (mean, variance) = (0..channels).into_par_iter().map(channel).unzip();
+    let (mean, variance) = sums.into_iter().enumerate().map(channel).unzip();
     Moments { mean, variance }
 }
 
 #[inline(always)]
-fn plane_sums(plane: &[f32], origin: f32) -> (f64, f64) {
-    let [mut sums, mut squares] = [[0.0f32; LANES]; 2];
+fn add_powers(lanes: &mut [[f32; LANES]; 2], plane: &[f32], origin: f32) {
+    let [mut sums, mut squares] = *lanes;
     let (blocks, rest) = plane.as_chunks::<LANES>();
     for block in blocks {
         for lane in 0..LANES {
@@ -310,5 +338,5 @@ fn plane_sums(plane: &[f32], origin: f32) -> (f64, f64) {
         sums[0] += x - origin;
         squares[0] += (x - origin) * (x - origin);
     }
-    (f64::from(sums.iter().sum::<f32>()), f64::from(squares.iter().sum::<f32>()))
+    *lanes = [sums, squares];
 }
