@@ -183,10 +183,11 @@ fn line(plan: &Plan, step: &Step) -> String {
             let how = match linear.correlation {
                 Correlation::Ot { kind, chooser } => format!("{kind}, {chooser} chooses"),
                 Correlation::Lattice(layer) => {
-                    let LatticeLayer { input_rounding, hint_rounding, log_norm, first_secret } =
-                        layer;
+                    let LatticeLayer { input_rounding, hint_rounding, log_norm, .. } = layer;
+                    let LatticeLayer { first_secret, slots, .. } = layer;
+                    let shared = if slots > 1 { format!(" slots {slots}") } else { String::new() };
                     format!(
-                        "lattice -{input_rounding} -{hint_rounding} norm {log_norm} secret {first_secret}"
+                        "lattice -{input_rounding} -{hint_rounding} norm {log_norm} secret {first_secret}{shared}"
                     )
                 }
             };

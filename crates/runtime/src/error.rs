@@ -112,6 +112,14 @@ pub enum RuntimeError {
     /// The plan has lattice correlations and the server's weights lack the secret of its hint.
     #[error("the server's weights lack the secret that the plan's hint was made with")]
     NoLatticeSeed,
+    /// The upload of a lattice correlation is not of this inference: it was sent before, or to somebody else.
+    #[error("step {}: the upload is not of inference {inference} of this session", step.0)]
+    ForeignUpload {
+        /// The step.
+        step: StepId,
+        /// The name of the inference that is being prepared.
+        inference: Digest,
+    },
     /// The plan's lattice parameters do not fit its rings and weights.
     #[error("{source}")]
     UnfitLattice {

@@ -4,7 +4,7 @@ use super::hint::Hint;
 use super::layout::Layout;
 use super::noise::LatticeLayer;
 use super::parameters::LatticeSet;
-use super::step::{LatticeStep, Shared};
+use super::step::{LatticeStep, Shared, UPLOAD_TAG};
 use crate::{ConvGeometry, Ring, Shape, StepId};
 use std::sync::Arc;
 
@@ -13,6 +13,12 @@ const MOST_RISK: f64 = 1.0;
 
 /// Most secrets of one inference.
 pub(crate) const MOST_SECRETS: u32 = 1024;
+
+/// Bits that the choice of layouts takes an input, another coefficient of an upload and a polynomial of the hint to cost:
+/// about right for all rings.
+const OWN_BITS: u64 = 29;
+const FULL_BITS: u64 = 59;
+const HINT_BITS: u64 = 2560 * 57;
 
 /// A linear step that is to have a lattice correlation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +71,7 @@ pub struct NoParameters {
 /// # Errors
 /// [`NoParameters`] names the step that fits least.
 pub fn choose(candidates: &[Candidate], inferences: u64) -> Result<Choice, NoParameters> {
-    let layout = |c: &Candidate| Layout::new(&c.geometry, c.input).map(Arc::new);
+    let layout = |c: &Candidate| cheapest_layout(&c.geometry, c.input, inferences).map(Arc::new);
     let layouts = candidates.iter().map(layout).collect::<Option<Vec<_>>>();
     let Some(layouts) = layouts else { return Err(unfit(candidates)) };
     let tiles = layouts.iter().map(|layout| layout.tiles().len()).max().unwrap_or(1);
@@ -84,6 +90,23 @@ pub fn choose(candidates: &[Candidate], inferences: u64) -> Result<Choice, NoPar
         }
     }
     best.map(|(_, choice)| choice).ok_or_else(|| unfit(candidates))
+}
+
+/// The layout with the fewest bytes for so many inferences, roughly.
+fn cheapest_layout(geometry: &ConvGeometry, input: Shape, inferences: u64) -> Option<Layout> {
+    let price = |layout: &Layout| {
+        let (own, full) = layout.sent();
+        let hint = layout.polynomials() as u64 * HINT_BITS / inferences.max(1);
+        own * OWN_BITS + full * FULL_BITS + hint
+    };
+    let mut best = Layout::new(geometry, input, 1)?;
+    for slots in 2..=geometry.out_channels {
+        let Some(layout) = Layout::new(geometry, input, slots) else { break };
+        if price(&layout) < price(&best) {
+            best = layout;
+        }
+    }
+    Some(best)
 }
 
 fn unfit(candidates: &[Candidate]) -> NoParameters {
@@ -127,8 +150,14 @@ impl Search {
         }
         let step = |(candidate, layout): (&Candidate, &Arc<Layout>)| {
             let Candidate { step, log_norm, ring, .. } = *candidate;
-            let layer =
-                LatticeLayer { input_rounding: 0, hint_rounding: 0, log_norm, first_secret: 0 };
+            let slots = layout.slots() as u32;
+            let layer = LatticeLayer {
+                input_rounding: 0,
+                hint_rounding: 0,
+                log_norm: log_norm + slots.next_power_of_two().ilog2(),
+                first_secret: 0,
+                slots,
+            };
             let hint_rounding = layer.fitting_hint_rounding(shared.set);
             let layer = LatticeLayer { hint_rounding, ..layer };
             LatticeStep::with_layout(step, layer, shared, (Arc::clone(layout), ring))
@@ -204,8 +233,7 @@ impl Search {
         let carriers = self.steps.first().map_or(0, LatticeStep::carrier_bits);
         let carriers = carriers.div_ceil(8) * u64::from(self.shared.secrets);
         let price = |step: &LatticeStep| {
-            let hint = step.layout.geometry().out_channels * step.hint_channel_bytes();
-            (step.upload_bits().div_ceil(8), hint as u64)
+            (UPLOAD_TAG as u64 + step.upload_bits().div_ceil(8), step.hint_bytes())
         };
         let prices: Vec<_> = self.steps.iter().map(price).collect();
         let uploads: u64 = prices.iter().map(|(upload, _)| upload).sum();

@@ -1,7 +1,9 @@
 //! The client's side: secrets, its shares, what it sends.
 
+use super::DEGREE;
+use super::factors::{self, Factors};
 use super::hint::Hint;
-use super::layout::Cell;
+use super::layout::{Cell, Tile};
 use super::parameters::LatticeSet;
 use super::public::{self, Matrix};
 use super::residue;
@@ -102,11 +104,9 @@ impl ClientSecrets {
         let secret = &self.secrets[number];
         let mut noise = secret.noise.stream(Purpose::CarrierNoise, 0);
         for row in 0..set.rank() {
-            let words = words_of(set, |word, out| {
-                secret.ternary.product(matrix.row(row, word), 0, out);
-            });
-            for words in residue::zip(&words[0], &words[1]) {
-                let residue = residue::noisy(set, words, noise.noise());
+            let products = factors::sum(set, &secret.ternary, matrix.row(row), 0, DEGREE);
+            for &product in &*products {
+                let residue = residue::noisy(set, product, noise.noise());
                 let residue = set.round(residue, carrier_rounding) >> carrier_rounding;
                 residue::push(message, residue, set.modulus_bits() - carrier_rounding);
             }
@@ -127,15 +127,15 @@ impl ClientSecrets {
         let mut mask = Zeroizing::new(vec![0; step.layout.input().elements()]);
         mask.iter_mut().for_each(|r| *r = ring.reduce(stream.next_u64()));
         for chunk in 0..step.layout.chunks() {
-            let factors = public::chunk(step, seed, chunk);
+            let touched = step.layout.touched(chunk);
+            let factors = Factors::new(set, public::chunk(step, seed, chunk).into_iter(), touched);
             for (number, tile) in step.layout.tiles().iter().enumerate() {
                 let secret = &self.secrets[step.secret_of(number)];
                 let part = number << 20 | chunk;
                 let mut noise = secret.noise.stream(Purpose::Noise, step.index(part));
-                let touched = step.layout.touched(chunk);
-                let words = product(set, &secret.ternary, &factors, 0, touched);
+                let products = factors.product(set, &secret.ternary, 0, touched);
                 for (at, (channel, cell)) in step.layout.cells(tile, chunk).enumerate() {
-                    let fresh = residue::noisy(set, [words[0][at], words[1][at]], noise.noise());
+                    let fresh = residue::noisy(set, products[at], noise.noise());
                     let b = set.round(fresh, rounding);
                     match cell {
                         Cell::Own(input) => {
@@ -171,59 +171,62 @@ impl ClientSecret {
         hint: &Hint,
         shares: &mut [Zeroizing<Vec<u64>>],
     ) -> bool {
-        steps.iter().zip(shares).all(|(step, share)| {
-            (0..step.layout.tiles().len())
-                .filter(|&tile| step.secret_of(tile) == number)
-                .all(|tile| self.tile_shares(step, hint, tile, share))
+        // The polynomials with most outputs first: where a secret fails, it then fails soon.
+        let outputs = |step: &LatticeStep| step.layout.tiles()[0].outputs() * step.layout.slots();
+        let mut steps: Vec<_> = steps.iter().zip(shares).collect();
+        steps.sort_by_key(|(step, _)| std::cmp::Reverse(outputs(step)));
+        steps.into_iter().all(|(step, share)| {
+            let tiles = 0..step.layout.tiles().len();
+            let tiles: Vec<usize> = tiles.filter(|&tile| step.secret_of(tile) == number).collect();
+            tiles.is_empty() || self.tile_shares(step, hint, &tiles, share)
         })
     }
 
-    /// `T = -floor(<H, s> 2^l / q)` of one tile.
-    fn tile_shares(&self, step: &LatticeStep, hint: &Hint, tile: usize, share: &mut [u64]) -> bool {
-        let (set, ring, gap) = (step.set, step.ring, step.gap_bits());
-        let tile = &step.layout.tiles()[tile];
-        let (first, span) = (step.layout.first_output(), step.layout.span(tile));
-        let area = share.len() / step.layout.geometry().out_channels;
-        let (margin, low) = (step.margin(), (1u128 << gap) - 1);
+    /// `T = -floor(<H, s> 2^l / q)` of some tiles.
+    fn tile_shares(
+        &self,
+        step: &LatticeStep,
+        hint: &Hint,
+        tiles: &[usize],
+        share: &mut [u64],
+    ) -> bool {
+        let (set, layout) = (step.set, &step.layout);
+        let area = share.len() / layout.geometry().out_channels;
+        let reach = |&tile: &usize| layout.reach(&layout.tiles()[tile]);
+        let longest = tiles.iter().map(reach).max().unwrap_or(0);
         let safe = AtomicBool::new(true);
-        share.par_chunks_mut(area).enumerate().for_each(|(channel, share)| {
+        let polynomials = share.par_chunks_mut(area * layout.slots()).enumerate();
+        polynomials.for_each(|(polynomial, share)| {
             if !safe.load(Ordering::Relaxed) {
                 return;
             }
-            let factors = hint.channel(step, channel);
-            let words = product(set, &self.ternary, &factors, first, span);
-            let mut near = false;
-            for (at, position) in step.layout.offsets(tile).zip(step.layout.positions(tile)) {
-                let g = set.join([words[0][at], words[1][at]]);
-                near |= (g & low) < margin || (g & low) > low.saturating_sub(margin);
-                share[position] = ring.neg((g >> gap) as u64);
-            }
-            if near {
-                safe.store(false, Ordering::Relaxed);
+            let factors = Factors::new(set, hint.polynomial(step, polynomial), longest);
+            for &tile in tiles {
+                let tile = &layout.tiles()[tile];
+                let first = layout.first_output(0);
+                let g = factors.product(set, &self.ternary, first, layout.reach(tile));
+                for (slot, share) in share.chunks_mut(area).enumerate() {
+                    let g = &g[layout.first_output(slot) - first..];
+                    if !round(step, g, tile, share) {
+                        safe.store(false, Ordering::Relaxed);
+                    }
+                }
             }
         });
         safe.into_inner()
     }
 }
 
-/// Coefficients `first..first + count` of the product with `factors`, by component and word; words of residues.
-pub(super) fn product(
-    set: LatticeSet,
-    ternary: &Ternary,
-    factors: &[super::ternary::Extended],
-    first: usize,
-    count: usize,
-) -> [Zeroizing<Vec<u64>>; 2] {
-    let mut words = [0, 1].map(|_| Zeroizing::new(vec![0; count]));
-    for (word, out) in words.iter_mut().enumerate().take(set.words()) {
-        ternary.product(factors.iter().skip(word).step_by(set.words()), first, out);
+/// The client's shares of one channel's outputs from `G`, in which `g` begins with the first output; whether none is at
+/// risk.
+fn round(step: &LatticeStep, g: &[u128], tile: &Tile, share: &mut [u64]) -> bool {
+    let (ring, gap, margin) = (step.ring, step.gap_bits(), step.margin());
+    let low = (1u128 << gap) - 1;
+    let mut near = false;
+    for (at, position) in step.layout.offsets(tile).zip(step.layout.positions(tile)) {
+        let g = g[at];
+        near |= (g & low) < margin || (g & low) > low.saturating_sub(margin);
+        share[position] = ring.neg((g >> gap) as u64);
     }
-    words
-}
-
-/// The words of a whole polynomial.
-fn words_of(set: LatticeSet, mut fill: impl FnMut(usize, &mut [u64])) -> [Zeroizing<Vec<u64>>; 2] {
-    let mut words = [0, 1].map(|_| Zeroizing::new(vec![0; super::DEGREE]));
-    words.iter_mut().enumerate().take(set.words()).for_each(|(word, out)| fill(word, out));
-    words
+    !near
 }

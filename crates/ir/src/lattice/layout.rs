@@ -24,6 +24,8 @@ const MOST_AREA: usize = 1 << 19;
 pub struct Layout {
     geometry: ConvGeometry,
     input: Shape,
+    /// Output channels that share a product.
+    slots: usize,
     /// Channels of a full chunk.
     chunk_channels: usize,
     /// Coefficients of a row and of a channel, and those that follow the last channel.
@@ -66,16 +68,32 @@ struct Window {
 }
 
 impl Layout {
-    /// The layout; `None` where not even a single output's window fits a polynomial, or the map has more than 2^19
-    /// positions.
+    /// The layout with so many output channels to a product; `None` where not even a single output's window fits a
+    /// polynomial, where so many channels do not, or the map has more than 2^19 positions.
     #[must_use]
-    pub fn new(geometry: &ConvGeometry, input: Shape) -> Option<Self> {
+    pub fn new(geometry: &ConvGeometry, input: Shape, slots: usize) -> Option<Self> {
         let frame = Frame::new(geometry, input);
         let area = frame.output.area().max(input.area());
-        if frame.output.elements() == 0 || area > MOST_AREA {
+        if frame.output.elements() == 0 || area > MOST_AREA || slots > geometry.out_channels {
             return None;
         }
-        frame.whole().or_else(|| frame.tiled())
+        match slots {
+            0 => None,
+            1 => frame.whole(1).or_else(|| frame.tiled()),
+            _ => frame.whole(slots),
+        }
+    }
+
+    /// Output channels that share a polynomial of the hint.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Polynomials of the hint.
+    #[must_use]
+    pub fn polynomials(&self) -> usize {
+        self.geometry.out_channels.div_ceil(self.slots)
     }
 
     /// Number of input polynomials of a tile.
@@ -100,7 +118,13 @@ impl Layout {
     /// Coefficients of a chunk that an output may reach: beyond them nothing is sent.
     #[must_use]
     pub fn touched(&self, chunk: usize) -> usize {
-        self.channels(chunk).len() * self.block + self.tail
+        self.channels(chunk).len() * self.block + self.tail_of(chunk)
+    }
+
+    /// Zeros after the last channel of a chunk. Where outputs share a product, all the rest, for the kernels of the others
+    /// reach it.
+    fn tail_of(&self, chunk: usize) -> usize {
+        if self.slots == 1 { self.tail } else { DEGREE - self.channels(chunk).len() * self.block }
     }
 
     /// What stands in the touched coefficients of a chunk, with the channel it belongs to.
@@ -110,7 +134,7 @@ impl Layout {
         chunk: usize,
     ) -> impl Iterator<Item = (usize, Cell)> + 'a {
         let channels = self.channels(chunk);
-        let tail = std::iter::repeat_n((channels.end - 1, Cell::Pad), self.tail);
+        let tail = std::iter::repeat_n((channels.end - 1, Cell::Pad), self.tail_of(chunk));
         channels.flat_map(|channel| tile.cells.iter().map(move |&cell| (channel, cell))).chain(tail)
     }
 
@@ -120,11 +144,11 @@ impl Layout {
         self.sent
     }
 
-    /// Position in the kernel polynomial of tap `(row, column)` of a channel.
+    /// Position in the kernel polynomial of tap `(row, column)` of an input channel for the output channel in a slot.
     #[must_use]
-    pub fn weight_at(&self, channel: usize, row: usize, column: usize) -> usize {
+    pub fn weight_at(&self, slot: usize, channel: usize, row: usize, column: usize) -> usize {
         let place = channel % self.chunk_channels * self.block;
-        self.first_output() - place - row * self.pitch - column
+        self.first_output(slot) - place - row * self.pitch - column
     }
 
     /// Chunk of a channel.
@@ -133,11 +157,11 @@ impl Layout {
         channel / self.chunk_channels
     }
 
-    /// Coefficient of a tile's first output.
+    /// Coefficient of a tile's first output of the channel in a slot.
     #[must_use]
-    pub fn first_output(&self) -> usize {
+    pub fn first_output(&self, slot: usize) -> usize {
         let reach = self.geometry.kernel - 1;
-        (self.chunk_channels - 1) * self.block + reach * (self.pitch + 1)
+        ((slot + 1) * self.chunk_channels - 1) * self.block + reach * (self.pitch + 1)
     }
 
     /// Distances of a tile's outputs, row by row, from the first one.
@@ -153,6 +177,12 @@ impl Layout {
     pub fn span(&self, tile: &Tile) -> usize {
         let last = (tile.rows.len() - 1) * self.pitch + tile.columns.len() - 1;
         self.stride * last + 1
+    }
+
+    /// Coefficients from the first output of the first slot to the last one of the last slot.
+    #[must_use]
+    pub fn reach(&self, tile: &Tile) -> usize {
+        (self.slots - 1) * self.chunk_channels * self.block + self.span(tile)
     }
 
     /// Positions of a tile's outputs in a channel of the output map, in the order of [`Self::offsets`].
@@ -227,8 +257,8 @@ impl<'a> Frame<'a> {
             .then(|| row * self.step * self.input.width + column * self.step)
     }
 
-    /// The whole map in one polynomial.
-    fn whole(&self) -> Option<Layout> {
+    /// The whole map in one polynomial, that many times.
+    fn whole(&self, slots: usize) -> Option<Layout> {
         let (height, width) = self.extent();
         let padding = self.geometry.padding;
         let pitch = width + padding;
@@ -238,12 +268,12 @@ impl<'a> Frame<'a> {
             Some(input) => Cell::Own(input),
             None => Cell::Pad,
         };
-        if block.checked_add(tail)? > DEGREE {
+        if block.checked_mul(slots)?.checked_add(tail)? > DEGREE {
             return None;
         }
         let (rows, columns) = (0..self.output.height, 0..self.output.width);
         let tile = Tile { cells: (0..block).map(cell).collect(), rows, columns };
-        Some(self.layout((pitch, block, tail), vec![tile]))
+        Some(self.layout((pitch, block, tail), slots, vec![tile]))
     }
 
     /// The cheapest tiling.
@@ -275,7 +305,7 @@ impl<'a> Frame<'a> {
                 tiles.push(self.tile(window, rows, columns, &mut seen));
             }
         }
-        Some(self.layout((window.columns, window.cells(), 0), tiles))
+        Some(self.layout((window.columns, window.cells(), 0), 1, tiles))
     }
 
     fn window(&self, rows: usize, columns: usize) -> Window {
@@ -319,34 +349,41 @@ impl<'a> Frame<'a> {
         Tile { cells: (0..window.cells()).map(&mut cell).collect(), rows, columns }
     }
 
-    fn layout(&self, (pitch, block, tail): (usize, usize, usize), tiles: Vec<Tile>) -> Layout {
-        let fitting = ((DEGREE - tail) / block).min(self.input.channels);
-        Layout {
+    fn layout(
+        &self,
+        (pitch, block, tail): (usize, usize, usize),
+        slots: usize,
+        tiles: Vec<Tile>,
+    ) -> Layout {
+        let mut layout = Layout {
             geometry: *self.geometry,
             input: self.input,
-            chunk_channels: fitting,
+            slots,
+            chunk_channels: ((DEGREE - tail) / (block * slots)).min(self.input.channels),
             pitch,
             block,
             tail,
             stride: self.stride,
-            sent: self.sent(&tiles, fitting, tail),
+            sent: (0, 0),
             tiles,
-        }
+        };
+        layout.sent = sent(&layout);
+        layout
     }
+}
 
-    fn sent(&self, tiles: &[Tile], chunk_channels: usize, tail: usize) -> (u64, u64) {
-        let (mut own, mut full) = (0, 0);
-        for cell in tiles.iter().flat_map(|tile| &tile.cells) {
-            match cell {
-                Cell::Own(_) => own += 1,
-                Cell::Twin(_) | Cell::Pad => full += 1,
-                Cell::Unused => {}
-            }
+fn sent(layout: &Layout) -> (u64, u64) {
+    let (mut own, mut full) = (0, 0);
+    for cell in layout.tiles.iter().flat_map(|tile| &tile.cells) {
+        match cell {
+            Cell::Own(_) => own += 1,
+            Cell::Twin(_) | Cell::Pad => full += 1,
+            Cell::Unused => {}
         }
-        let channels = self.input.channels;
-        let tails = tiles.len() * channels.div_ceil(chunk_channels) * tail;
-        (own * channels as u64, full * channels as u64 + tails as u64)
     }
+    let channels = layout.input.channels as u64;
+    let tails: usize = (0..layout.chunks()).map(|chunk| layout.tail_of(chunk)).sum();
+    (own * channels, full * channels + (layout.tiles.len() * tails) as u64)
 }
 
 impl Window {
@@ -379,28 +416,35 @@ mod tests {
                         Cell::Unused => {}
                     }
                 }
-                for j in 0..outputs {
-                    let first = j / (outputs / groups) * group_inputs;
+                for polynomial in 0..layout.polynomials() {
+                    let channels = polynomial * layout.slots()..;
+                    let channels = channels.take(layout.slots()).take_while(|j| *j < outputs);
                     let mut omega = vec![0; DEGREE];
-                    for c in
-                        layout.channels(chunk).filter(|c| (first..first + group_inputs).contains(c))
-                    {
-                        for tap in 0..kernel * kernel {
-                            let at = layout.weight_at(c, tap / kernel, tap % kernel);
-                            omega[at] = w[(j * group_inputs + c - first) * kernel * kernel + tap];
+                    for (slot, j) in channels.clone().enumerate() {
+                        let first = j / (outputs / groups) * group_inputs;
+                        let own = first..first + group_inputs;
+                        for c in layout.channels(chunk).filter(|c| own.contains(c)) {
+                            for tap in 0..kernel * kernel {
+                                let at = layout.weight_at(slot, c, tap / kernel, tap % kernel);
+                                omega[at] =
+                                    w[(j * group_inputs + c - first) * kernel * kernel + tap];
+                            }
                         }
                     }
-                    let places = layout.positions(tile).zip(layout.offsets(tile));
-                    for (position, offset) in places {
-                        let at = layout.first_output() + offset;
-                        assert!(offset < layout.span(tile) && at < DEGREE);
-                        let value: i64 = (0..DEGREE)
-                            .map(|i| {
-                                let term = omega[i] * poly[(DEGREE + at - i) % DEGREE];
-                                if i <= at { term } else { -term }
-                            })
-                            .sum();
-                        result[j * area + position] += value;
+                    for (slot, j) in channels.enumerate() {
+                        let places = layout.positions(tile).zip(layout.offsets(tile));
+                        for (position, offset) in places {
+                            let at = layout.first_output(slot) + offset;
+                            assert!(at - layout.first_output(0) < layout.reach(tile));
+                            assert!(offset < layout.span(tile) && at < DEGREE);
+                            let value: i64 = (0..DEGREE)
+                                .map(|i| {
+                                    let term = omega[i] * poly[(DEGREE + at - i) % DEGREE];
+                                    if i <= at { term } else { -term }
+                                })
+                                .sum();
+                            result[j * area + position] += value;
+                        }
                     }
                 }
             }
@@ -409,12 +453,18 @@ mod tests {
     }
 
     fn check(geometry: ConvGeometry, input: Shape) {
-        let layout = Layout::new(&geometry, input).expect("fits");
+        let slots = [1, 2, 3, 7, 20].into_iter();
+        let layouts = slots.filter_map(|slots| Layout::new(&geometry, input, slots));
+        assert_ne!(layouts.map(|layout| check_layout(&layout)).count(), 0);
+    }
+
+    fn check_layout(layout: &Layout) {
+        let (geometry, input) = (*layout.geometry(), layout.input());
         let x: Vec<i64> = (0..input.elements()).map(|i| (i * 37 % 19) as i64 - 9).collect();
         let w: Vec<i64> =
             (0..geometry.weight_elements()).map(|i| (i * 53 % 17) as i64 - 8).collect();
         let expected = reference_convolution(&geometry, input, &w, &x);
-        assert_eq!(by_polynomials(&layout, &w, &x), expected, "{geometry} on {input}");
+        assert_eq!(by_polynomials(layout, &w, &x), expected, "{geometry} on {input}");
         let own = layout.tiles().iter().flat_map(|tile| &tile.cells);
         let mut own: Vec<_> =
             own.filter_map(|c| if let Cell::Own(i) = c { Some(*i) } else { None }).collect();
@@ -448,7 +498,7 @@ mod tests {
 
         #[test]
         fn any_convolution_comes_out_right(
-            (groups, inputs, outputs) in (1usize..=3, 1usize..=4, 1usize..=2),
+            (groups, inputs, outputs) in (1usize..=3, 1usize..=4, 1usize..=3),
             (kernel, stride) in (1usize..=5, 1usize..=3),
             (height, width) in (1usize..=26, 1usize..=26),
             padding in 0usize..5,
@@ -466,18 +516,18 @@ mod tests {
     #[test]
     fn kernels_that_no_polynomial_holds_have_no_layout() {
         let input = Shape::new(1, 40, 40);
-        assert_eq!(Layout::new(&ConvGeometry::same(1, 1, 23, 1), input), None);
-        assert!(Layout::new(&ConvGeometry::same(1, 1, 21, 1), input).is_some());
+        assert_eq!(Layout::new(&ConvGeometry::same(1, 1, 23, 1), input, 1), None);
+        assert!(Layout::new(&ConvGeometry::same(1, 1, 21, 1), input, 1).is_some());
     }
 
     #[test]
     fn a_map_of_one_polynomial_shares_its_padding() {
         let layout =
-            Layout::new(&ConvGeometry::same(64, 64, 3, 1), Shape::new(64, 8, 8)).expect("fits");
+            Layout::new(&ConvGeometry::same(64, 64, 3, 1), Shape::new(64, 8, 8), 1).expect("fits");
         assert_eq!((layout.chunk_channels, layout.chunks(), layout.tiles().len()), (6, 11, 1));
         assert_eq!(layout.sent(), (64 * 64, 64 * 17 + 11 * 10));
         let strips =
-            Layout::new(&ConvGeometry::same(3, 8, 1, 1), Shape::new(3, 32, 32)).expect("fits");
+            Layout::new(&ConvGeometry::same(3, 8, 1, 1), Shape::new(3, 32, 32), 1).expect("fits");
         assert_eq!((strips.tiles().len(), strips.sent()), (2, (3 * 1024, 0)));
     }
 }

@@ -9,9 +9,11 @@
 mod attach;
 mod choose;
 mod client;
+mod factors;
 mod hint;
 mod layout;
 mod noise;
+mod ntt;
 mod parameters;
 mod public;
 mod residue;
@@ -31,7 +33,7 @@ pub use noise::LatticeLayer;
 pub use parameters::{DEGREE, LatticeSet, SAFE_DEVIATIONS};
 pub use public::Matrix;
 pub use server::{Carrier, server_share};
-pub use step::{LatticeStep, Shared};
+pub use step::{LatticeStep, Shared, UPLOAD_TAG};
 pub use stream::{PublicSeed, SecretSeed};
 
 pub(crate) use choose::MOST_SECRETS;

@@ -18,10 +18,23 @@ pub struct LatticeLayer {
     pub input_rounding: u32,
     /// Low bits left out of the hint.
     pub hint_rounding: u32,
-    /// The squares of each output channel's weights sum to at most two to this power.
+    /// The squares of the weights of each polynomial of the hint sum to at most two to this power.
     pub log_norm: u32,
     /// Tile `t` uses the inference's secret number `first_secret + t`, modulo the number of secrets.
     pub first_secret: u32,
+    /// Output channels that share a polynomial of the hint. More than one make the hint smaller and uploads larger: for
+    /// clients that run few inferences.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub slots: u32,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+const fn is_one(slots: &u32) -> bool {
+    *slots == 1
 }
 
 impl LatticeLayer {
@@ -70,8 +83,13 @@ mod tests {
 
     #[test]
     fn the_deviation_is_that_of_its_terms() {
-        let layer =
-            LatticeLayer { input_rounding: 6, hint_rounding: 0, log_norm: 20, first_secret: 0 };
+        let layer = LatticeLayer {
+            input_rounding: 6,
+            hint_rounding: 0,
+            log_norm: 20,
+            first_secret: 0,
+            slots: 1,
+        };
         let deviation = layer.deviation(LatticeSet::R512x5, 0);
         // 1024 times 18.8 for the inputs, 42 times 3.24 twice for the others.
         assert!((deviation / (1024.0 * 18.76) - 1.0).abs() < 0.01, "{deviation}");

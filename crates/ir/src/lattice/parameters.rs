@@ -64,12 +64,12 @@ impl LatticeSet {
         self.modulus_bits() / self.words() as u32
     }
 
-    /// Largest sum of absolute weights of one output: beyond it the words of an unreduced residue would overflow.
-    /// One word wraps around modulo `q`, so there any weights will do.
+    /// Largest sum of absolute weights of one polynomial of the hint: beyond it sums of products with residues would
+    /// overflow.
     #[must_use]
     pub const fn most_weight(self) -> u64 {
         match self {
-            Self::R512x5 => u64::MAX,
+            Self::R512x5 => 1 << 34,
             Self::R512x6 => 1 << (62 - self.word_bits()),
         }
     }

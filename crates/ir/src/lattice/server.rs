@@ -1,20 +1,28 @@
 //! The server's side: its shares from what the client sent.
 
-use super::client::product;
+use super::factors::{self, Factors};
 use super::layout::{Cell, Tile};
-use super::parameters::{DEGREE, LatticeSet};
+use super::ntt::{Sum, Transform};
+use super::parameters::LatticeSet;
 use super::residue;
 use super::step::{LatticeStep, Shared};
 use super::stream::{Purpose, SecretSeed};
-use super::ternary::{Extended, Ternary};
+use super::ternary::Ternary;
 use crate::lowering::mat_mul;
 use crate::packing::Unpacker;
 use crate::{ConvGeometry, MatMulShape, Ring};
 use rayon::prelude::*;
 use zeroize::Zeroizing;
 
-/// What a secret's carrier says.
-pub struct Carrier(Vec<Extended>);
+/// Words of what is secret, and residues.
+type Words = Zeroizing<Vec<u64>>;
+type Residues = Zeroizing<Vec<u128>>;
+
+/// What a secret's carrier says: for outputs that stand close together, and for others.
+pub struct Carrier {
+    near: Factors,
+    far: Vec<Transform>,
+}
 
 impl Carrier {
     /// Reads a carrier; zeros where the message ends early.
@@ -22,15 +30,19 @@ impl Carrier {
     pub fn read(shared: Shared, message: &mut Unpacker<'_>) -> Self {
         let Shared { set, carrier_rounding, .. } = shared;
         let bits = set.modulus_bits() - carrier_rounding;
-        let mut parts = Vec::with_capacity(set.rank() * set.words());
-        for _ in 0..set.rank() {
-            let residues: Vec<_> = (0..DEGREE)
-                .map(|_| set.split(residue::next(message, bits) << carrier_rounding))
-                .collect();
-            let word = |word: usize| Extended::new(residues.iter().map(move |words| words[word]));
-            parts.extend((0..set.words()).map(word));
+        let mut next = || residue::next(message, bits) << carrier_rounding;
+        let residues: Vec<u128> = (0..set.dimension()).map(|_| next()).collect();
+        let near = Factors::new(set, residues.iter().copied(), 0);
+        Self { near, far: factors::transforms(set, &residues) }
+    }
+
+    /// Coefficients of its product with `u`.
+    fn product(&self, set: LatticeSet, u: &Ternary, first: usize, count: usize) -> Residues {
+        if count > factors::FEW {
+            factors::sum(set, u, &self.far, first, count)
+        } else {
+            self.near.product(set, u, first, count)
         }
-        Self(parts)
     }
 }
 
@@ -60,47 +72,101 @@ pub(super) fn evaluate(
     (carriers, message): (&[Option<Carrier>], &mut Unpacker<'_>),
     finish: impl Fn(u128) -> u64 + Sync,
 ) -> Zeroizing<Vec<u64>> {
-    let (layout, set) = (&step.layout, step.set);
+    let layout = &step.layout;
     let output = layout.geometry().output_shape(layout.input());
-    let weights: Vec<u64> = weights.iter().map(|weight| weight.cast_unsigned()).collect();
-    let weights = Zeroizing::new(weights);
     let uploads = read_upload(step, message);
-    // The products of the weights, by tile and word.
-    let products: Vec<Vec<Zeroizing<Vec<u64>>>> = (layout.tiles().iter().zip(&uploads))
-        .map(|(tile, chunks)| {
-            let words = 0..set.words();
-            words.map(|word| weigh(step, tile, &weights, chunks, word)).collect()
-        })
-        .collect();
+    let products = Products::new(step, weights, &uploads);
+    let (area, slots) = (output.area(), layout.slots());
     let mut share = Zeroizing::new(vec![0; output.elements()]);
-    share.par_chunks_mut(output.area()).enumerate().for_each(|(channel, share)| {
-        let mask = mask(set, seed, step, channel);
-        for (number, (tile, products)) in layout.tiles().iter().zip(&products).enumerate() {
+    share.par_chunks_mut(area * slots).enumerate().for_each(|(polynomial, share)| {
+        let mask = mask(step.set, seed, step, polynomial);
+        for (number, tile) in layout.tiles().iter().enumerate() {
             let carrier = carriers[step.secret_of(number)].as_ref();
-            let Carrier(parts) = carrier.expect("carriers come before the uploads that need them");
-            let words = product(set, &mask, parts, layout.first_output(), layout.span(tile));
+            let carrier = carrier.expect("carriers come before the uploads that need them");
+            let z = products.sum(number, polynomial, (carrier, &mask));
             let places = layout.offsets(tile).zip(layout.positions(tile));
-            for (output, (at, position)) in places.enumerate() {
-                let place = channel * tile.outputs() + output;
-                let word = |word: usize| {
-                    let weighed = products.get(word).map_or(0, |products| products[place]);
-                    weighed.wrapping_add(words[word][at])
-                };
-                share[position] = finish(set.join([word(0), word(1)]));
+            for (slot, share) in share.chunks_mut(area).enumerate() {
+                let z = &z[layout.first_output(slot) - layout.first_output(0)..];
+                places.clone().for_each(|(at, position)| share[position] = finish(z[at]));
             }
         }
     });
     share
 }
 
-/// `u` of an output channel.
+/// The products of a step's weights with its upload.
+struct Products<'a> {
+    step: &'a LatticeStep,
+    weights: &'a [i64],
+    form: Form,
+}
+
+enum Form {
+    /// One output channel to a product: all outputs, by tile and word, from plain convolutions.
+    Plain(Vec<Vec<Words>>),
+    /// Several: the upload's chunks, to be multiplied with whole kernel polynomials, for each kernel meets what was sent for
+    /// the zeros of the others.
+    Shared(Vec<Transform>),
+}
+
+impl<'a> Products<'a> {
+    fn new(step: &'a LatticeStep, weights: &'a [i64], uploads: &[Vec<Vec<[u64; 2]>>]) -> Self {
+        let set = step.set;
+        if step.layout.slots() > 1 {
+            let chunks = uploads.iter().flatten();
+            let residues = |chunk: &'_ Vec<[u64; 2]>| {
+                Transform::of_residues(set, chunk.iter().map(|&words| set.join(words)))
+            };
+            return Self { step, weights, form: Form::Shared(chunks.map(residues).collect()) };
+        }
+        let words: Vec<u64> = weights.iter().map(|weight| weight.cast_unsigned()).collect();
+        let words = Zeroizing::new(words);
+        let products = step.layout.tiles().iter().zip(uploads).map(|(tile, chunks)| {
+            (0..set.words()).map(|word| weigh(step, tile, &words, chunks, word)).collect()
+        });
+        let form = Form::Plain(products.collect());
+        Self { step, weights, form }
+    }
+
+    /// `W b + u b0` from the first output of a polynomial's first slot to the last of its last.
+    fn sum(&self, tile: usize, polynomial: usize, (b0, u): (&Carrier, &Ternary)) -> Residues {
+        let (set, layout) = (self.step.set, &self.step.layout);
+        let number = tile;
+        let tile = &layout.tiles()[tile];
+        let (first, reach) = (layout.first_output(0), layout.reach(tile));
+        match &self.form {
+            Form::Plain(products) => {
+                let mut z = b0.product(set, u, first, reach);
+                for (output, at) in layout.offsets(tile).enumerate() {
+                    let place = polynomial * tile.outputs() + output;
+                    let word =
+                        |word: usize| products[number].get(word).map_or(0, |words| words[place]);
+                    z[at] = z[at].wrapping_add(set.join([word(0), word(1)])) & set.mask();
+                }
+                z
+            }
+            Form::Shared(chunks) => {
+                let mut sum = Sum::new(set);
+                b0.far.iter().zip(u.values(set)).for_each(|(b0, u)| sum.add(b0, u));
+                let kernels = self.step.kernels(self.weights, polynomial);
+                for (kernel, chunk) in kernels.iter().zip(chunks).filter(|(k, _)| !k.is_empty()) {
+                    sum.add(chunk, &Transform::of_small(set, kernel.iter().copied()));
+                }
+                let z = sum.finish();
+                Zeroizing::new(z.coefficients(first, reach).map(|z| z & set.mask()).collect())
+            }
+        }
+    }
+}
+
+/// `u` of a polynomial of the hint.
 pub(super) fn mask(
     set: LatticeSet,
     seed: &SecretSeed,
     step: &LatticeStep,
-    channel: usize,
+    polynomial: usize,
 ) -> Ternary {
-    Ternary::sample(set, &mut seed.stream(Purpose::Mask, step.index(channel)))
+    Ternary::sample(set, &mut seed.stream(Purpose::Mask, step.index(polynomial)))
 }
 
 /// The uploaded polynomials as words, by tile and chunk; what was not sent is zero.

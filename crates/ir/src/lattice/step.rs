@@ -5,6 +5,13 @@ use super::noise::LatticeLayer;
 use super::parameters::{LatticeSet, SAFE_DEVIATIONS};
 use crate::{ConvGeometry, Ring, Shape, StepId};
 use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// Bytes at the start of each step's upload that say which inference of which session it is for.
+pub const UPLOAD_TAG: usize = 16;
+
+/// The weights of one chunk in a kernel polynomial, with their places.
+pub(super) type Kernel = Zeroizing<Vec<(usize, i64)>>;
 
 /// A linear step with all that is public of its lattice correlation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +47,7 @@ impl LatticeStep {
         geometry: &ConvGeometry,
         (input, ring): (Shape, Ring),
     ) -> Option<Self> {
-        let layout = Arc::new(Layout::new(geometry, input)?);
+        let layout = Arc::new(Layout::new(geometry, input, layer.slots as usize)?);
         Some(Self::with_layout(id, layer, shared, (layout, ring)))
     }
 
@@ -116,10 +123,16 @@ impl LatticeStep {
         self.set.modulus_bits() - self.layer.hint_rounding
     }
 
-    /// Bytes of one output channel's hint.
+    /// Bytes of one polynomial of the hint.
     #[must_use]
-    pub const fn hint_channel_bytes(&self) -> usize {
+    pub const fn hint_polynomial_bytes(&self) -> usize {
         (self.set.dimension() * self.hint_bits() as usize).div_ceil(8)
+    }
+
+    /// Bytes of its part of the hint.
+    #[must_use]
+    pub fn hint_bytes(&self) -> u64 {
+        (self.layout.polynomials() * self.hint_polynomial_bytes()) as u64
     }
 
     /// `log2` of the gap `q / 2^l` between the multiples that an output is rounded to.
@@ -144,6 +157,25 @@ impl LatticeStep {
         let channels = self.layout.geometry().out_channels;
         let tiles = self.layout.tiles().iter().enumerate();
         tiles.map(move |(t, tile)| (self.secret_of(t), risk * (tile.outputs() * channels) as f64))
+    }
+
+    /// The kernels of one polynomial of the hint, by chunk.
+    pub(super) fn kernels(&self, weights: &[i64], polynomial: usize) -> Vec<Kernel> {
+        let layout = &self.layout;
+        let ConvGeometry { in_channels, out_channels, kernel, groups, .. } = *layout.geometry();
+        let (inputs, outputs) = (in_channels / groups, out_channels / groups);
+        let taps = kernel * kernel;
+        let mut kernels = vec![Kernel::default(); layout.chunks()];
+        let first = polynomial * layout.slots();
+        for channel in first..out_channels.min(first + layout.slots()) {
+            let weights = &weights[channel * inputs * taps..][..inputs * taps];
+            for (at, &weight) in weights.iter().enumerate() {
+                let (input, tap) = (channel / outputs * inputs + at / taps, at % taps);
+                let place = layout.weight_at(channel - first, input, tap / kernel, tap % kernel);
+                kernels[layout.chunk_of(input)].push((place, weight));
+            }
+        }
+        kernels
     }
 
     /// Index of a stream for one part of this step.

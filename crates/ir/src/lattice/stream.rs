@@ -147,14 +147,20 @@ impl Stream {
         i64::from((coins & COINS).count_ones()) - i64::from((coins >> 21 & COINS).count_ones())
     }
 
-    /// A uniform choice of -1, 0 and 1, as 0, 1, 2. Which bytes are passed over says nothing of those that
-    /// are not.
-    #[inline]
-    pub(crate) fn trit(&mut self) -> u8 {
-        loop {
-            let [byte] = self.take();
-            if byte < 255 {
-                return byte % 3;
+    /// Uniform choices of -1, 0 and 1, as 2, 0, 1. Which bytes are passed over says nothing of those that are not.
+    pub(crate) fn trits(&mut self, trits: &mut [u8]) {
+        let mut drawn = 0;
+        while drawn < trits.len() {
+            if self.taken == BATCH {
+                self.refill();
+            }
+            for &byte in &self.buffer[self.taken..] {
+                trits[drawn] = byte % 3;
+                drawn += usize::from(byte < 255);
+                self.taken += 1;
+                if drawn == trits.len() {
+                    break;
+                }
             }
         }
     }
@@ -196,7 +202,10 @@ mod tests {
         };
         let (mean, square) = moments(Box::new(|| stream.noise() as f64));
         assert!(mean.abs() < 0.04 && (square - 10.5).abs() < 0.2, "{mean} {square}");
-        let (mean, square) = moments(Box::new(|| f64::from(stream.trit()) - 1.0));
+        let mut trits = vec![0; count as usize];
+        stream.trits(&mut trits);
+        let mut trits = trits.into_iter();
+        let (mean, square) = moments(Box::new(|| f64::from(trits.next().unwrap_or(9)) - 1.0));
         assert!(mean.abs() < 0.01 && (square - 2.0 / 3.0).abs() < 0.01, "{mean} {square}");
     }
 }

@@ -1,8 +1,10 @@
 //! Ternary polynomials, and their products with any others: additions alone, the same for every secret.
 
+use super::ntt::Transform;
 use super::parameters::{DEGREE, LatticeSet};
 use super::stream::Stream;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use std::sync::OnceLock;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Coefficients of a product that a kernel may compute beyond those that were asked for.
 const PADDING: usize = 64;
@@ -15,32 +17,43 @@ pub(crate) struct Ternary {
     keep: Vec<u64>,
     /// Number of coefficients -1.
     negative: u64,
+    /// Once they are asked for. They forget themselves.
+    #[zeroize(skip)]
+    values: OnceLock<Vec<Transform>>,
 }
 
 impl Ternary {
     /// Uniform coefficients.
     pub(crate) fn sample(set: LatticeSet, stream: &mut Stream) -> Self {
-        let mut ternary = Self {
-            flip: Vec::with_capacity(set.dimension()),
-            keep: Vec::with_capacity(set.dimension()),
-            negative: 0,
+        let mut trits = Zeroizing::new(vec![0; set.dimension()]);
+        stream.trits(&mut trits);
+        let masks = |bit: fn(u8) -> u8| -> Vec<u64> {
+            trits.iter().map(|&trit| u64::from(bit(trit)).wrapping_neg()).collect()
         };
-        for _ in 0..set.dimension() {
-            let trit = u64::from(stream.trit());
-            let (nonzero, negative) = ((trit | trit >> 1) & 1, trit >> 1);
-            ternary.keep.push(nonzero.wrapping_neg());
-            ternary.flip.push(negative.wrapping_neg());
-            ternary.negative += negative;
+        Self {
+            flip: masks(|trit| trit >> 1),
+            keep: masks(|trit| (trit | trit >> 1) & 1),
+            negative: trits.iter().map(|trit| u64::from(trit >> 1)).sum(),
+            values: OnceLock::new(),
         }
-        ternary
     }
 
     /// The coefficients as numbers.
-    #[cfg(test)]
-    pub(crate) fn coefficients(&self) -> Vec<i64> {
+    pub(crate) fn coefficients(&self) -> impl Iterator<Item = i64> + Clone + '_ {
         let value =
             |(&flip, &keep): (&u64, &u64)| ((1 ^ flip) & keep).cast_signed() + (flip & 1) as i64;
-        self.flip.iter().zip(&self.keep).map(value).collect()
+        self.flip.iter().zip(&self.keep).map(value)
+    }
+
+    /// The polynomials at the roots.
+    pub(super) fn values(&self, set: LatticeSet) -> &[Transform] {
+        self.values.get_or_init(|| {
+            let part = |part: usize| {
+                let numbers = self.coefficients().skip(part * DEGREE).take(DEGREE);
+                Transform::of_small(set, numbers.enumerate())
+            };
+            (0..set.rank()).map(part).collect()
+        })
     }
 
     /// Coefficients `first..first + out.len()` of the sum of products with `factors`, one polynomial for each of
@@ -63,23 +76,19 @@ impl Ternary {
 
 /// A polynomial with its negative before it, so that a negacyclic shift is a window: entries `0..d` are `-x`,
 /// `d..2d` are `x`, and some zeros follow.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub(crate) struct Extended(Vec<u64>);
 
 impl Extended {
-    /// Of one word of each coefficient.
-    pub(crate) fn new(words: impl IntoIterator<Item = u64>) -> Self {
-        let mut extended = vec![0; 2 * DEGREE + PADDING];
-        for (at, word) in words.into_iter().take(DEGREE).enumerate() {
-            extended[at] = word.wrapping_neg();
-            extended[DEGREE + at] = word;
-        }
-        Self(extended)
+    /// Zero.
+    pub(super) fn zero() -> Self {
+        Self(vec![0; 2 * DEGREE + PADDING])
     }
 
-    /// The coefficients of `X^shift` times the polynomial.
-    pub(crate) fn shifted(&self, shift: usize) -> &[u64] {
-        &self.0[DEGREE - shift..2 * DEGREE - shift]
+    /// Sets one word of a coefficient.
+    #[inline]
+    pub(super) fn set(&mut self, at: usize, word: u64) {
+        self.0[at] = word.wrapping_neg();
+        self.0[DEGREE + at] = word;
     }
 }
 
@@ -228,6 +237,12 @@ mod tests {
         (ternary, (0..set.rank()).map(polynomial).collect())
     }
 
+    fn extended(words: &[u64]) -> Extended {
+        let mut extended = Extended::zero();
+        words.iter().enumerate().for_each(|(at, &word)| extended.set(at, word));
+        extended
+    }
+
     /// Negacyclic products by their definition.
     fn by_definition(coefficients: &[i64], factors: &[Vec<u64>]) -> Vec<u64> {
         let mut product = vec![0u64; DEGREE];
@@ -252,9 +267,8 @@ mod tests {
     fn products_are_negacyclic_wherever_they_start() {
         for set in LatticeSet::ALL {
             let (ternary, factors) = sample(set, 3);
-            let expected = by_definition(&ternary.coefficients(), &factors);
-            let extended: Vec<_> =
-                factors.iter().map(|x| Extended::new(x.iter().copied())).collect();
+            let expected = by_definition(&ternary.coefficients().collect::<Vec<_>>(), &factors);
+            let extended: Vec<_> = factors.iter().map(|x| extended(x)).collect();
             for (first, count) in [(0, DEGREE), (DEGREE - 1, 1), (17, 100), (500, 12), (3, 67)] {
                 let mut out = vec![99; count];
                 ternary.product(&extended, first, &mut out);
@@ -266,7 +280,7 @@ mod tests {
     #[test]
     fn all_kernels_give_the_same_sums() {
         let (ternary, factors) = sample(LatticeSet::R512x5, 5);
-        let extended = Extended::new(factors[0].iter().copied());
+        let extended = extended(&factors[0]);
         let (flip, keep) = (&ternary.flip[..DEGREE], &ternary.keep[..DEGREE]);
         for (first, count) in [(0, DEGREE), (1, 63), (400, 33), (511, 1)] {
             let windows = &extended.0[first + 1..];
@@ -283,12 +297,5 @@ mod tests {
                 assert_eq!(out, expected);
             }
         }
-    }
-
-    #[test]
-    fn shifts_are_multiplications_by_powers() {
-        let x = Extended::new((0..DEGREE as u64).map(|i| i + 1));
-        assert_eq!(x.shifted(0)[..3], [1, 2, 3]);
-        assert_eq!(x.shifted(2)[..3], [511u64.wrapping_neg(), 512u64.wrapping_neg(), 1]);
     }
 }

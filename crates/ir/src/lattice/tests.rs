@@ -1,6 +1,6 @@
 //! Correlations as a whole, at the parameters of production and at worse ones.
 
-use super::client::product;
+use super::factors::Factors;
 use super::server::evaluate;
 use super::ternary::Ternary;
 use super::*;
@@ -31,6 +31,15 @@ struct Made {
 
 impl Model {
     fn new(layers: &[(ConvGeometry, Shape)], bits: u32, number: u8) -> Self {
+        Self::for_inferences(100, layers, bits, number)
+    }
+
+    fn for_inferences(
+        inferences: u64,
+        layers: &[(ConvGeometry, Shape)],
+        bits: u32,
+        number: u8,
+    ) -> Self {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(u64::from(number));
         let ring = Ring::new(bits).expect("in range");
         let weigh = |geometry: &ConvGeometry| -> Vec<i64> {
@@ -43,7 +52,7 @@ impl Model {
                 Candidate { step: StepId(3 * i + 1), geometry, input, ring, log_norm }
             })
             .collect();
-        let choice = choose(&candidates, 100).expect("parameters");
+        let choice = choose(&candidates, inferences).expect("parameters");
         Self::with(candidates, weights, choice, number)
     }
 
@@ -158,6 +167,35 @@ fn all_layers_of_the_usual_networks_are_exact() {
 }
 
 #[test]
+fn outputs_that_share_a_polynomial_are_exact_and_make_the_hint_smaller() {
+    let conv = ConvGeometry::same;
+    let layers = [
+        square(conv(30, 11, 3, 1), 4),
+        square(conv(20, 16, 3, 2), 8),
+        square(conv(40, 30, 1, 1), 4),
+        square(conv(9, 7, 1, 2), 8),
+        square(ConvGeometry::depthwise(13, 3, 1), 4),
+        square(conv(200, 33, 1, 1), 1),
+        square(conv(3, 4, 3, 1), 32),
+    ];
+    for (bits, number) in [(27, 1), (40, 2)] {
+        let models = [1, 1000].map(|n| Model::for_inferences(n, &layers, bits, number));
+        let slots = |model: &Model| -> Vec<u32> {
+            model.choice.layers.iter().map(|layer| layer.slots).collect()
+        };
+        assert_eq!(slots(&models[1]), [1; 7]);
+        assert!(slots(&models[0])[..6].iter().all(|slots| *slots > 1), "{:?}", slots(&models[0]));
+        let [once, often] = models.each_ref().map(|m| (m.choice.upload, m.choice.hint));
+        assert!(once.0 > often.0 && 2 * (once.0 + once.1) < often.0 + often.1);
+        for model in &models {
+            assert_eq!(model.hint.size() as u64, model.choice.hint);
+            let made = model.infer(3);
+            assert_eq!(model.wrong(&made).0, 0);
+        }
+    }
+}
+
+#[test]
 fn large_maps_in_tiles_are_exact() {
     let layers = [
         square(ConvGeometry::same(3, 2, 3, 2), 224),
@@ -216,12 +254,13 @@ fn noise(model: &Model, number: u8) -> Vec<(i64, u64, bool)> {
     let layout = step.layout();
     let tile = &layout.tiles()[0];
     for channel in 0..geometry.out_channels {
-        let factors = model.hint.channel(step, channel);
+        let span = layout.span(tile);
+        let factors = Factors::new(shared.set, model.hint.polynomial(step, channel), span);
         let secret: &Ternary = secrets.ternary(0);
-        let g = product(shared.set, secret, &factors, layout.first_output(), layout.span(tile));
+        let g = factors.product(shared.set, secret, layout.first_output(0), span);
         for (at, position) in layout.offsets(tile).zip(layout.positions(tile)) {
             let place = channel * tile.outputs() + position;
-            let (z, g) = (z[place], g[0][at]);
+            let (z, g) = (z[place], g[at] as u64);
             let noise = z.wrapping_sub(g).wrapping_sub(exact[place] << gap).cast_signed();
             let sum = ring.add(ring.reduce(z >> gap), ring.neg(g >> gap));
             all.push((noise, g & ((1 << gap) - 1), sum != exact[place]));

@@ -2,7 +2,7 @@
 
 use super::{Correlation, Plan, StepId, StepOp};
 use crate::Digest;
-use crate::lattice::{Hint, LatticeLayer, LatticeSet, LatticeStep, PublicSeed, Shared};
+use crate::lattice::{Hint, LatticeLayer, LatticeSet, LatticeStep, PublicSeed, Shared, UPLOAD_TAG};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -43,12 +43,12 @@ pub struct LatticePlan {
 }
 
 impl LatticePlan {
-    /// Bytes of the upload of step number `number` of [`Self::steps`], carriers first.
+    /// Bytes of the upload of step number `number` of [`Self::steps`]: a tag, carriers, inputs.
     #[must_use]
     pub fn upload_bytes(&self, number: usize) -> u64 {
         let step = &self.steps[number];
         let carriers = self.carriers[number].len() as u64 * step.carrier_bits();
-        (carriers + step.upload_bits()).div_ceil(8)
+        UPLOAD_TAG as u64 + (carriers + step.upload_bits()).div_ceil(8)
     }
 
     /// Bytes of the hint file.

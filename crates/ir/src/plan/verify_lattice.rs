@@ -46,6 +46,7 @@ impl<'a> LatticeCheck<'a> {
         if layer.first_secret >= section.secrets
             || rounding > MOST_ROUNDING
             || layer.log_norm > MOST_NORM
+            || layer.slots == 0
             || ring.bits() + layer.input_rounding >= set.modulus_bits()
         {
             return Err(format!("{layer:?} does not fit {ring} in {set}"));

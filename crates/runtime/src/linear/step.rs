@@ -66,7 +66,7 @@ impl ServerLinear {
                 Self::prepare_ot((channel, threads), ots, &layer.ot(kind, chooser), weights, watch)?
             }
             (Correlation::Lattice(_), Some(lattice)) => {
-                lattice.receive(channel, layer.id, weights)?
+                lattice.receive((channel, threads), layer.id, weights)?
             }
             (Correlation::Lattice(_), None) => return Err(RuntimeError::NoLatticeSeed),
         };
@@ -134,7 +134,7 @@ impl ClientLinear {
                 Self::prepare_ot((channel, threads), ots, &layer.ot(kind, chooser), watch)
             }
             (Correlation::Lattice(_), Some(lattice)) => {
-                let (mask, share) = lattice.upload(channel, layer.id)?;
+                let (mask, share) = lattice.upload((channel, threads), layer.id)?;
                 Ok(Self { ring: layer.ring, mask, share })
             }
             (Correlation::Lattice(_), None) => Err(RuntimeError::NoHint),

@@ -2,7 +2,7 @@
 
 use super::Prg;
 use crate::{Channel, RuntimeError};
-use copriv_ir::Party;
+use copriv_ir::{Digest, Party};
 use curve25519_dalek::ristretto::{CompressedRistretto, RistrettoBasepointTable, RistrettoPoint};
 use curve25519_dalek::scalar::Scalar;
 use curve25519_dalek::traits::{Identity, IsIdentity};
@@ -25,6 +25,9 @@ pub(super) struct BaseOts {
     pub chosen: Vec<[u8; 16]>,
     /// Both keys of the transfers in which the peer chooses.
     pub both: Vec<[[u8; 16]; 2]>,
+    /// Digest of both parties' first points: the same at both, and no other session's.
+    #[zeroize(skip)]
+    pub session: Digest,
 }
 
 /// Runs the transfers of both directions at once (Chou and Orlandi, LATINCRYPT 2015, over Ristretto).
@@ -53,7 +56,12 @@ pub(super) fn run(channel: &mut Channel, rng: &mut Prg) -> Result<BaseOts, Runti
     channel.exchange(&request, &mut answers)?;
     let both = offer(channel, &answers, &secret, point)?;
     secret.zeroize();
-    Ok(BaseOts { choices, chosen, both })
+    let [server, client] = match channel.party() {
+        Party::Server => [ours, theirs],
+        Party::Client => [theirs, ours],
+    };
+    let session = Digest::of([&b"session"[..], server.as_bytes(), client.as_bytes()]);
+    Ok(BaseOts { choices, chosen, both, session })
 }
 
 /// The receiver's points for all choices, and its keys. `sender` has sent `point`.
@@ -136,7 +144,7 @@ impl BaseOts {
         let choices: Vec<u8> = rng.array::<COUNT>().iter().map(|byte| byte & 1).collect();
         let chosen =
             both.iter().zip(&choices).map(|(keys, &choice)| keys[usize::from(choice)]).collect();
-        Self { choices, chosen, both }
+        Self { choices, chosen, both, session: Digest::of([]) }
     }
 }
 

@@ -27,8 +27,8 @@ pub use prg::Prg;
 pub use triples::{Pairs, Singles};
 
 use crate::{Channel, RuntimeError};
-use copriv_ir::OtKind;
 use copriv_ir::cost::{OtUse, SilentPool};
+use copriv_ir::{Digest, OtKind};
 use silent::{SilentReceiver, SilentSender};
 use soft_spoken::{SoftSpokenReceiver, SoftSpokenSender};
 
@@ -41,6 +41,9 @@ pub struct Ots {
     pub receiver: OtReceiver,
     /// Randomness of this party alone.
     pub rng: Prg,
+    session: Digest,
+    /// Inferences prepared in the session so far.
+    inferences: u64,
 }
 
 /// The fields that SoftSpoken comes with.
@@ -86,7 +89,13 @@ impl Ots {
         sender.silent.iter_mut().try_for_each(|silent| silent.grow_seeds(channel))?;
         receiver.silent.iter_mut().try_for_each(|silent| silent.grow_seeds(channel))?;
         channel.barrier();
-        Ok(Self { sender, receiver, rng })
+        Ok(Self { sender, receiver, rng, session: base.session, inferences: 0 })
+    }
+
+    /// What names the next inference of this session: the same at both parties, and of no other inference.
+    pub(crate) fn begin_inference(&mut self) -> Digest {
+        self.inferences += 1;
+        Digest::of([self.session.bytes(), &self.inferences.to_le_bytes()[..]])
     }
 
     /// Makes ready the silent transfers that a step draws; nothing where enough are left. Both parties call it with the

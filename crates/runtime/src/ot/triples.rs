@@ -162,7 +162,7 @@ impl Crossed {
         };
         let mut lane = channel.lane();
         let code = Code::OneOf2;
-        let Ots { sender, receiver, rng } = ots;
+        let Ots { sender, receiver, rng, .. } = ots;
         let mut blocks = (0..count).step_by(BLOCK).map(|first| BLOCK.min(count - first));
         let mut ahead = VecDeque::with_capacity(WINDOW);
         loop {

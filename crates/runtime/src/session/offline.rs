@@ -66,7 +66,7 @@ pub(super) fn prepare<R: Role>(
     progress: Progress<'_>,
 ) -> Result<Correlations<R::Linear>, RuntimeError> {
     let before = channel.bytes();
-    let mut lattice = role.begin()?;
+    let mut lattice = role.begin(ots.begin_inference())?;
     let mut steps = Vec::with_capacity(plan.steps().len());
     for step in plan.steps() {
         channel.enter(step.id, Phase::Offline)?;

@@ -6,7 +6,7 @@ use crate::store::Stored;
 use crate::threads::Threads;
 use crate::{Channel, RuntimeError};
 use copriv_ir::lattice::{Hint, SecretSeed};
-use copriv_ir::{LatticePlan, LinearWeights, ServerWeights};
+use copriv_ir::{Digest, LatticePlan, LinearWeights, ServerWeights};
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
@@ -19,8 +19,8 @@ pub(super) trait Role {
     where
         Self: 'a;
 
-    /// Before the first correlation of an inference.
-    fn begin(&self) -> Result<Self::Lattice<'_>, RuntimeError>;
+    /// Before the first correlation of an inference, which `name` is of alone.
+    fn begin(&self, name: Digest) -> Result<Self::Lattice<'_>, RuntimeError>;
 
     /// Makes the correlation of a step.
     fn prepare(
@@ -62,8 +62,8 @@ impl Role for ServerRole<'_> {
     where
         Self: 'a;
 
-    fn begin(&self) -> Result<Self::Lattice<'_>, RuntimeError> {
-        Ok(self.lattice.as_ref().map(|(plan, seed)| ServerLattice::new(plan, seed)))
+    fn begin(&self, name: Digest) -> Result<Self::Lattice<'_>, RuntimeError> {
+        Ok(self.lattice.as_ref().map(|(plan, seed)| ServerLattice::new(plan, seed, name)))
     }
 
     fn prepare(
@@ -108,10 +108,10 @@ impl Role for ClientRole {
     where
         Self: 'a;
 
-    fn begin(&self) -> Result<Self::Lattice<'_>, RuntimeError> {
+    fn begin(&self, name: Digest) -> Result<Self::Lattice<'_>, RuntimeError> {
         let Some(plan) = &self.lattice else { return Ok(None) };
         let hint = self.hint.as_ref().ok_or(RuntimeError::NoHint)?;
-        ClientLattice::draw(plan, hint).map(Some)
+        ClientLattice::draw((plan, name), hint, &self.threads).map(Some)
     }
 
     fn prepare(

@@ -1,20 +1,17 @@
 //! The hint: the model's part of every product, hidden, in a public file.
 //!
 //! Little-endian: magic (8 bytes), format version (4), the plan's public seed (32), number of steps (4); for each step its
-//! number (4), output channels (4) and bytes of a channel (8); then all channels, each `rank * 512` coefficients
-//! packed without gaps. The plan holds the SHA-256 of the whole file.
+//! number (4), polynomials (4) and bytes of one (8); then all polynomials, each `rank * 512` coefficients packed
+//! without gaps. The plan holds the SHA-256 of the whole file.
 
 mod compute;
 
 pub use compute::HintError;
 
-use super::parameters::DEGREE;
 use super::residue;
 use super::step::LatticeStep;
 use super::stream::PublicSeed;
-use super::ternary::Extended;
 use crate::artefact::{FORMAT_VERSION, foreign, write_file};
-use crate::packing::Unpacker;
 use crate::{ArtefactError, ArtefactKind, Digest, StepId};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
@@ -30,7 +27,7 @@ pub(crate) const MAGIC: &[u8; 8] = b"CoPrivH\n";
 pub struct Hint {
     /// The file as it is.
     bytes: Vec<u8>,
-    /// Where the channels of each step begin.
+    /// Where the polynomials of each step begin.
     starts: Vec<(StepId, usize)>,
 }
 
@@ -55,9 +52,7 @@ impl Hint {
     /// Size of the hint file of a plan with these steps.
     #[must_use]
     pub fn predicted_size(steps: &[LatticeStep]) -> u64 {
-        let channels = |step: &LatticeStep| step.layout.geometry().out_channels as u64;
-        let body = steps.iter().map(|step| channels(step) * step.hint_channel_bytes() as u64);
-        48 + 16 * steps.len() as u64 + body.sum::<u64>()
+        48 + 16 * steps.len() as u64 + steps.iter().map(LatticeStep::hint_bytes).sum::<u64>()
     }
 
     /// Writes it.
@@ -119,32 +114,26 @@ impl Hint {
         let mut starts = Vec::with_capacity(steps.len());
         for step in steps {
             starts.push((step.id, start));
-            start += step.layout.geometry().out_channels * step.hint_channel_bytes();
+            start += step.hint_bytes() as usize;
         }
         Self { bytes, starts }
     }
 
-    /// `H` of an output channel of a step, by component and word; zeros where the hint has no such channel.
-    pub(super) fn channel(&self, step: &LatticeStep, channel: usize) -> Vec<Extended> {
-        let size = step.hint_channel_bytes();
+    /// The residues of a polynomial of a step, component after component; zeros where the hint has no such polynomial.
+    pub(super) fn polynomial(
+        &self,
+        step: &LatticeStep,
+        number: usize,
+    ) -> impl Iterator<Item = u128> + '_ {
+        let (size, rounding) = (step.hint_polynomial_bytes(), step.layer.hint_rounding);
         let start = self.starts.iter().find(|(id, _)| *id == step.id).map(|(_, start)| *start);
-        let bytes = start.and_then(|start| self.bytes.get(start + channel * size..)?.get(..size));
-        let mut bytes = Unpacker::new(bytes.unwrap_or_default());
-        let (set, rounding) = (step.set, step.layer.hint_rounding);
-        let mut parts = Vec::with_capacity(set.rank() * set.words());
-        let mut residues = vec![[0; 2]; DEGREE];
-        for _ in 0..set.rank() {
-            for words in &mut residues {
-                *words = set.split(residue::next(&mut bytes, step.hint_bits()) << rounding);
-            }
-            let word = |word: usize| Extended::new(residues.iter().map(move |words| words[word]));
-            parts.extend((0..set.words()).map(word));
-        }
-        parts
+        let bytes = start.and_then(|start| self.bytes.get(start + number * size..));
+        let residues = residue::all(bytes.unwrap_or_default(), step.hint_bits());
+        residues.map(move |residue| residue << rounding)
     }
 }
 
-/// The bytes before the first channel.
+/// The bytes before the first polynomial.
 fn header(seed: &PublicSeed, steps: &[LatticeStep]) -> Vec<u8> {
     let mut header = MAGIC.to_vec();
     header.extend((FORMAT_VERSION as u32).to_le_bytes());
@@ -152,8 +141,8 @@ fn header(seed: &PublicSeed, steps: &[LatticeStep]) -> Vec<u8> {
     header.extend((steps.len() as u32).to_le_bytes());
     for step in steps {
         header.extend((step.id.0 as u32).to_le_bytes());
-        header.extend((step.layout.geometry().out_channels as u32).to_le_bytes());
-        header.extend((step.hint_channel_bytes() as u64).to_le_bytes());
+        header.extend((step.layout.polynomials() as u32).to_le_bytes());
+        header.extend((step.hint_polynomial_bytes() as u64).to_le_bytes());
     }
     header
 }

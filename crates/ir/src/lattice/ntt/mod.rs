@@ -1,0 +1,279 @@
+//! Exact products of polynomials modulo `X^512 + 1` through number-theoretic transforms.
+//!
+//! A product of residues with small numbers is an integer below half the product of two or three primes of 50
+//! bits: the product modulo each of them gives it back whole, and so modulo any `q`.
+
+mod field;
+mod lanes;
+
+use super::DEGREE;
+use super::parameters::LatticeSet;
+use field::{FIELDS, Factor, Field, VECTORS};
+use lanes::{LOW, Lanes, Portable};
+use std::sync::LazyLock;
+use zeroize::{Zeroize as _, Zeroizing};
+
+/// Products that a [`Sum`] takes between two reductions.
+const MOST_TERMS: u32 = 15;
+
+/// One number for each coefficient or root.
+type Values = Box<Zeroizing<[[u64; 8]; VECTORS]>>;
+
+/// A polynomial as its values at the roots of `X^512 + 1`, modulo each prime.
+pub(super) struct Transform(Vec<Values>);
+
+/// A sum of products of polynomials, at the roots.
+pub(super) struct Sum {
+    low: Vec<Values>,
+    high: Vec<Values>,
+    terms: u32,
+}
+
+/// The coefficients of a sum of products, modulo each prime.
+pub(super) struct Product(Vec<Values>);
+
+impl LatticeSet {
+    /// Primes whose product is more than twice any sum of products of its residues with weights and secrets.
+    const fn primes(self) -> usize {
+        match self {
+            Self::R512x5 => 2,
+            Self::R512x6 => 3,
+        }
+    }
+}
+
+impl Transform {
+    /// Of residues.
+    pub(super) fn of_residues(set: LatticeSet, residues: impl Iterator<Item = u128>) -> Self {
+        let (mut low, mut high) = (zeros(), zeros());
+        for (at, residue) in residues.take(DEGREE).enumerate() {
+            low[at / 8][at % 8] = residue as u64 & LOW;
+            high[at / 8][at % 8] = (residue >> 52) as u64;
+        }
+        let field = |field: usize| {
+            let mut values = low.clone();
+            forward(field, &mut values, Some(&high));
+            values
+        };
+        Self((0..set.primes()).map(field).collect())
+    }
+
+    /// Of small numbers at these places; zeros elsewhere. The same for all numbers.
+    pub(super) fn of_small(
+        set: LatticeSet,
+        numbers: impl Iterator<Item = (usize, i64)> + Clone,
+    ) -> Self {
+        let field = |field: usize| {
+            let (mut values, prime) = (zeros(), FIELDS[field].prime);
+            for (at, number) in numbers.clone() {
+                let wrap = (number >> 63).cast_unsigned() & prime;
+                values[at / 8][at % 8] = number.cast_unsigned().wrapping_add(wrap);
+            }
+            forward(field, &mut values, None);
+            values
+        };
+        Self((0..set.primes()).map(field).collect())
+    }
+}
+
+impl Sum {
+    /// Nothing yet.
+    pub(super) fn new(set: LatticeSet) -> Self {
+        let zeros = || (0..set.primes()).map(|_| zeros()).collect();
+        Self { low: zeros(), high: zeros(), terms: 0 }
+    }
+
+    /// Adds a product.
+    pub(super) fn add(&mut self, a: &Transform, b: &Transform) {
+        if self.terms == MOST_TERMS {
+            self.settle();
+            self.terms = 1;
+        }
+        self.terms += 1;
+        let sums = self.low.iter_mut().zip(&mut self.high);
+        for ((low, high), (a, b)) in sums.zip(a.0.iter().zip(&b.0)) {
+            accumulate((low, high), (a, b));
+        }
+    }
+
+    /// The coefficients.
+    pub(super) fn finish(mut self) -> Product {
+        self.settle();
+        for (field, values) in self.low.iter_mut().enumerate() {
+            backward(field, values);
+        }
+        Product(self.low)
+    }
+
+    fn settle(&mut self) {
+        for (field, (low, high)) in self.low.iter_mut().zip(&mut self.high).enumerate() {
+            settle(field, low, high);
+            high.zeroize();
+        }
+    }
+}
+
+impl Product {
+    /// Coefficients `first..first + count` modulo 2^128.
+    pub(super) fn coefficients(
+        &self,
+        first: usize,
+        count: usize,
+    ) -> impl Iterator<Item = u128> + '_ {
+        let Radix { fields: [p, q, r], both, second, third } = &*RADIX;
+        (first..first + count).map(move |at| {
+            // Mixed radix digits, the last one signed.
+            let digit = |field: usize| self.0[field][at / 8][at % 8];
+            let x = digit(0);
+            let y = q.times(digit(1) + q.prime - x % q.prime, *second);
+            let sum = u128::from(x) + u128::from(p.prime) * u128::from(y);
+            if self.0.len() == 2 {
+                return if y > q.prime / 2 { sum.wrapping_sub(*both) } else { sum };
+            }
+            let rest = (sum % u128::from(r.prime)) as u64;
+            let z = r.times(digit(2) + r.prime - rest, *third);
+            let z = i128::from(z) - if z > r.prime / 2 { i128::from(r.prime) } else { 0 };
+            sum.wrapping_add(both.wrapping_mul(z.cast_unsigned()))
+        })
+    }
+}
+
+/// What numbers are put together with from their residues modulo the primes.
+struct Radix {
+    fields: &'static [Field; 3],
+    /// The product of the first two primes.
+    both: u128,
+    /// The inverses of the first prime modulo the second, and of both modulo the third.
+    second: Factor,
+    third: Factor,
+}
+
+static RADIX: LazyLock<Radix> = LazyLock::new(|| {
+    let fields = &*FIELDS;
+    let [p, q, r] = fields.each_ref().map(|field| u128::from(field.prime));
+    let second = fields[1].inverse_of(fields[0].prime);
+    Radix { fields, both: p * q, second, third: fields[2].inverse_of((p * q % r) as u64) }
+});
+
+fn zeros() -> Values {
+    Box::new(Zeroizing::new([[0; 8]; VECTORS]))
+}
+
+/// Defines a function on one field's values for whichever lanes the processor has.
+macro_rules! dispatched {
+    ($($(#[$doc:meta])* fn $name:ident($($x:ident: $type:ty),*) = |$lanes:ident| $call:expr;)*) => {$(
+        $(#[$doc])*
+        fn $name($($x: $type),*) {
+            #[cfg(target_arch = "x86_64")]
+            if let Some($lanes) = lanes::Wide::detect() {
+                #[target_feature(enable = "avx512f,avx512ifma")]
+                fn wide($lanes: lanes::Wide, $($x: $type),*) {
+                    $call
+                }
+                // SAFETY: the lanes exist, so the processor has these features.
+                return unsafe { wide($lanes, $($x),*) };
+            }
+            let $lanes = Portable;
+            $call
+        }
+    )*};
+}
+
+dispatched! {
+    fn forward(field: usize, values: &mut Values, high: Option<&Values>) =
+        |lanes| FIELDS[field].forward(lanes, values, high.map(|high| &***high));
+    fn backward(field: usize, values: &mut Values) = |lanes| FIELDS[field].backward(lanes, values);
+    fn settle(field: usize, low: &mut Values, high: &Values) =
+        |lanes| FIELDS[field].settle(lanes, low, high);
+    fn accumulate(sums: (&mut Values, &mut Values), factors: (&Values, &Values)) =
+        |lanes| multiply(lanes, sums, factors);
+}
+
+/// `low + 2^52 high += a b`.
+#[inline(always)]
+fn multiply<L: Lanes>(
+    lanes: L,
+    (low, high): (&mut Values, &mut Values),
+    (a, b): (&Values, &Values),
+) {
+    let sums = low.iter_mut().zip(high.iter_mut());
+    for ((low, high), (a, b)) in sums.zip(a.iter().zip(b.iter())) {
+        let (a, b) = (lanes.load(a), lanes.load(b));
+        lanes.store(lanes.mul_low(lanes.load(low), a, b), low);
+        lanes.store(lanes.mul_high(lanes.load(high), a, b), high);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng as _, SeedableRng as _};
+
+    /// A negacyclic product by its definition, modulo 2^128.
+    fn by_definition(a: &[u128], b: &[i64]) -> Vec<u128> {
+        let mut product = vec![0u128; DEGREE];
+        for (i, a) in a.iter().enumerate() {
+            for (j, &b) in b.iter().enumerate() {
+                let term = a.wrapping_mul(i128::from(b).cast_unsigned());
+                let sum = &mut product[(i + j) % DEGREE];
+                *sum = if i + j < DEGREE { sum.wrapping_add(term) } else { sum.wrapping_sub(term) };
+            }
+        }
+        product
+    }
+
+    #[test]
+    fn sums_of_products_are_exact() {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+        for set in LatticeSet::ALL {
+            let most = (set.most_weight() / DEGREE as u64).min(1 << 20).cast_signed();
+            let (mut sum, mut expected) = (Sum::new(set), vec![0u128; DEGREE]);
+            for number in 0..34 {
+                let a: Vec<u128> =
+                    (0..DEGREE)
+                        .map(|_| {
+                            if number == 0 { set.mask() } else { rng.random::<u128>() & set.mask() }
+                        })
+                        .collect();
+                let most = if number == 0 { most } else { 1 };
+                let b: Vec<i64> = (0..DEGREE)
+                    .map(|_| if number == 0 { -most } else { rng.random_range(-most..=most) })
+                    .collect();
+                let transform = Transform::of_residues(set, a.iter().copied());
+                sum.add(&transform, &Transform::of_small(set, b.iter().copied().enumerate()));
+                let product = by_definition(&a, &b);
+                expected.iter_mut().zip(product).for_each(|(sum, x)| *sum = sum.wrapping_add(x));
+            }
+            let found: Vec<u128> = sum.finish().coefficients(0, DEGREE).collect();
+            assert_eq!(found, expected, "{set}");
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn all_lanes_compute_the_same() {
+        let Some(wide) = lanes::Wide::detect() else { return };
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(2);
+        #[target_feature(enable = "avx512f,avx512ifma")]
+        fn run(lanes: impl Lanes, field: usize, values: &[Values; 4]) -> [Values; 2] {
+            let ([mut low, high, a, b], field) = (values.clone(), &FIELDS[field]);
+            field.forward(lanes, &mut low, Some(&high));
+            let (mut sum, mut carry) = (low.clone(), high);
+            multiply(lanes, (&mut sum, &mut carry), (&a, &b));
+            field.settle(lanes, &mut sum, &carry);
+            field.backward(lanes, &mut sum);
+            [low, sum]
+        }
+        for field in 0..3 {
+            let values = [52, 26, 49, 49].map(|bits| {
+                let mut values = zeros();
+                let all = values.as_flattened_mut().iter_mut();
+                all.for_each(|x| *x = rng.random::<u64>() >> (64 - bits));
+                values
+            });
+            // SAFETY: the processor has just been found to have these features.
+            let pairs = unsafe { [run(wide, field, &values), run(Portable, field, &values)] };
+            assert!(pairs[0] == pairs[1]);
+        }
+    }
+}

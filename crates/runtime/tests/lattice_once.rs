@@ -1,0 +1,166 @@
+//! Lattice secrets and uploads are used once: a session that is played again is refused, and a client that is killed at
+//! any point never sends anything a second time.
+
+mod plans;
+
+use copriv_ir::lattice::Hint;
+use copriv_ir::{ConvGeometry, Lowering, Party, Shape};
+use copriv_runtime::store::Store;
+use copriv_runtime::{Channel, ClientSession, RuntimeError, ServerSession, TcpTransport};
+use plans::{Builder, Model, image, with_lattice};
+use std::collections::HashSet;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One convolution with a lattice correlation.
+fn small() -> (Model, Arc<Hint>) {
+    let mut plan = Builder::new(Shape::new(3, 6, 6), 26, 8, 5);
+    plan.linear(ConvGeometry::same(3, 4, 3, 1), Lowering::Direct, Party::Client, (6, 26));
+    let (model, hint) = with_lattice(&plan.reveal(), 9);
+    (model, Arc::new(hint))
+}
+
+/// Both ends of a connection over loopback.
+fn pipe() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback works");
+    let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("listens");
+    (listener.accept().expect("connects").0, client)
+}
+
+fn channel(line: TcpStream, party: Party) -> Channel {
+    let line = TcpTransport::new(line, PATIENCE).expect("a socket");
+    Channel::new(line, party).expect("threads start")
+}
+
+fn serve(model: &Model, line: TcpStream, store: Option<Arc<Store>>) -> Result<usize, RuntimeError> {
+    let plan = Arc::clone(&model.plan);
+    let session = ServerSession::accept(channel(line, Party::Server), plan, &model.weights)?;
+    match store {
+        Some(store) => session.with_store(store).serve(),
+        None => { session }.serve(),
+    }
+}
+
+/// Carries what comes from `near` to `far` until there were `most` bytes, and all that comes back; the former.
+fn relay(mut near: TcpStream, mut far: TcpStream, most: usize) -> Vec<u8> {
+    let (mut back, mut forth) =
+        (far.try_clone().expect("clones"), near.try_clone().expect("clones"));
+    let answers = thread::spawn(move || std::io::copy(&mut back, &mut forth));
+    let (mut sent, mut buffer) = (Vec::new(), [0; 1024]);
+    while let Ok(read @ 1..) = near.read(&mut buffer) {
+        sent.extend_from_slice(&buffer[..read]);
+        if sent.len() >= most || far.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+    }
+    // What is left over there comes to an end by itself where the client has said goodbye.
+    let _ = far.shutdown(Shutdown::Write);
+    if sent.len() >= most {
+        let _ = far.shutdown(Shutdown::Both);
+    }
+    let _ = answers.join();
+    sent
+}
+
+#[test]
+fn a_session_that_is_played_again_is_refused_at_its_first_upload() {
+    let (model, hint) = small();
+    let (client, near) = pipe();
+    let (server, far) = pipe();
+    let sent = thread::scope(|scope| {
+        let served = scope.spawn(|| serve(&model, server, None));
+        let sent = scope.spawn(|| relay(near, far, usize::MAX));
+        let plan = Arc::clone(&model.plan);
+        let mut session =
+            ClientSession::connect(channel(client, Party::Client), plan).expect("a server");
+        session.set_hint(hint).expect("its own");
+        let watch = &mut |_, _, _| ();
+        let prepared = session.prepare(watch).expect("prepares");
+        session.infer(prepared, &image(&model.plan, 1), watch).expect("infers");
+        session.goodbye().expect("the server is there");
+        assert_eq!(served.join().expect("no panic").expect("content"), 1);
+        sent.join().expect("no panic")
+    });
+    let (server, mut far) = pipe();
+    let mut answers = far.try_clone().expect("clones");
+    let error = thread::scope(|scope| {
+        scope.spawn(move || std::io::copy(&mut answers, &mut std::io::sink()));
+        scope.spawn(move || far.write_all(&sent));
+        serve(&model, server, None).expect_err("refused")
+    });
+    let step = model.plan.lattice_plan().expect("it has one").steps[0].id();
+    assert!(matches!(error, RuntimeError::ForeignUpload { step: s, .. } if s == step), "{error}");
+}
+
+/// Where the child of the next test finds its store and its server.
+const CHILD: &str = "COPRIV_TEST_LATTICE_CHILD";
+
+/// Not a test by itself: a client that prepares and infers until it is killed.
+#[test]
+fn child() {
+    let Ok(arguments) = std::env::var(CHILD) else { return };
+    let (address, folder) = arguments.split_once(' ').expect("two arguments");
+    let (model, hint) = small();
+    let line = channel(TcpStream::connect(address).expect("somebody listens"), Party::Client);
+    let store = Arc::new(Store::open(Path::new(folder), Party::Client).expect("opens"));
+    let plan = Arc::clone(&model.plan);
+    let mut session = ClientSession::connect_stored(line, plan, store).expect("a server");
+    session.set_hint(hint).expect("its own");
+    let image = image(&model.plan, 1);
+    loop {
+        // What an earlier life has prepared is used first.
+        let watch = &mut |_, _, _| ();
+        if session.infer_stored(&image, watch).is_err() {
+            session.prepare_stored(watch).expect("prepares");
+        }
+    }
+}
+
+#[test]
+fn a_client_killed_at_any_point_of_prepare_and_infer_sends_nothing_twice() {
+    const ROUNDS: usize = 16;
+    let (model, _) = small();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [ours, theirs] = ["server", "client"].map(|party| folder.path().join(party));
+    let store = Arc::new(Store::open(&ours, Party::Server).expect("opens"));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback works");
+    let address = listener.local_addr().expect("bound");
+    // The greeting and the store's name are the same in every session; setting up takes most of what follows.
+    let (greeting, setup) = (48 + 9 + 16, 8_000);
+    let upload = model.plan.lattice_plan().expect("it has one").upload_bytes(0) as usize;
+    let (mut seen, mut sent_after_setup) = (HashSet::new(), 0);
+    for round in 0..ROUNDS {
+        let mut child = Command::new(std::env::current_exe().expect("runs"))
+            .args(["--exact", "child", "--nocapture"])
+            .env(CHILD, format!("{address} {}", theirs.display()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("starts");
+        let (near, _) = listener.accept().expect("the child connects");
+        let (server, far) = pipe();
+        let most = setup + round * 3 * upload / ROUNDS;
+        let sent = thread::scope(|scope| {
+            scope.spawn(|| serve(&model, server, Some(Arc::clone(&store))));
+            let sent = relay(near, far, most);
+            child.kill().expect("it is ours");
+            child.wait().expect("it ends");
+            sent
+        });
+        sent_after_setup += sent.len().saturating_sub(setup);
+        let windows: Vec<[u8; 24]> = sent[greeting.min(sent.len())..]
+            .windows(24)
+            .filter_map(|w| w.try_into().ok())
+            .collect();
+        assert!(windows.iter().all(|window| !seen.contains(window)), "round {round}");
+        seen.extend(windows);
+    }
+    assert!(sent_after_setup > 2 * upload, "some were killed late");
+}
