@@ -10,7 +10,7 @@ pub const DEGREE: usize = 512;
 /// a rounding boundary.
 pub const SAFE_DEVIATIONS: f64 = 6.5;
 
-/// A module-LWE parameter set: ternary secrets, noise of standard deviation 3.24, at least 133 bits of security
+/// A module-LWE parameter set: ternary secrets, noise of standard deviation 3.24, at least 132 bits of security
 /// by the estimate in `docs/lattice.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
