@@ -112,8 +112,8 @@ pub enum RuntimeError {
     /// The plan has lattice correlations and the server's weights lack the secret of its hint.
     #[error("the server's weights lack the secret that the plan's hint was made with")]
     NoLatticeSeed,
-    /// The upload of a lattice correlation is not of this inference: it was sent before, or to somebody else.
-    #[error("step {}: the upload is not of inference {inference} of this session", step.0)]
+    /// The upload of a lattice correlation is not of this inference: it was sent before, or to somebody else, or damaged.
+    #[error("step {}: the upload is damaged or not of inference {inference} of this session", step.0)]
     ForeignUpload {
         /// The step.
         step: StepId,

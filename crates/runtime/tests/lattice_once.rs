@@ -1,9 +1,9 @@
-//! Lattice secrets and uploads are used once: a session that is played again is refused, and a client that is killed at
+//! Lattice secrets and uploads are used once: what is played again is refused, and a client that is killed at
 //! any point never sends anything a second time.
 
 mod plans;
 
-use copriv_ir::lattice::Hint;
+use copriv_ir::lattice::{Hint, UPLOAD_TAG};
 use copriv_ir::{ConvGeometry, Lowering, Party, Shape};
 use copriv_runtime::store::Store;
 use copriv_runtime::{Channel, ClientSession, RuntimeError, ServerSession, TcpTransport};
@@ -48,13 +48,17 @@ fn serve(model: &Model, line: TcpStream, store: Option<Arc<Store>>) -> Result<us
     }
 }
 
-/// Carries what comes from `near` to `far` until there were `most` bytes, and all that comes back; the former.
-fn relay(mut near: TcpStream, mut far: TcpStream, most: usize) -> Vec<u8> {
+/// Carries what comes from `near` to `far` until there were `most` bytes, with a bit of byte `flip` changed, and all that
+/// comes back; the former.
+fn relay(mut near: TcpStream, mut far: TcpStream, most: usize, flip: Option<usize>) -> Vec<u8> {
     let (mut back, mut forth) =
         (far.try_clone().expect("clones"), near.try_clone().expect("clones"));
     let answers = thread::spawn(move || std::io::copy(&mut back, &mut forth));
     let (mut sent, mut buffer) = (Vec::new(), [0; 1024]);
     while let Ok(read @ 1..) = near.read(&mut buffer) {
+        if let Some(at) = flip.and_then(|at| at.checked_sub(sent.len())).filter(|at| *at < read) {
+            buffer[at] ^= 4;
+        }
         sent.extend_from_slice(&buffer[..read]);
         if sent.len() >= most || far.write_all(&buffer[..read]).is_err() {
             break;
@@ -69,34 +73,59 @@ fn relay(mut near: TcpStream, mut far: TcpStream, most: usize) -> Vec<u8> {
     sent
 }
 
-#[test]
-fn a_session_that_is_played_again_is_refused_at_its_first_upload() {
+/// A whole session in which a bit of one byte that the client sends is changed: what the client sent, and what came of it
+/// at the server.
+fn run(flip: Option<usize>) -> (Vec<u8>, Result<usize, RuntimeError>) {
     let (model, hint) = small();
     let (client, near) = pipe();
     let (server, far) = pipe();
-    let sent = thread::scope(|scope| {
+    thread::scope(|scope| {
         let served = scope.spawn(|| serve(&model, server, None));
-        let sent = scope.spawn(|| relay(near, far, usize::MAX));
+        let sent = scope.spawn(|| relay(near, far, usize::MAX, flip));
         let plan = Arc::clone(&model.plan);
-        let mut session =
-            ClientSession::connect(channel(client, Party::Client), plan).expect("a server");
-        session.set_hint(hint).expect("its own");
-        let watch = &mut |_, _, _| ();
-        let prepared = session.prepare(watch).expect("prepares");
-        session.infer(prepared, &image(&model.plan, 1), watch).expect("infers");
-        session.goodbye().expect("the server is there");
-        assert_eq!(served.join().expect("no panic").expect("content"), 1);
-        sent.join().expect("no panic")
-    });
+        let infer = || {
+            let mut session = ClientSession::connect(channel(client, Party::Client), plan)?;
+            session.set_hint(hint)?;
+            let watch = &mut |_, _, _| ();
+            let prepared = session.prepare(watch)?;
+            session.infer(prepared, &image(&model.plan, 1), watch)?;
+            session.goodbye()
+        };
+        let inferred = infer();
+        let served = served.join().expect("no panic");
+        assert_eq!(inferred.is_ok(), served.is_ok());
+        (sent.join().expect("no panic"), served)
+    })
+}
+
+fn is_refused_at_first_upload(served: &Result<usize, RuntimeError>) -> bool {
+    let (model, _) = small();
+    let first = model.plan.lattice_plan().expect("it has one").steps[0].id();
+    matches!(served, Err(RuntimeError::ForeignUpload { step, .. }) if *step == first)
+}
+
+#[test]
+fn uploads_that_are_played_again_or_damaged_are_refused() {
+    let (sent, served) = run(None);
+    assert_eq!(served.expect("content"), 1);
+    let (model, _) = small();
     let (server, mut far) = pipe();
     let mut answers = far.try_clone().expect("clones");
-    let error = thread::scope(|scope| {
+    let replayed = thread::scope(|scope| {
         scope.spawn(move || std::io::copy(&mut answers, &mut std::io::sink()));
-        scope.spawn(move || far.write_all(&sent));
-        serve(&model, server, None).expect_err("refused")
+        let all = sent.clone();
+        scope.spawn(move || far.write_all(&all));
+        serve(&model, server, None)
     });
-    let step = model.plan.lattice_plan().expect("it has one").steps[0].id();
-    assert!(matches!(error, RuntimeError::ForeignUpload { step: s, .. } if s == step), "{error}");
+    assert!(is_refused_at_first_upload(&replayed), "{replayed:?}");
+    // The upload's frame: its length, and a stamp and tag of data.
+    let length = model.plan.lattice_plan().expect("it has one").upload_bytes(0) as u32;
+    let header = length.to_le_bytes();
+    let frame = sent.windows(4).rposition(|bytes| bytes == header).expect("it was sent");
+    for place in [0, UPLOAD_TAG, length as usize - 1] {
+        let (_, served) = run(Some(frame + 9 + place));
+        assert!(is_refused_at_first_upload(&served), "{place}: {served:?}");
+    }
 }
 
 /// Where the child of the next test finds its store and its server.
@@ -149,7 +178,7 @@ fn a_client_killed_at_any_point_of_prepare_and_infer_sends_nothing_twice() {
         let most = setup + round * 3 * upload / ROUNDS;
         let sent = thread::scope(|scope| {
             scope.spawn(|| serve(&model, server, Some(Arc::clone(&store))));
-            let sent = relay(near, far, most);
+            let sent = relay(near, far, most, None);
             child.kill().expect("it is ours");
             child.wait().expect("it ends");
             sent

@@ -59,13 +59,17 @@ impl<'a> ClientLattice<'a> {
         assert_eq!(layer.id(), step, "steps are prepared in the order of the plan");
         let shared = self.plan.section.shared();
         let mut message = Packer::with_capacity(self.plan.upload_bytes(number) as usize);
-        message.push_bytes(&tag(self.name, step), 8 * UPLOAD_TAG);
+        message.push_bytes(&[0; UPLOAD_TAG], 8 * UPLOAD_TAG);
         for &secret in &self.plan.carriers[number] {
             self.secrets.carrier(secret, shared, &self.matrix, &mut message);
         }
         let (secrets, seed) = (&self.secrets, &self.plan.section.seed);
         let mask = threads.install(|| secrets.upload(layer, seed, &mut message));
-        channel.send(&message.finish())?;
+        let mut message = message.finish();
+        if let Some((place, content)) = message.split_first_chunk_mut() {
+            *place = tag(self.name, step, content);
+        }
+        channel.send(&message)?;
         Ok((mask, self.secrets.take_share(number)))
     }
 }

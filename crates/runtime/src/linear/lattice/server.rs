@@ -29,7 +29,7 @@ impl<'a> ServerLattice<'a> {
     /// Receives the upload of the next step, which must be `step`; its share `S`.
     ///
     /// # Errors
-    /// [`RuntimeError::ForeignUpload`] where it is one of another step or inference; as [`Channel::recv`].
+    /// [`RuntimeError::ForeignUpload`] where it is damaged, or one of another step or inference; as [`Channel::recv`].
     ///
     /// # Panics
     /// Where the plan's next lattice step is another one.
@@ -44,11 +44,11 @@ impl<'a> ServerLattice<'a> {
         let layer = &self.plan.steps[number];
         assert_eq!(layer.id(), step, "steps are prepared in the order of the plan");
         let message = channel.recv(self.plan.upload_bytes(number) as usize)?;
-        let message = message.strip_prefix(&tag(self.name, step)).ok_or_else(|| {
-            let inference = self.name;
-            RuntimeError::ForeignUpload { step, inference }
-        })?;
-        let mut message = Unpacker::new(message);
+        let content = match message.split_first_chunk() {
+            Some((found, content)) if *found == tag(self.name, step, content) => content,
+            _ => return Err(RuntimeError::ForeignUpload { step, inference: self.name }),
+        };
+        let mut message = Unpacker::new(content);
         for &secret in &self.plan.carriers[number] {
             let carrier = Carrier::read(self.plan.section.shared(), &mut message);
             self.carriers[secret] = Some(carrier);
