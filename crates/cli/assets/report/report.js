@@ -281,7 +281,7 @@ function block(each) {
 }
 
 function trainingsSection(trainings) {
-  const place = section("training", "Training", "Accuracy, loss and the alphas of all gates, epoch by epoch over the stages of each run.");
+  const place = section("training", "Training", "Accuracy, loss and the alphas of all gates, epoch by epoch over the stages of each run. Where the method measures importance and trains no alphas, what each gate is worth.");
   place.append(runsTable(trainings));
   for (const { name, epochs, search } of trainings) {
     place.append(element("h3", {}, name));
@@ -296,8 +296,8 @@ function trainingsSection(trainings) {
     place.append(pair);
     lines("top-1 (%)", () => [line("test", (e) => 100 * e.top1, "--one"), line("train", (e) => 100 * e.train_top1, "--two", { borderDash: [4, 3] })])(pair);
     lines("loss", () => [line("test", (e) => e.test_loss, "--one"), line("train", (e) => e.loss, "--two", { borderDash: [4, 3] })])(pair);
-    alphaChart(pair, epochs, labels);
     if (search) importanceChart(pair, search);
+    else alphaChart(pair, epochs, labels);
     lines("bytes (estimate, GB)", () => [line("offline", (e) => e.bytes.offline / 1e9, "--one"), line("online", (e) => e.bytes.online / 1e9, "--two")])(pair);
   }
 }
@@ -309,13 +309,13 @@ function runsTable(trainings) {
     const best = Math.max(...epochs.filter((epoch) => epoch.stage === last.stage).map((epoch) => epoch.top1));
     const share = (part) => ({ text: percent(part), value: part });
     return [name, methodOf(last), `${last.stage} ${last.epoch}/${last.epochs}`, last.mask, share(last.top1), share(best),
-      { text: bytes(total), value: total }, { text: last.relus.toLocaleString("en"), value: last.relus }];
+      { text: bytes(total), value: total }, { text: (last.relus / 1e3).toFixed(0), value: last.relus }];
   });
-  return table(["run", "method", "stage", "gates", "top-1", "best", "bytes (estimate)", "activated values"], rows, "Training runs");
+  return table(["run", "method", "stage", "gates", "top-1", "best", "bytes (estimate)", "k ReLU"], rows, "Training runs");
 }
 
 // Bars in the order of the gates, those that went paler.
-function importanceChart(parent, { importances, mask, method }) {
+function importanceChart(parent, { importances, mask }) {
   const labels = importances.gates.map(({ gate }) => `gate ${gate}`);
   const state = (digit) => importances.gates.map(({ gate, loss_rise }) => (mask[gate] === digit ? loss_rise : null));
   const bars = (label, digit, name) => ({ label, data: state(digit), backgroundColor: color(name), stack: "gate" });
@@ -324,7 +324,7 @@ function importanceChart(parent, { importances, mask, method }) {
     data: { labels, datasets: [bars("kept", "1", "--kept"), bars("removed", "0", "--fused")] },
     options: {
       plugins: { tooltip: { callbacks: { label: ({ raw }) => `loss rises by ${raw.toFixed(4)} without it` } } },
-      scales: { y: { stacked: true, title: { display: true, text: `rise in loss without the gate (${method})` } }, x: { stacked: true, ticks: { maxRotation: 0, autoSkipPadding: 16 } } },
+      scales: { y: { stacked: true, title: { display: true, text: "rise in loss without the gate" } }, x: { stacked: true, ticks: { maxRotation: 0, autoSkipPadding: 16 } } },
     },
   }));
 }
