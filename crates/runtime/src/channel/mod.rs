@@ -20,6 +20,9 @@ use writer::{Background, Writer};
 /// Small messages wait for each other until so many bytes are there (or somebody receives or flushes).
 const EAGER: usize = 64 << 10;
 
+/// Bytes that may be read ahead: enough for headers and small messages, for large ones go straight to their place.
+const READ_AHEAD: usize = 8 << 10;
+
 /// One party's end of the line.
 ///
 /// Messages are byte strings whose lengths both parties know beforehand: what one sends in one call the
@@ -51,7 +54,7 @@ impl Channel {
             .split()
             .map_err(|source| RuntimeError::Io { what: "split the connection", source })?;
         let writer = if T::WRITES_AT_ONCE {
-            Writer::Direct(Box::new(writer))
+            Writer::Direct { output: Box::new(writer), spare: Vec::new() }
         } else {
             let thread = Background::spawn(writer)
                 .map_err(|source| RuntimeError::Io { what: "start a thread", source })?;
@@ -59,7 +62,7 @@ impl Channel {
         };
         Ok(Self {
             party,
-            reader: BufReader::with_capacity(EAGER, Box::new(reader)),
+            reader: BufReader::with_capacity(READ_AHEAD, Box::new(reader)),
             writer,
             outgoing: vec![0; HEADER],
             stamp: 0,
@@ -166,7 +169,9 @@ impl Channel {
             return Ok(());
         }
         let header = Header { payload, stamp: self.stamp, kind: Kind::Data };
-        let mut frame = std::mem::replace(&mut self.outgoing, vec![0; HEADER]);
+        let mut next = self.writer.frame();
+        next.resize(HEADER, 0);
+        let mut frame = std::mem::replace(&mut self.outgoing, next);
         frame[..HEADER].copy_from_slice(&header.encode());
         self.push(frame)
     }

@@ -8,10 +8,18 @@ use std::thread::{self, JoinHandle};
 /// Bytes that may wait to be written. Two parties that stream to each other can be this far apart.
 const QUEUE_LIMIT: usize = 32 << 20;
 
+/// Written frames that are kept for their room.
+const SPARE_FRAMES: usize = 8;
+
 /// Writes frames in order.
 pub(super) enum Writer {
     /// From the caller's thread: the transport never makes it wait.
-    Direct(Box<dyn Write + Send>),
+    Direct {
+        /// Where to.
+        output: Box<dyn Write + Send>,
+        /// Room of the last frame.
+        spare: Vec<u8>,
+    },
     /// In the background.
     Background(Background),
 }
@@ -23,9 +31,23 @@ impl Writer {
     /// What the transport said when it failed, now or earlier.
     pub(super) fn push(&mut self, frame: Vec<u8>) -> io::Result<()> {
         match self {
-            Self::Direct(output) => output.write_all(&frame).and_then(|()| output.flush()),
+            Self::Direct { output, spare } => {
+                let written = output.write_all(&frame).and_then(|()| output.flush());
+                *spare = frame;
+                written
+            }
             Self::Background(thread) => thread.push(frame),
         }
+    }
+
+    /// An empty frame, in the room of one that has been written where there is one.
+    pub(super) fn frame(&mut self) -> Vec<u8> {
+        let mut frame = match self {
+            Self::Direct { spare, .. } => std::mem::take(spare),
+            Self::Background(thread) => thread.queue.lock().spare.pop().unwrap_or_default(),
+        };
+        frame.clear();
+        frame
     }
 }
 
@@ -81,6 +103,8 @@ struct Queue {
 #[derive(Debug, Default)]
 struct State {
     frames: VecDeque<Vec<u8>>,
+    /// Written frames, whose room is used again.
+    spare: Vec<Vec<u8>>,
     /// Of all frames not yet written, the one in the writer's hands included.
     bytes: usize,
     closed: bool,
@@ -102,6 +126,9 @@ impl Queue {
             let written = output.write_all(&frame).and_then(|()| output.flush());
             let mut state = self.lock();
             state.bytes -= frame.len();
+            if state.spare.len() < SPARE_FRAMES {
+                state.spare.push(frame);
+            }
             if let Err(error) = written {
                 state.failed = Some((error.kind(), error.to_string()));
                 state.frames.clear();

@@ -78,6 +78,8 @@ impl BlockState {
     }
 
     /// Prepares for a block of `count` transfers; the tweak of the first.
+    ///
+    /// The columns are what the last block left in them.
     pub(super) fn begin(&mut self, count: usize) -> u128 {
         assert!(count <= BLOCK, "a block has at most {BLOCK} transfers, not {count}");
         self.words = count.div_ceil(SIDE);
@@ -85,7 +87,6 @@ impl BlockState {
             *counter = self.counter;
             self.counter += 1;
         }
-        self.columns.fill(0);
         self.tweaks.next(count)
     }
 
@@ -93,14 +94,29 @@ impl BlockState {
     #[inline]
     pub(super) fn stream(&mut self, cipher: &Aes128Enc) -> &mut [u128] {
         let Self { counters, stream, words, .. } = self;
-        encrypt(cipher, &counters[..*words], stream);
-        &mut stream[..*words]
+        let stream = &mut stream[..*words];
+        hash::encrypt_to(cipher, &counters[..*words], stream);
+        stream
     }
 
     /// Fills `stream` with as many words as the block has.
     #[inline]
     pub(super) fn stream_into(&self, cipher: &Aes128Enc, stream: &mut [u128; WORDS]) {
-        encrypt(cipher, &self.counters[..self.words], stream);
+        hash::encrypt_to(cipher, &self.counters[..self.words], &mut stream[..self.words]);
+    }
+
+    /// Puts the stream of a cipher in the place of one of the 128 columns that become rows.
+    #[inline]
+    pub(super) fn stream_to(&mut self, cipher: &Aes128Enc, column: usize) -> &mut [u128] {
+        let Self { counters, columns, words, .. } = self;
+        let column = &mut columns[column * WORDS..][..*words];
+        hash::encrypt_to(cipher, &counters[..*words], column);
+        column
+    }
+
+    /// Empties the columns into which others are mixed.
+    pub(super) fn clear_columns(&mut self) {
+        self.columns.fill(0);
     }
 
     /// Words in use in the current block.
@@ -137,14 +153,6 @@ impl Drop for BlockState {
     }
 }
 
-/// A column's stream for these counters.
-#[inline]
-fn encrypt(cipher: &Aes128Enc, counters: &[u128], stream: &mut [u128; WORDS]) {
-    let stream = &mut stream[..counters.len()];
-    stream.copy_from_slice(counters);
-    hash::encrypt(cipher, stream);
-}
-
 pub(super) fn xor(sum: &mut [u128], words: &[u128]) {
     sum.iter_mut().zip(words).for_each(|(sum, word)| *sum ^= word);
 }
@@ -172,13 +180,13 @@ pub(super) fn scatter(plane: &[u128], bit: u32, bytes: &mut [u8]) {
     }
 }
 
-/// Appends the first `bytes` bytes of a column.
-pub(super) fn append(message: &mut Vec<u8>, column: &[u128], bytes: usize) {
-    let mut packed = [0; 16 * WORDS];
-    for (packed, word) in packed.as_chunks_mut().0.iter_mut().zip(column) {
-        *packed = word.to_le_bytes();
+/// Writes the first bytes of a column over `message`.
+pub(super) fn write(message: &mut [u8], column: &[u128]) {
+    let (whole, rest) = message.as_chunks_mut();
+    whole.iter_mut().zip(column).for_each(|(to, word)| *to = word.to_le_bytes());
+    if let Some(word) = column.get(whole.len()) {
+        rest.copy_from_slice(&word.to_le_bytes()[..rest.len()]);
     }
-    message.extend_from_slice(&packed[..bytes]);
 }
 
 /// The words of a message's column.

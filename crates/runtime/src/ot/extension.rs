@@ -184,14 +184,26 @@ impl SenderBlock<'_> {
         }
     }
 
+    /// Both pads of each transfer; for 1-of-2 transfers.
+    #[must_use]
+    pub fn keys(self) -> Zeroizing<Vec<[u128; 2]>> {
+        let mut keys = Zeroizing::new(Vec::with_capacity(self.rows.len()));
+        if let Some(offsets) = self.offsets.first_chunk::<2>() {
+            keys.extend(self.rows.iter().map(|row| offsets.map(|offset| row ^ offset)));
+        }
+        self.hash.hash(keys.as_flattened_mut(), |index| self.first + (index / 2) as u128);
+        keys
+    }
+
     #[inline]
     fn each<const OPTIONS: usize>(self, mut f: impl FnMut(usize, &[u128])) {
+        let Some(offsets) = self.offsets.first_chunk::<OPTIONS>() else { return };
         let mut pads = Zeroizing::new([0; hash::BATCH]);
         let mut position = 0;
         for rows in self.rows.chunks(hash::BATCH / OPTIONS) {
             let pads = &mut pads[..rows.len() * OPTIONS];
             for (pads, row) in pads.as_chunks_mut::<OPTIONS>().0.iter_mut().zip(rows) {
-                pads.iter_mut().zip(self.offsets).for_each(|(pad, offset)| *pad = row ^ offset);
+                *pads = offsets.map(|offset| row ^ offset);
             }
             let first = self.first + position as u128;
             self.hash.hash(pads, |index| first + (index / OPTIONS) as u128);
@@ -200,18 +212,6 @@ impl SenderBlock<'_> {
                 position += 1;
             }
         }
-    }
-
-    /// Both pads of each transfer; for 1-of-2 transfers.
-    #[must_use]
-    pub fn keys(self) -> Zeroizing<Vec<[u128; 2]>> {
-        let mut keys = Zeroizing::new(Vec::with_capacity(self.rows.len()));
-        self.for_each(|_, pads| {
-            if let Some(pair) = pads.first_chunk() {
-                keys.push(*pair);
-            }
-        });
-        keys
     }
 }
 

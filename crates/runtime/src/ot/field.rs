@@ -26,10 +26,15 @@ pub(super) fn multiples(delta: u128) -> Zeroizing<[u128; 16]> {
     multiples
 }
 
-/// Adds `x^power` times each row to `sum`.
+/// Adds `x^power` times each row to `sum`; `power` is at most 3.
 pub(super) fn add_multiple(sum: &mut [u128], rows: &[u128], power: u32) {
-    for (sum, &row) in sum.iter_mut().zip(rows) {
-        *sum ^= (0..power).fold(row, |row, _| times_x(row));
+    let pairs = sum.iter_mut().zip(rows);
+    if power == 0 {
+        return pairs.for_each(|(sum, &row)| *sum ^= row);
+    }
+    for (sum, &row) in pairs {
+        let over = row >> (128 - power);
+        *sum ^= row << power ^ over ^ over << 1 ^ over << 2 ^ over << 7;
     }
 }
 

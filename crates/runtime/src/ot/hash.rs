@@ -34,8 +34,7 @@ impl TweakedHash {
         let mut room = Zeroizing::new([0; BATCH]);
         for (batch, values) in values.chunks_mut(BATCH).enumerate() {
             let inner = &mut room[..values.len()];
-            inner.copy_from_slice(values);
-            self.permute(inner);
+            encrypt_to(&self.pi, values, inner);
             for (position, (value, inner)) in values.iter_mut().zip(&*inner).enumerate() {
                 *value = inner ^ tweak(batch * BATCH + position);
             }
@@ -73,13 +72,39 @@ impl TweakedHash {
 #[inline]
 pub(super) fn encrypt(cipher: &Aes128Enc, values: &mut [u128]) {
     values.iter_mut().for_each(|value| *value = value.to_le());
-    let blocks: *mut Block = values.as_mut_ptr().cast();
-    const { assert!(size_of::<Block>() == size_of::<u128>() && align_of::<Block>() == 1) };
-    // SAFETY: a block is 16 bytes of any value without alignment, as asserted, so these are the same `values.len()` blocks;
-    // `values` is borrowed for as long and not used meanwhile.
-    let blocks = unsafe { std::slice::from_raw_parts_mut(blocks, values.len()) };
-    cipher.encrypt_blocks(blocks);
+    cipher.encrypt_blocks(blocks_mut(values));
     values.iter_mut().for_each(|value| *value = u128::from_le(*value));
+}
+
+/// Encrypts numbers as [`encrypt`] does, to another place.
+///
+/// # Panics
+/// If that has another length.
+#[inline]
+pub(super) fn encrypt_to(cipher: &Aes128Enc, values: &[u128], to: &mut [u128]) {
+    if cfg!(target_endian = "big") {
+        to.copy_from_slice(values);
+        return encrypt(cipher, to);
+    }
+    let encrypted = cipher.encrypt_blocks_b2b(blocks(values), blocks_mut(to));
+    encrypted.expect("both have the same length");
+}
+
+/// Numbers as the blocks that they are in memory.
+#[inline]
+fn blocks(values: &[u128]) -> &[Block] {
+    const { assert!(size_of::<Block>() == size_of::<u128>() && align_of::<Block>() == 1) };
+    // SAFETY: a block is 16 bytes of any value without alignment, as asserted, so these are the same `values.len()` blocks,
+    // borrowed for as long.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
+}
+
+/// As [`blocks`].
+#[inline]
+fn blocks_mut(values: &mut [u128]) -> &mut [Block] {
+    const { assert!(size_of::<Block>() == size_of::<u128>() && align_of::<Block>() == 1) };
+    // SAFETY: as in `blocks`; any bytes that are written are a number.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
 }
 
 impl Default for TweakedHash {

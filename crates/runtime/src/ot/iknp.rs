@@ -1,7 +1,7 @@
 //! IKNP: 240 base transfers stretched into any number of random 1-of-N transfers.
 
 use super::base::BaseOts;
-use super::block::{BlockState, Domain, WORDS, append, gather, words, xor};
+use super::block::{BlockState, Domain, WORDS, gather, words, write, xor};
 use super::code::Code;
 use super::extension::{ReceiverBlock, SenderBlock};
 use crate::{Channel, RuntimeError};
@@ -71,14 +71,22 @@ impl IknpSender {
         let mut message = std::mem::take(&mut self.block.message);
         message.resize(code.columns() * bytes, 0);
         channel.recv_into(&mut message)?;
-        let mut corrections = message.chunks_exact(bytes.max(1));
-        for group in code.groups() {
-            for (column, correction) in code.columns_of(group).zip(&mut corrections) {
+        let corrections = message.chunks_exact(bytes.max(1));
+        if code == Code::OneOf2 {
+            // Its columns are not mixed.
+            for (column, correction) in corrections.enumerate() {
                 let mask = u128::from_le_bytes([self.masks[column]; 16]);
-                let stream = self.block.stream(&self.columns[column]);
-                for (word, correction) in stream.iter_mut().zip(words(correction)) {
-                    *word ^= correction & mask;
-                }
+                let stream = self.block.stream_to(&self.columns[column], column);
+                unmask(stream, correction, mask);
+            }
+        } else {
+            self.block.clear_columns();
+            let columns = code
+                .groups()
+                .flat_map(|group| code.columns_of(group).map(move |column| (group, column)));
+            for ((group, column), correction) in columns.zip(corrections) {
+                let mask = u128::from_le_bytes([self.masks[column]; 16]);
+                unmask(self.block.stream(&self.columns[column]), correction, mask);
                 self.block.mix(code, group, column);
             }
         }
@@ -115,17 +123,24 @@ impl IknpReceiver {
         let bytes = choices.len().div_ceil(8);
         let planes = choice_planes(code, choices);
         let mut message = std::mem::take(&mut self.block.message);
-        message.clear();
-        message.reserve(code.columns() * bytes);
+        message.resize(code.columns() * bytes, 0);
+        let mut parts = message.chunks_exact_mut(bytes.max(1));
+        if code != Code::OneOf2 {
+            self.block.clear_columns();
+        }
         for group in code.groups() {
             let symbols = Zeroizing::new(group_symbols(&planes, group));
-            for column in code.columns_of(group) {
+            for (column, part) in code.columns_of(group).zip(&mut parts) {
                 let mut correction = *symbols;
                 let [zero, one] = &self.columns[column];
                 xor(&mut correction, self.block.stream(one));
-                xor(&mut correction, self.block.stream(zero));
-                append(&mut message, &correction, bytes);
-                self.block.mix(code, group, column);
+                if code == Code::OneOf2 {
+                    xor(&mut correction, self.block.stream_to(zero, column));
+                } else {
+                    xor(&mut correction, self.block.stream(zero));
+                    self.block.mix(code, group, column);
+                }
+                write(part, &correction);
             }
         }
         channel.send(&message)?;
@@ -136,6 +151,11 @@ impl IknpReceiver {
         hash.hash(rows, |position| first + position as u128);
         Ok(ReceiverBlock { pads: rows })
     }
+}
+
+/// Adds a correction to the stream of a column whose bit of the secret is one.
+fn unmask(stream: &mut [u128], correction: &[u8], mask: u128) {
+    stream.iter_mut().zip(words(correction)).for_each(|(word, bits)| *word ^= bits & mask);
 }
 
 fn cipher(key: &[u8; 16]) -> Aes128Enc {

@@ -5,7 +5,7 @@
 //! sender, `t = q ^ c delta` at the receiver, who has the random bit `c`. Here `delta` ends in a one and every `q` in a zero, so that `c`
 //! is the last bit of `t`.
 
-use super::block::{BLOCK, Domain, Tweaks, append, gather, words};
+use super::block::{BLOCK, Domain, Tweaks, gather, words, write};
 use super::code::Code;
 use super::extension::{ReceiverBlock, SenderBlock};
 use super::field::{add_multiple, multiples};
@@ -251,8 +251,8 @@ impl SilentReceiver {
             for (rows, word) in plane.chunks(128).zip(&mut *corrections) {
                 rows.iter().enumerate().for_each(|(at, t)| *word ^= (t & 1) << at);
             }
-            let mut message = Vec::with_capacity(bytes);
-            append(&mut message, &*corrections, bytes);
+            let mut message = vec![0; bytes];
+            write(&mut message, &*corrections);
             channel.send(&message)?;
             add_multiple(&mut rows[..count], plane, power);
             plane.fill(0);

@@ -1,7 +1,7 @@
 //! SoftSpoken OT extension: fewer bytes than IKNP for more computation.
 
 use super::base::BaseOts;
-use super::block::{BLOCK, BlockState, Domain, WORDS, append, gather, scatter, words, xor};
+use super::block::{BLOCK, BlockState, Domain, WORDS, gather, scatter, words, write, xor};
 use super::code::Code;
 use super::extension::{ReceiverBlock, SenderBlock};
 use super::field::{add_multiple, multiples};
@@ -119,7 +119,9 @@ impl SoftSpokenSender {
         let first = field.block.begin(count);
         let (trees, bytes) = (128 / field.bits, count.div_ceil(8));
         let unsent = usize::from(choices == Choices::Random);
-        let message = channel.recv((trees - unsent) * bytes)?;
+        let mut message = std::mem::take(&mut field.block.message);
+        message.resize((trees - unsent) * bytes, 0);
+        channel.recv_into(&mut message)?;
         let corrections = message.chunks_exact(bytes.max(1)).map(Some);
         let corrections = std::iter::repeat_n(None, unsent).chain(corrections);
         for (tree, correction) in (0..trees).zip(corrections) {
@@ -132,6 +134,7 @@ impl SoftSpokenSender {
                 }
             }
         }
+        field.block.message = message;
         field.block.finish();
         Ok(first)
     }
@@ -213,18 +216,22 @@ impl SoftSpokenReceiver {
         let first = field.block.begin(count);
         let (trees, bytes) = (128 / field.bits, count.div_ceil(8));
         let mut chosen = choices.map(|choices| Zeroizing::new(*choices));
-        let mut message = Vec::with_capacity(trees * bytes);
+        let sent = trees - usize::from(choices.is_none());
+        let mut message = std::mem::take(&mut field.block.message);
+        message.resize(sent * bytes, 0);
+        let mut parts = message.chunks_exact_mut(bytes.max(1));
         for tree in 0..trees {
             let mut sum = field.fold(tree);
             match &chosen {
                 Some(choices) => {
                     xor(&mut *sum, &**choices);
-                    append(&mut message, &*sum, bytes);
+                    parts.next().into_iter().for_each(|part| write(part, &*sum));
                 }
                 None => chosen = Some(sum),
             }
         }
         channel.send(&message)?;
+        field.block.message = message;
         field.block.finish();
         Ok((first, chosen.unwrap_or_else(|| Zeroizing::new([0; WORDS]))))
     }
