@@ -58,7 +58,7 @@ fn bench(job: Result<Job>, common: &Common, threads: usize, terminal: &Terminal)
         return Ok(());
     }
     terminal.data(report::table(job.unit, &rows))?;
-    if job.name == "conv" {
+    if matches!(job.name, "conv" | "ot") {
         terminal.data(report::copies(&rows)?)?;
     }
     if let Some(network) = &network {

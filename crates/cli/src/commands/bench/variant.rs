@@ -33,23 +33,26 @@ pub struct Job {
 
 const BOTH: &[Phase] = &[Phase::Offline, Phase::Online];
 
-/// Correlated transfers: a matrix of one-bit weights times a vector, server choosing.
+/// Correlated transfers: a matrix of weights times a vector, the server choosing by the bits of the weights. As many bits as
+/// the ring allows up to eight, so that what a weight costs beside its transfers counts little.
 pub fn ot(args: &Elements) -> Result<Job> {
     ensure!(args.elements > 0, "--elements must be at least 1");
-    let inner = args.elements.min(1024);
-    let outputs = args.elements.div_ceil(inner);
+    let weight_bits = args.bits.min(8);
+    let weights = args.elements.div_ceil(weight_bits as usize);
+    let inner = weights.min(1024);
+    let outputs = weights.div_ceil(inner);
     let variants = OtKind::ALL.map(|kind| {
         let correlation = Correlation::Ot { kind, chooser: Party::Server };
         let (geometry, lowering) =
             (ConvGeometry::fully_connected(inner, outputs), Lowering::Direct);
-        let step = LinearStep { geometry, lowering, correlation, weight_scale: 0, weight_bits: 1 };
-        let model = Model::linear(Shape::vector(inner), args.bits, step, 1)?;
+        let step = LinearStep { geometry, lowering, correlation, weight_scale: 0, weight_bits };
+        let model = Model::linear(Shape::vector(inner), args.bits, step, weight_bits)?;
         Ok(Variant { name: kind.to_string(), model, tolerance: 0 })
     });
-    let elements = inner * outputs;
+    let elements = inner * outputs * weight_bits as usize;
     Ok(Job {
         name: "ot",
-        params: json!({ "elements": elements, "bits": args.bits }),
+        params: json!({ "elements": elements, "bits": args.bits, "weight_bits": weight_bits }),
         work: elements as f64,
         unit: "OTs",
         phases: &[Phase::Offline],
