@@ -37,7 +37,7 @@ const BOTH: &[Phase] = &[Phase::Offline, Phase::Online];
 /// the ring allows up to eight, so that what a weight costs beside its transfers counts little.
 pub fn ot(args: &Elements) -> Result<Job> {
     ensure!(args.elements > 0, "--elements must be at least 1");
-    let weight_bits = args.bits.min(8);
+    let weight_bits = args.bits.clamp(1, 8);
     let weights = args.elements.div_ceil(weight_bits as usize);
     let inner = weights.min(1024);
     let outputs = weights.div_ceil(inner);
