@@ -49,6 +49,39 @@ fn private_logits_are_the_plans_and_traffic_is_what_was_predicted() {
 }
 
 #[test]
+fn a_client_may_learn_the_class_alone() {
+    let place = Workplace::new();
+    place.compile_small(MASK);
+    let pixels = place.picture("a.png", 4);
+    let compile = ["compile", "fused", "--preset", "copriv", "--set", "output=argmax"];
+    place.succeed(&[&compile[..], &["--out", "class"]].concat());
+    let server = place.serve("class", 2);
+    let infer = ["infer", "--plan", "class/plan.json", "--connect", &server.address, "a.png"];
+    let answer = json(&place.succeed(&[&infer[..], &["--json"]].concat()));
+    let plan = Plan::read(&place.path("class/plan.json")).expect("reads");
+    let weights = ServerWeights::read(&place.path("class/server.safetensors"), &plan);
+    let weights = weights.expect("reads");
+    let evaluator = PlanEvaluator::new(&plan, &weights).expect("they belong together");
+    let image = plan.input().normalise(&pixels);
+    let class = evaluator.class(&image).expect("that is what it reveals");
+    assert_eq!(answer["top"], value!([{ "class": class, "label": null }]));
+    assert_eq!(answer["logits"], value!([]));
+    let logits = evaluator.logits_f64(&image);
+    assert!(logits.iter().all(|&logit| logit <= logits[class]));
+    let inspected = json(&place.succeed(&["inspect", "class", "--json"]));
+    for phase in ["setup", "offline", "online"] {
+        assert_eq!(answer["comm"][phase], inspected["total"][phase], "{phase}");
+    }
+    let steps = inspected["steps"].as_array().expect("steps");
+    let [.., argmax, reveal] = &steps[..] else { panic!("{steps:?}") };
+    assert_eq!((&argmax["op"], &argmax["bits"]), (&value!("argmax"), &value!(1)));
+    let digits = &reveal["comm"]["online"]["server_to_client"];
+    assert_eq!(digits, 1, "four digits in a byte");
+    assert_eq!(place.succeed(&infer).trim_end(), format!("a.png\n  class {class}"));
+    assert_eq!(server.wait(), 0);
+}
+
+#[test]
 fn mixed_precision_runs_privately_with_transfers_and_with_lattices() {
     let place = Workplace::new();
     place.compile_small(MASK);

@@ -110,6 +110,16 @@ pub enum CorrelationRule {
     Lattice,
 }
 
+/// What the client learns of its image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Output {
+    /// All logits.
+    Logits,
+    /// The class with the greatest logit, and nothing else.
+    ArgMax,
+}
+
 /// The complete settings.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CompileConfig {
@@ -154,11 +164,13 @@ pub struct CompileConfig {
     /// Bits layer by layer in place of `weight_bits` and `activation_bits`; chosen where there is a budget.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub widths: Option<Widths>,
+    /// What the client learns.
+    pub output: Output,
 }
 
 impl CompileConfig {
     /// What can be [`set`](Self::set).
-    pub const KEYS: [&str; 17] = [
+    pub const KEYS: [&str; 18] = [
         "precision",
         "ring",
         "scale",
@@ -176,6 +188,7 @@ impl CompileConfig {
         "objective",
         "max_drop",
         "max_bytes",
+        "output",
     ];
 
     /// The settings of a preset: 41 bits, 12 of them fractional, digits of 4 bits, room for four times
@@ -211,6 +224,7 @@ impl CompileConfig {
             max_drop: None,
             max_bytes: None,
             widths: None,
+            output: Output::Logits,
         }
     }
 
@@ -277,6 +291,10 @@ impl CompileConfig {
             }
             "max_drop" => self.max_drop = Some(points(key, value)?),
             "max_bytes" => self.max_bytes = Some(bytes(key, value)?),
+            "output" => {
+                let known = [("logits", Output::Logits), ("argmax", Output::ArgMax)];
+                self.output = parse(key, value, &known, &[])?;
+            }
             _ => return Err(ConfigError::UnknownKey { found: key.into() }),
         }
         Ok(())
@@ -400,6 +418,7 @@ mod tests {
             ("objective", "online"),
             ("max_drop", "0.5"),
             ("max_bytes", "1.5MB"),
+            ("output", "argmax"),
         ] {
             assert!(CompileConfig::KEYS.contains(&key));
             config.set(key, value).expect("a known setting");
@@ -424,6 +443,7 @@ mod tests {
             max_drop: Some(0.5),
             max_bytes: Some(1_500_000),
             widths: None,
+            output: Output::ArgMax,
         };
         assert_eq!(config, expected);
     }
@@ -460,7 +480,7 @@ mod tests {
             text("speed", "0.5"),
             "there is no setting \"speed\"; there are precision, ring, scale, weight_scale, \
              activation_bits, weight_bits, ot, leaf_bits, tables, head_room, lowering, chooser, \
-             correlation, inferences, objective, max_drop, max_bytes"
+             correlation, inferences, objective, max_drop, max_bytes, output"
         );
     }
 

@@ -69,6 +69,8 @@ pub(crate) enum Reading {
     Values(Interval),
     /// The differences of numbers of one channel within these.
     Differences(Interval),
+    /// The differences of any two numbers within these.
+    Contest(Interval),
 }
 
 impl Reading {
@@ -95,6 +97,7 @@ impl Reading {
                 Self::Values(Interval::new(all.low + cap(input), all.high))
             }
             StepOp::MaxPool { .. } => Self::Differences(all),
+            StepOp::ArgMax { .. } => Self::Contest(all),
             StepOp::Truncate { .. }
             | StepOp::Extend { .. }
             | StepOp::Activation { .. }
@@ -106,7 +109,7 @@ impl Reading {
     pub(crate) fn view(self, channel: Interval) -> (Interval, Interval) {
         match self {
             Self::Values(limit) => (channel, limit),
-            Self::Differences(limit) => {
+            Self::Differences(limit) | Self::Contest(limit) => {
                 let span = channel.high - channel.low;
                 (Interval::new(-span, span), limit)
             }
@@ -132,7 +135,13 @@ pub(crate) fn unproven(plan: &Plan, weights: &BTreeMap<StepId, LinearWeights>) -
                 let (read, limit) = reading.view(channel);
                 read.is_within(limit)
             };
-            if !values[input.0].iter().all(is_safe) {
+            let channels = &values[input.0];
+            let hull = channels.iter().copied().reduce(Interval::hull);
+            let all_safe = match reading {
+                Reading::Contest(_) => hull.iter().all(is_safe),
+                _ => channels.iter().all(is_safe),
+            };
+            if !all_safe {
                 unproven.push(step.id);
             }
             if let Reading::Values(limit) = reading {
@@ -186,6 +195,10 @@ fn output(
             each(&|x| x.map(|end| end.clamp(0, top)))
         }
         (StepOp::Input, _) => input(plan),
+        // Digits as elements of `Z_2`.
+        (StepOp::ArgMax { .. }, _) => {
+            vec![Interval::new(-1, 0); plan.fact(step.output).shape.elements()]
+        }
         // The numbers themselves, or some of them.
         _ => inputs.first().map(|x| x.to_vec()).unwrap_or_default(),
     }

@@ -38,8 +38,8 @@ mod widths;
 pub use allocate::{Allocation, Progress, Verdict};
 pub use calibration::{Calibration, CalibrationSource};
 pub use config::{
-    ChooserRule, CompileConfig, ConfigError, CorrelationRule, LoweringRule, Objective, Precision,
-    Preset,
+    ChooserRule, CompileConfig, ConfigError, CorrelationRule, LoweringRule, Objective, Output,
+    Precision, Preset,
 };
 pub use error::CompileError;
 pub use lattice::LatticeSeeds;

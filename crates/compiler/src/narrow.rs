@@ -15,7 +15,7 @@ use crate::lower::allowed;
 use crate::quantise::{filter_growth, largest_weight, mean_correction};
 use crate::ranges::{RELU6_CAP, signed_bits};
 use crate::select::{feeds_only_convolutions, finish, unsupported_mean};
-use crate::{Calibration, CompileConfig, CompileError, LoweringRule};
+use crate::{Calibration, CompileConfig, CompileError, LoweringRule, Output};
 use copriv_ir::{
     Activation, Comparison, ConvGeometry, Correlation, ExtendMethod, Fact, FusedLayer, FusedModel,
     FusedOp, LayerId, LinearStep, Lowering, PoolWindow, Ring, Sign, Step, StepId, StepOp,
@@ -56,7 +56,12 @@ pub(crate) fn narrow(
         values.push(value);
     }
     let last = LayerId(values.len() - 1);
-    narrowing.push(last, StepOp::Reveal, vec![values[last.0]])?;
+    let mut answer = values[last.0];
+    if config.output == Output::ArgMax {
+        let comparison = narrowing.comparison;
+        answer = narrowing.push(last, StepOp::ArgMax { comparison }, vec![answer])?;
+    }
+    narrowing.push(last, StepOp::Reveal, vec![answer])?;
     let Narrowing { steps, facts, layers, .. } = narrowing;
     Ok(Draft::of(finish(model, calibration, config, (facts, steps))?, layers))
 }
@@ -359,7 +364,9 @@ impl Narrowing<'_> {
         let largest = self.calibration.largest()[id.0];
         let (shift, needed) = if is_last {
             let bound = f64::from(largest) * f64::from(self.config.head_room);
-            (0, signed_bits(bound * f64::from(scale).exp2()))
+            // Differences of two take a bit more.
+            let spare = u32::from(self.config.output == Output::ArgMax);
+            (0, signed_bits(bound * f64::from(scale).exp2()) + spare)
         } else {
             let Format { scale: kept, ring } = self.formats[id.0];
             (scale - kept, ring.bits() + scale - kept)

@@ -208,7 +208,7 @@ fn fill_of(plan: &Plan, step: &Step, x: &[u64]) -> f64 {
     let fact = plan.fact(step.inputs[0]);
     let Some(reading) = Reading::of(step, fact) else { return 0.0 };
     let channels = match reading {
-        Reading::Values(_) => x.len(),
+        Reading::Values(_) | Reading::Contest(_) => x.len(),
         Reading::Differences(_) => fact.shape.area(),
     };
     let fill = |channel: &[u64]| {

@@ -2,7 +2,7 @@
 
 use crate::draft::Draft;
 use crate::{Calibration, CompileConfig, CompileError, Range};
-use copriv_ir::{Activation, StepOp};
+use copriv_ir::{Activation, Answer, StepOp};
 
 /// ReLU6 subtracts its cap before it looks at the sign.
 pub(crate) const RELU6_CAP: f64 = 6.0;
@@ -29,11 +29,16 @@ pub(crate) fn check_ranges(
             }
             _ => bound,
         };
-        // A product's input may wrap: see `narrow.rs`.
-        if matches!(step.op, StepOp::Reduce { .. }) {
+        // A product's input may wrap: see `narrow.rs`. A class always fits its digits.
+        let of_class = matches!(plan.answer(), Answer::Class { .. }) && step.op == StepOp::Reveal;
+        if matches!(step.op, StepOp::Reduce { .. }) || of_class {
             continue;
         }
-        let fact = plan.fact(step.output);
+        // Differences of what is compared must fit the ring that it is in.
+        let (fact, bound) = match step.op {
+            StepOp::ArgMax { .. } => (plan.fact(step.inputs[0]), 2.0 * bound),
+            _ => (plan.fact(step.output), bound),
+        };
         let needed = signed_bits(bound * f64::from(fact.scale).exp2());
         if needed > fact.ring.bits() {
             return Err(CompileError::Overflow {

@@ -1,11 +1,11 @@
 //! Pass 1: which steps each fused layer becomes, and at which scale.
 //!
 //! Activations have `scale` fractional bits. A convolution multiplies by weights of `weight_scale` and
-//! is truncated back at once, except where its result is revealed. A mean stays a sum: its scale
+//! is truncated back at once, except where its result is revealed or compared for the greatest. A mean stays a sum: its scale
 //! grows instead, and the next linear step's truncation takes that along.
 
 use crate::draft::Draft;
-use crate::{Calibration, CalibrationSource, CompileConfig, CompileError};
+use crate::{Calibration, CalibrationSource, CompileConfig, CompileError, Output};
 use copriv_ir::{
     Comparison, Correlation, Fact, FusedLayer, FusedModel, FusedOp, LayerId, LinearStep, Lowering,
     Party, Plan, PlanError, PoolWindow, Provenance, Sign, Step, StepId, StepOp, TruncateMethod,
@@ -82,6 +82,9 @@ fn steps(model: &FusedModel, config: &CompileConfig) -> Result<Vec<(Step, LayerI
             let method = TruncateMethod::Faithful(comparison);
             let truncate = StepOp::Truncate { shift: 0, method };
             value = push((number, layer), truncate, vec![value]);
+        }
+        if number == last && config.output == Output::ArgMax {
+            value = push((number, layer), StepOp::ArgMax { comparison }, vec![value]);
         }
         if number == last {
             push((number, layer), StepOp::Reveal, vec![value]);

@@ -55,9 +55,9 @@ pub use network::{
 };
 pub use network_profile::{ComputeRates, NetworkProfile, ProfileError};
 pub use plan::{
-    Comparison, Correlation, ExtendMethod, Fact, LatticePlan, LatticeSection, LinearStep, Lowering,
-    MatMulShape, OtKind, Plan, PlanError, Sign, Step, StepId, StepOp, TruncateMethod, ValueId,
-    Visibility, WinogradTile,
+    Answer, Comparison, Correlation, ExtendMethod, Fact, LatticePlan, LatticeSection, LinearStep,
+    Lowering, MatMulShape, OtKind, Plan, PlanError, Sign, Step, StepId, StepOp, TruncateMethod,
+    ValueId, Visibility, WinogradTile, class_digits, class_of_digits,
 };
 pub use pool::{Place, PoolWindow, SidePool, next_round};
 pub use provenance::Provenance;

@@ -81,6 +81,12 @@ impl PoolWindow {
 }
 
 impl SidePool {
+    /// One group of all of `count` values.
+    #[must_use]
+    pub fn of_all(count: usize) -> Self {
+        Self { outer: 1, extent: count, inner: 1, windows: vec![0..count] }
+    }
+
     /// Positions of the entrants of all groups, group by group in the order of the results.
     pub fn entrants(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.outer).flat_map(move |outer| {

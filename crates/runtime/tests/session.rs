@@ -10,7 +10,8 @@ use copriv_ir::{
 use copriv_runtime::session::MAX_PREPARED;
 use copriv_runtime::{Channel, ClientSession, Inference, RuntimeError, ServerSession};
 use plans::{
-    Builder, Model, WINOGRAD, every_step, every_step_by, image, mixed, nothing, session, session_on,
+    Builder, Model, WINOGRAD, classifier, every_step, every_step_by, image, mixed, nothing,
+    session, session_on,
 };
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -75,6 +76,26 @@ fn every_kind_of_transfer_gives_the_same_logits_and_its_own_traffic() {
         let inference = run(&model, &image);
         assert_eq!(inference.fixed_point(), in_the_clear(&model, &image), "{kind}");
         assert_as_predicted(inference.comm(), &cost::plan(&model.plan));
+    }
+}
+
+#[test]
+fn a_plan_that_keeps_its_logits_tells_the_class_alone() {
+    for classes in [1, 2, 3, 10] {
+        for (kind, tables) in [(OtKind::Iknp, false), (OtKind::SoftSpoken4, true)] {
+            let model = classifier((kind, tables), classes, classes as u64);
+            let image = image(&model.plan, 9);
+            let inference = run(&model, &image);
+            let evaluator = PlanEvaluator::new(&model.plan, &model.weights).expect("its own");
+            assert_eq!(inference.class(), evaluator.class(&image));
+            assert_eq!(inference.fixed_point(), evaluator.run(&image));
+            assert!(inference.logits().is_empty());
+            let logits = evaluator.logits_f64(&image);
+            let class = inference.class().expect("it is told");
+            assert!(logits[..class].iter().all(|&logit| logit < logits[class]));
+            assert!(logits[class..].iter().all(|&logit| logit <= logits[class]));
+            assert_as_predicted(inference.comm(), &cost::plan(&model.plan));
+        }
     }
 }
 

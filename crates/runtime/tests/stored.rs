@@ -3,13 +3,13 @@
 mod plans;
 
 use copriv_ir::evaluate::PlanEvaluator;
-use copriv_ir::{CommTable, Party, Phase, StepId, cost};
+use copriv_ir::{CommTable, OtKind, Party, Phase, StepId, cost};
 use copriv_runtime::session::{Kept, MAX_PREPARED};
 use copriv_runtime::store::{Store, StoreError};
 use copriv_runtime::{
     Channel, ClientSession, Inference, Refusal, RuntimeError, ServerSession, TcpTransport,
 };
-use plans::{Model, every_step, image, nothing};
+use plans::{Model, classifier, every_step, image, nothing};
 use std::collections::HashSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -152,6 +152,22 @@ fn what_waited_on_disk_gives_the_evaluators_logits_for_online_traffic_alone() {
     let error = infer(&model, &folders, 3).expect_err("none is left");
     assert!(matches!(error, RuntimeError::NothingPrepared { held: 0, refused: 0, last: None }));
     assert_eq!(folders.count(Party::Server) + folders.count(Party::Client), 0);
+}
+
+#[test]
+fn a_class_waits_on_disk_like_logits() {
+    let model = classifier((OtKind::SoftSpoken4, false), 10, 1);
+    let folders = Folders::new();
+    prepare(&model, &folders, 1);
+    for party in [Party::Server, Party::Client] {
+        let records = folders.store(party).records().expect("lists");
+        assert_eq!(records[0].payload, cost::stored::record(&model.plan, party));
+    }
+    let inference = infer(&model, &folders, 2).expect("one is there");
+    let evaluator = PlanEvaluator::new(&model.plan, &model.weights).expect("its own weights");
+    assert_eq!(inference.class(), evaluator.class(&image(&model.plan, 2)));
+    let expected = predicted(&model, cost::handshake(), Phase::Online);
+    assert_eq!(inference.comm().first_difference(&expected), None);
 }
 
 #[test]

@@ -91,15 +91,19 @@ fn ranking(logits: &[f64]) -> Vec<usize> {
     classes
 }
 
+/// One object: `top` has the likeliest classes with their logits, or the one class, without a logit, where the plan
+/// keeps those from the client.
 fn answer_json(plan: &Plan, path: &Path, inference: &Inference) -> Value {
     let logits = inference.logits();
-    let top: Vec<Value> = ranking(&logits)
-        .into_iter()
-        .take(TOP)
-        .map(|class| {
-            json!({ "class": class, "label": plan.labels().get(class), "logit": logits[class] })
-        })
-        .collect();
+    let label = |class: usize| plan.labels().get(class);
+    let top: Vec<Value> = match inference.class() {
+        Some(class) => vec![json!({ "class": class, "label": label(class) })],
+        None => ranking(&logits)
+            .into_iter()
+            .take(TOP)
+            .map(|class| json!({ "class": class, "label": label(class), "logit": logits[class] }))
+            .collect(),
+    };
     let seconds: Map<String, Value> = Phase::ALL
         .into_iter()
         .map(|phase| (phase.to_string(), json!(inference.seconds(phase))))
@@ -116,9 +120,14 @@ fn answer_json(plan: &Plan, path: &Path, inference: &Inference) -> Value {
 fn print(plan: &Plan, path: &Path, inference: &Inference, terminal: &Terminal) -> Result<()> {
     let logits = inference.logits();
     terminal.data(path.display())?;
+    let label = |class: usize| {
+        plan.labels().get(class).map_or_else(|| format!("class {class}"), Clone::clone)
+    };
+    if let Some(class) = inference.class() {
+        terminal.data(format_args!("  {}", label(class)))?;
+    }
     for class in ranking(&logits).into_iter().take(TOP) {
-        let label = plan.labels().get(class).map_or_else(|| format!("class {class}"), Clone::clone);
-        terminal.data(format_args!("  {:>9.4}  {label}", logits[class]))?;
+        terminal.data(format_args!("  {:>9.4}  {}", logits[class], label(class)))?;
     }
     for phase in Phase::ALL {
         let traffic = inference.comm().total(phase);

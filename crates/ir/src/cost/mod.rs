@@ -1,5 +1,6 @@
 //! What a plan costs: exact bytes and rounds of our protocols, as `docs/protocols.md` sets them down.
 
+mod argmax;
 mod comparison;
 mod lattice;
 mod linear;
@@ -12,6 +13,7 @@ mod silent;
 pub mod stored;
 mod wrap;
 
+pub use argmax::{ArgMaxRound, argmax, selection};
 pub use comparison::ComparisonLayout;
 pub use linear::{OtProduct, linear};
 pub use nonlinear::{activation, drelu, max_pool, multiplexer, reveal};
@@ -64,6 +66,7 @@ pub fn step_cost(plan: &Plan, step: &Step) -> (Offline, Traffic) {
         StepOp::MaxPool { window, comparison } => {
             max_pool(*window, input.shape, input.ring, comparison)
         }
+        StepOp::ArgMax { comparison } => argmax(input.ring, input.shape.elements(), comparison),
         StepOp::Reveal => reveal(input.ring, elements),
         StepOp::Input | StepOp::Add | StepOp::SumPool | StepOp::Reduce { .. } => Default::default(),
     }

@@ -3,7 +3,7 @@
 //! A record's payload is one stream of bits: what each party keeps of each step, in the order of the plan,
 //! without gaps. What is public (rings, counts, layouts) follows from the plan and is not stored.
 
-use super::{ComparisonLayout, Wrap, WrapMethod, extension_wrap, truncation_wraps};
+use super::{ArgMaxRound, ComparisonLayout, Wrap, WrapMethod, extension_wrap, truncation_wraps};
 use crate::{
     Activation, Comparison, ConvGeometry, ExtendMethod, Party, Plan, PoolWindow, Ring, Shape,
     SidePool, Step, StepOp, TruncateMethod,
@@ -33,6 +33,7 @@ fn step_bits(plan: &Plan, step: &Step, party: Party) -> u64 {
         StepOp::MaxPool { window, comparison } => {
             max_pool(*window, input.shape, ring, comparison, party)
         }
+        StepOp::ArgMax { comparison } => argmax(ring, input.shape.elements(), comparison, party),
         StepOp::Input | StepOp::Add | StepOp::SumPool | StepOp::Reduce { .. } | StepOp::Reveal => 0,
     }
 }
@@ -102,6 +103,18 @@ pub fn max_pool(
     rounds.map(|n| activation(Activation::Relu, ring, n as u64, how, party)).sum()
 }
 
+/// Bits of the comparisons and selections behind an argmax of `count` elements.
+#[must_use]
+pub fn argmax(ring: Ring, count: usize, how: &Comparison, party: Party) -> u64 {
+    let layout = ComparisonLayout::new(ring.bits() - 1, how);
+    let round = |round: ArgMaxRound| {
+        let matches = round.matches as u64;
+        let bits = round.value_bits + round.index_bits;
+        comparison(&layout, matches, party) + selection(bits, matches)
+    };
+    ArgMaxRound::all(ring, count).into_iter().map(round).sum()
+}
+
 /// Bits of `count` comparisons: leaf tables' pads at the server, choices and their pads at the client, or
 /// one-time truth tables and what moves them at both; triples at both.
 #[must_use]
@@ -136,6 +149,12 @@ pub const fn pairs(count: u64) -> u64 {
 #[must_use]
 pub fn multiplexer(ring: Ring, count: u64) -> u64 {
     count * (1 + 3 * u64::from(ring.bits()))
+}
+
+/// Bits of `count` selections among numbers of `bits` bits together.
+#[must_use]
+pub const fn selection(bits: u32, count: u64) -> u64 {
+    if bits == 0 { 0 } else { count * (1 + 3 * bits as u64) }
 }
 
 /// Bits of `count` products of one bit of each party, shared in `bits` bits: a factor and a share of a product.

@@ -4,8 +4,8 @@ use super::elementwise::{moved, relu, relu_below, rounded, rounded_by_chance, sh
 use super::integer::IntegerConvolution;
 use super::rounding::{Rounding, key_of, seed_of};
 use crate::{
-    Activation, Digest, Fact, Place, Plan, PoolWindow, Ring, ServerWeights, Shape, Step, StepId,
-    StepOp, TruncateMethod, ValueId, Visibility, next_round,
+    Activation, Answer, Digest, Fact, Place, Plan, PoolWindow, Ring, ServerWeights, Shape, Step, StepId,
+    StepOp, TruncateMethod, ValueId, Visibility, class_of_digits, next_round,
 };
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 /// - *Activation*: ReLU is `x` where the signed value is not negative, else 0. ReLU6 is `ReLU(x) -
 ///   ReLU(x - cap)` in the ring, `cap = 6 * 2^scale`.
 /// - *MaxPool*: the greatest value of each window, where differences fit the ring.
+/// - *ArgMax*: the number of the greatest element, the first of several, in binary, where differences fit the ring.
 /// - *Reveal*: the value itself.
 pub struct PlanEvaluator<'a> {
     plan: &'a Plan,
@@ -78,7 +79,7 @@ impl<'a> PlanEvaluator<'a> {
         quantise_input(self.plan.fact(ValueId(0)), image)
     }
 
-    /// The logits, signed, at the scale of the plan's last value.
+    /// What is revealed, signed, at the scale of the plan's last value: the logits, or the digits of the class.
     ///
     /// `image` is normalised and channel-major.
     ///
@@ -87,22 +88,53 @@ impl<'a> PlanEvaluator<'a> {
     #[must_use]
     pub fn run(&self, image: &[f32]) -> Vec<i64> {
         let mut values = self.execute(image, false, |_, _| {});
-        let (logits, fact) = (values.pop(), self.plan.values().last());
-        let signed = |(logits, fact): (Vec<u64>, &Fact)| {
-            logits.into_iter().map(|x| fact.ring.to_signed(x)).collect()
+        let (revealed, fact) = (values.pop(), self.plan.values().last());
+        let signed = |(revealed, fact): (Vec<u64>, &Fact)| {
+            revealed.into_iter().map(|x| fact.ring.to_signed(x)).collect()
         };
-        logits.zip(fact).map(signed).unwrap_or_default()
+        revealed.zip(fact).map(signed).unwrap_or_default()
     }
 
-    /// The logits as numbers.
+    /// The class that the plan reveals, where it reveals that and not the logits.
+    ///
+    /// # Panics
+    /// As [`Self::run`].
+    #[must_use]
+    pub fn class(&self, image: &[f32]) -> Option<usize> {
+        match self.plan.answer() {
+            Answer::Logits => None,
+            Answer::Class { .. } => {
+                let digits = self.execute(image, false, |_, _| {}).pop();
+                digits.map(|digits| class_of_digits(&digits))
+            }
+        }
+    }
+
+    /// The logits as numbers, also where the plan keeps them from the client.
     ///
     /// # Panics
     /// As [`Self::run`].
     #[must_use]
     pub fn logits_f64(&self, image: &[f32]) -> Vec<f64> {
-        let scale = self.plan.values().last().map_or(0, |fact| fact.scale);
-        let unit = (-f64::from(scale)).exp2();
-        self.run(image).into_iter().map(|logit| logit as f64 * unit).collect()
+        let (logits, fact) = match self.plan.answer() {
+            Answer::Logits => {
+                (self.execute(image, false, |_, _| {}).pop(), self.plan.values().last())
+            }
+            Answer::Class { logits } => {
+                let mut read = None;
+                self.watch(image, |step, inputs| {
+                    if step.inputs == [logits] {
+                        read = inputs.first().map(|logits| logits.to_vec());
+                    }
+                });
+                (read, Some(self.plan.fact(logits)))
+            }
+        };
+        let number = |(logits, fact): (Vec<u64>, &Fact)| {
+            let unit = (-f64::from(fact.scale)).exp2();
+            logits.into_iter().map(|logit| fact.ring.to_signed(logit) as f64 * unit).collect()
+        };
+        logits.zip(fact).map(number).unwrap_or_default()
     }
 
     /// The logits of many images as numbers, on all threads.
@@ -161,6 +193,10 @@ impl<'a> PlanEvaluator<'a> {
             (StepOp::Activation { function, .. }, [x]) => activate(*function, fact, x),
             (StepOp::MaxPool { window, .. }, [x]) => {
                 max_pool(fact.ring, *window, self.plan.fact(step.inputs[0]).shape, x)
+            }
+            (StepOp::ArgMax { .. }, [x]) => {
+                let class = greatest(self.plan.fact(step.inputs[0]).ring, x);
+                (0..fact.shape.elements()).map(|place| (class >> place & 1) as u64).collect()
             }
             (StepOp::Reveal, [x]) => x.to_vec(),
             // A verified plan has the right number of inputs everywhere.
@@ -248,6 +284,20 @@ fn max_pool(ring: Ring, window: PoolWindow, input: Shape, x: &[u64]) -> Vec<u64>
         }
     }
     values
+}
+
+/// The number of the greatest element by a knock-out: of two that meet the first goes on unless it is less by their
+/// difference in the ring.
+fn greatest(ring: Ring, x: &[u64]) -> usize {
+    let mut standing: Vec<usize> = (0..x.len()).collect();
+    while standing.len() > 1 {
+        let meet = |pair: &[usize]| match *pair {
+            [first, second] if ring.to_signed(ring.sub(x[first], x[second])) < 0 => second,
+            _ => pair[0],
+        };
+        standing = standing.chunks(2).map(meet).collect();
+    }
+    standing.first().copied().unwrap_or(0)
 }
 
 fn activate(function: Activation, fact: &Fact, x: &[u64]) -> Vec<u64> {
@@ -358,6 +408,28 @@ mod tests {
         assert_eq!(evaluator.run(&[-2.0, 5.0, 6.0, 9.0]), [0, 40, 48, 48]);
         // x - cap leaves the ring of 8 bits at -16: there the result is not ReLU6.
         assert_eq!(evaluator.run(&[-16.0, 0.0, 0.0, 0.0]), [-80, 0, 0, 0]);
+    }
+
+    #[test]
+    fn argmax_names_the_first_of_the_greatest() {
+        let vector = fact(Shape::vector(5), 8, 3);
+        let argmax = StepOp::ArgMax { comparison: COMPARISON };
+        let digits = argmax.output(&[&vector]).expect("it fits");
+        assert_eq!((digits.shape, digits.ring.bits()), (Shape::vector(3), 1));
+        let plan = chain(vec![(StepOp::Input, vector), (argmax, digits), (StepOp::Reveal, digits)]);
+        let weights = weights(&plan, &[]);
+        let evaluator = PlanEvaluator::new(&plan, &weights).expect("its own weights");
+        for (image, class) in [
+            ([1.0, 2.0, -3.0, 2.0, 1.5], 1),
+            ([-1.0, -2.0, -3.0, -2.0, -0.5], 4),
+            ([0.0; 5], 0),
+            ([0.0, 0.0, 0.0, 3.0, 3.0], 3),
+        ] {
+            assert_eq!(evaluator.class(&image), Some(class));
+            let digits: Vec<i64> = (0..3).map(|place| -((class >> place & 1) as i64)).collect();
+            assert_eq!(evaluator.run(&image), digits);
+            assert_eq!(evaluator.logits_f64(&image), image.map(f64::from));
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The private-inference plan: what both parties do, step by step. Public; holds no weights.
 
+mod answer;
 mod fact;
 mod lattice;
 mod output;
@@ -7,6 +8,7 @@ mod step;
 mod verify;
 mod verify_lattice;
 
+pub use answer::{Answer, class_digits, class_of_digits};
 pub use fact::{Fact, Sign, ValueId, Visibility};
 pub use lattice::{LatticePlan, LatticeSection};
 pub use step::{
@@ -23,7 +25,8 @@ use std::path::Path;
 
 /// A straight list of steps over shared values, the same for both parties.
 ///
-/// The first step takes in the client's image, the last reveals the logits to the client.
+/// The first step takes in the client's image, the last reveals the logits to the client, or the class alone
+/// ([`Plan::answer`]).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "PlanFields", into = "PlanFields")]
 pub struct Plan(PlanFields);

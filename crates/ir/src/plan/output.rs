@@ -2,7 +2,7 @@
 
 use super::{
     Comparison, Correlation, ExtendMethod, Fact, LinearStep, Sign, StepOp, TruncateMethod,
-    Visibility,
+    Visibility, class_digits,
 };
 use crate::{PoolWindow, Ring, Shape};
 
@@ -32,6 +32,7 @@ impl StepOp {
                 Ok(Fact { sign: Sign::NonNegative, visibility: Visibility::Shared, ..**x })
             }
             (Self::MaxPool { window, comparison }, [x]) => pooled(*window, *comparison, x),
+            (Self::ArgMax { comparison }, [x]) => greatest(*comparison, x),
             (Self::Reveal, [x]) => Ok(Fact { visibility: Visibility::Client, ..**x }),
             (Self::Input, _) => Err("its fact follows from no others".into()),
             _ => Err("has the wrong number of inputs".into()),
@@ -130,6 +131,17 @@ fn pooled(window: PoolWindow, comparison: Comparison, x: &Fact) -> Result<Fact, 
         return Err(format!("windows {window} do not fit {}", x.shape));
     }
     Ok(Fact { shape, visibility: Visibility::Shared, ..*x })
+}
+
+fn greatest(comparison: Comparison, x: &Fact) -> Result<Fact, String> {
+    check_signs(comparison, x)?;
+    Ok(Fact {
+        shape: Shape::vector(class_digits(x.shape.elements())),
+        ring: Ring::new(1).map_err(|fault| fault.to_string())?,
+        scale: 0,
+        sign: Sign::Any,
+        visibility: Visibility::Shared,
+    })
 }
 
 fn check_known(x: &Fact) -> Result<(), String> {

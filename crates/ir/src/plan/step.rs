@@ -76,6 +76,14 @@ pub enum StepOp {
         /// Its comparisons.
         comparison: Comparison,
     },
+    /// Which element is the greatest, the first of several: its number in binary, digits from the least significant, each an
+    /// element of `Z_2` ([`class_digits`](super::class_digits)). The ring must have room for differences of values, as for
+    /// [`Self::MaxPool`].
+    #[serde(rename = "argmax")]
+    ArgMax {
+        /// Its comparisons.
+        comparison: Comparison,
+    },
     /// Opens a value to the client.
     Reveal,
 }
@@ -106,6 +114,7 @@ impl StepOp {
             Self::Activation { function: Activation::Relu, .. } => "relu",
             Self::Activation { function: Activation::Relu6, .. } => "relu6",
             Self::MaxPool { .. } => "max_pool",
+            Self::ArgMax { .. } => "argmax",
             Self::Reveal => "reveal",
         }
     }

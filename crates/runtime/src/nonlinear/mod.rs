@@ -5,6 +5,7 @@
 //! of rounds does not depend on the number of elements.
 
 mod activation;
+mod argmax;
 mod bit_product;
 mod comparison;
 mod drelu;
@@ -13,12 +14,14 @@ mod leaves;
 mod max_pool;
 mod multiplexer;
 mod reveal;
+mod selection;
 mod tree;
 mod truncate;
 mod truth_table;
 mod wrap;
 
 pub use activation::ActivationCorrelation;
+pub use argmax::ArgMaxCorrelation;
 pub use bit_product::BitProductCorrelation;
 pub use comparison::ComparisonCorrelation;
 pub use drelu::drelu;
@@ -30,6 +33,7 @@ pub use truncate::TruncationCorrelation;
 pub use wrap::WrapCorrelation;
 
 use crate::{Channel, RuntimeError};
+use multiplexer::exchange_bits;
 
 /// Runs an offline protocol whose requests depend on nothing: they all count as sent at the start. What answers a
 /// request says so ([`Channel::answer`]).

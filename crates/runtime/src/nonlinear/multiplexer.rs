@@ -150,7 +150,7 @@ fn restore_offered(
 }
 
 /// Sends bits while the peer sends as many.
-fn exchange_bits(channel: &mut Channel, ours: &Bits) -> Result<Bits, RuntimeError> {
+pub(super) fn exchange_bits(channel: &mut Channel, ours: &Bits) -> Result<Bits, RuntimeError> {
     let mut packer = Packer::with_capacity(packed_len(ours.len(), 1));
     ours.pack_into(&mut packer);
     let ours_packed = packer.finish();

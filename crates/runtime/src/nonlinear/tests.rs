@@ -11,6 +11,7 @@ use copriv_ir::{
 };
 use proptest::prelude::*;
 
+mod argmax;
 mod max_pool;
 mod width;
 

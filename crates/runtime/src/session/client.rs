@@ -14,7 +14,7 @@ use crate::threads::Threads;
 use crate::{Channel, Control, RuntimeError};
 use copriv_ir::evaluate::quantise_input;
 use copriv_ir::lattice::Hint;
-use copriv_ir::{CommTable, Plan, ValueId};
+use copriv_ir::{Answer, CommTable, Plan, ValueId, class_of_digits};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -236,7 +236,9 @@ impl ClientSession {
         let Self { plan, role, channel, .. } = self;
         let input = Zeroizing::new(quantise_input(plan.fact(ValueId(0)), image));
         let revealed = online::run(role, channel, plan, (input, correlations), progress)?;
-        Ok((revealed.unwrap_or_default(), channel.take_comm()?))
+        let revealed = revealed.unwrap_or_default();
+        check_class(channel, plan, &revealed)?;
+        Ok((revealed, channel.take_comm()?))
     }
 
     /// Sets up oblivious transfer, if that is still to be done.
@@ -279,8 +281,12 @@ impl ClientSession {
     ) -> Inference {
         let (ring, scale) =
             self.plan.values().last().map_or((None, 0), |fact| (Some(fact.ring), fact.scale));
-        let logits = revealed.iter().filter_map(|&logit| Some(ring?.to_signed(logit))).collect();
-        Inference { logits, scale, comm, seconds }
+        let class = match self.plan.answer() {
+            Answer::Logits => None,
+            Answer::Class { .. } => Some(class_of_digits(revealed)),
+        };
+        let revealed = revealed.iter().filter_map(|&x| Some(ring?.to_signed(x))).collect();
+        Inference { revealed, class, scale, comm, seconds }
     }
 
     /// Does something that leaves the session unusable where it fails.
@@ -295,6 +301,17 @@ impl ClientSession {
         self.over = result.is_err();
         abort(&mut self.channel, result)
     }
+}
+
+/// Whether a revealed class is one of the plan's.
+fn check_class(channel: &Channel, plan: &Plan, revealed: &[u64]) -> Result<(), RuntimeError> {
+    let Answer::Class { logits } = plan.answer() else { return Ok(()) };
+    let (class, classes) = (class_of_digits(revealed), plan.fact(logits).shape.elements());
+    if class < classes {
+        return Ok(());
+    }
+    let expected = format!("one of {classes}");
+    Err(channel.misbehaved("revealed class", expected, format!("number {class}")))
 }
 
 /// Adds one table to another.

@@ -3,26 +3,37 @@
 use copriv_ir::{CommTable, Phase};
 use std::fmt;
 
-/// The outcome of an inference, known to the client alone. No `Debug` of the logits.
+/// The outcome of an inference, known to the client alone. No `Debug` of the logits or the class.
 pub struct Inference {
-    pub(super) logits: Vec<i64>,
+    pub(super) revealed: Vec<i64>,
+    pub(super) class: Option<usize>,
     pub(super) scale: u32,
     pub(super) comm: CommTable,
     pub(super) seconds: [f64; 3],
 }
 
 impl Inference {
-    /// The logits: [`Self::fixed_point`] over `2^scale`.
+    /// The logits: [`Self::fixed_point`] over `2^scale`. None where the plan reveals the class alone.
     #[must_use]
     pub fn logits(&self) -> Vec<f64> {
+        if self.class.is_some() {
+            return Vec::new();
+        }
         let unit = (-f64::from(self.scale)).exp2();
-        self.logits.iter().map(|&logit| logit as f64 * unit).collect()
+        self.revealed.iter().map(|&logit| logit as f64 * unit).collect()
     }
 
-    /// The logits as the plan computes them: signed integers with [`Self::scale`] fractional bits.
+    /// The class, where the plan reveals that and no logits ([`copriv_ir::Answer::Class`]).
+    #[must_use]
+    pub fn class(&self) -> Option<usize> {
+        self.class
+    }
+
+    /// What the plan reveals: the logits as signed integers with [`Self::scale`] fractional bits, or the class's digits
+    /// as elements of `Z_2`, 0 or -1.
     #[must_use]
     pub fn fixed_point(&self) -> &[i64] {
-        &self.logits
+        &self.revealed
     }
 
     /// Fractional bits of the logits.

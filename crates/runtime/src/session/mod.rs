@@ -54,3 +54,6 @@ fn abort<T>(channel: &mut Channel, result: Result<T, RuntimeError>) -> Result<T,
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,8 @@ use super::Progress;
 use super::role::Role;
 use crate::linear::LinearLayer;
 use crate::nonlinear::{
-    ActivationCorrelation, ExtensionCorrelation, MaxPoolCorrelation, TruncationCorrelation,
+    ActivationCorrelation, ArgMaxCorrelation, ExtensionCorrelation, MaxPoolCorrelation,
+    TruncationCorrelation,
 };
 use crate::ot::Ots;
 use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
@@ -28,6 +29,7 @@ pub(super) enum ReadyStep<L> {
     Reduce,
     Activation(Box<ActivationCorrelation>),
     MaxPool(Box<MaxPoolCorrelation>),
+    ArgMax(Box<ArgMaxCorrelation>),
     Reveal,
 }
 
@@ -41,6 +43,7 @@ impl<L: Stored<Shape = LinearLayer>> Correlations<L> {
                 ReadyStep::Extend(correlation) => correlation.store(record),
                 ReadyStep::Activation(correlation) => correlation.store(record),
                 ReadyStep::MaxPool(correlation) => correlation.store(record),
+                ReadyStep::ArgMax(correlation) => correlation.store(record),
                 ReadyStep::Input
                 | ReadyStep::Add
                 | ReadyStep::SumPool
@@ -121,6 +124,10 @@ fn prepare_step<R: Role>(
             let prepared = MaxPoolCorrelation::prepare(channel, ots, how, of)?;
             ReadyStep::MaxPool(Box::new(prepared))
         }
+        StepOp::ArgMax { comparison } => {
+            let prepared = ArgMaxCorrelation::prepare(channel, ots, comparison, (ring, count))?;
+            ReadyStep::ArgMax(Box::new(prepared))
+        }
         StepOp::Reveal => ReadyStep::Reveal,
     })
 }
@@ -157,6 +164,10 @@ fn restore_step<L: Stored<Shape = LinearLayer>>(
         StepOp::MaxPool { window, comparison } => {
             let shape = (*window, *comparison, ring, fact.shape);
             ReadyStep::MaxPool(Box::new(Stored::restore(shape, record)?))
+        }
+        StepOp::ArgMax { comparison } => {
+            let shape = (ring, count, *comparison);
+            ReadyStep::ArgMax(Box::new(Stored::restore(shape, record)?))
         }
         StepOp::Reveal => ReadyStep::Reveal,
     })

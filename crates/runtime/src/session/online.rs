@@ -5,11 +5,11 @@ use super::offline::{Correlations, ReadyStep};
 use super::role::Role;
 use crate::nonlinear::reveal;
 use crate::{Channel, RuntimeError};
-use copriv_ir::{Fact, Phase, Plan, Ring, ValueId};
+use copriv_ir::{Fact, Phase, Plan, Ring, StepOp, ValueId};
 use zeroize::Zeroizing;
 
 /// A party's shares of a value.
-type Shares = Zeroizing<Vec<u64>>;
+pub(super) type Shares = Zeroizing<Vec<u64>>;
 
 /// Runs one inference on this party's share of the input; what was revealed to this party, if anything.
 pub(super) fn run<R: Role>(
@@ -25,33 +25,54 @@ pub(super) fn run<R: Role>(
     for (step, ready) in plan.steps().iter().zip(correlations.steps) {
         channel.enter(step.id, Phase::Online)?;
         progress(Phase::Online, step.id, channel.bytes() - before);
-        let fact = plan.fact(step.output);
-        let mut inputs = step.inputs.iter().map(|&value| values.take(value));
-        let mut next = || inputs.next().unwrap_or_default();
-        let output = match ready {
-            ReadyStep::Input => input.take().unwrap_or_default(),
-            ReadyStep::Linear(layer, correlation) => {
-                role.apply(channel, &layer, correlation, next())?
-            }
-            ReadyStep::Add => add(fact.ring, next(), &next()),
-            ReadyStep::SumPool => sum_pool(fact, &next()),
-            ReadyStep::Truncate(correlation) => correlation.truncate(channel, &next())?,
-            ReadyStep::Extend(correlation) => correlation.extend(channel, &next())?,
-            ReadyStep::Reduce => reduce(fact.ring, next()),
-            ReadyStep::Activation(correlation) => {
-                correlation.apply(channel, fact.scale, &next())?
-            }
-            ReadyStep::MaxPool(correlation) => correlation.pool(channel, &next())?,
-            ReadyStep::Reveal => {
-                revealed = reveal(channel, fact.ring, &next())?;
-                Shares::default()
-            }
-        };
-        values.set(step.output, output);
+        let mut inputs: Vec<_> = step.inputs.iter().map(|&value| values.take(value)).collect();
+        if let Some(input) = input.take_if(|_| step.op == StepOp::Input) {
+            inputs.push(input);
+        }
+        let output = execute(role, channel, plan.fact(step.output), ready, inputs)?;
+        match output {
+            Output::Shares(shares) => values.set(step.output, shares),
+            Output::Revealed(opened) => revealed = opened,
+        }
         channel.flush()?;
         progress(Phase::Online, step.id, channel.bytes() - before);
     }
     Ok(revealed)
+}
+
+/// What a step gives a party.
+pub(super) enum Output {
+    /// Its shares.
+    Shares(Shares),
+    /// What was opened to it, if anything.
+    Revealed(Option<Vec<u64>>),
+}
+
+/// Runs one step on this party's shares of its inputs; of the plan's input the shares are given. `fact` is the output's.
+pub(super) fn execute<R: Role>(
+    role: &R,
+    channel: &mut Channel,
+    fact: &Fact,
+    ready: ReadyStep<R::Linear>,
+    inputs: Vec<Shares>,
+) -> Result<Output, RuntimeError> {
+    let mut inputs = inputs.into_iter();
+    let mut next = || inputs.next().unwrap_or_default();
+    Ok(Output::Shares(match ready {
+        ReadyStep::Input => next(),
+        ReadyStep::Linear(layer, correlation) => {
+            role.apply(channel, &layer, correlation, next())?
+        }
+        ReadyStep::Add => add(fact.ring, next(), &next()),
+        ReadyStep::SumPool => sum_pool(fact, &next()),
+        ReadyStep::Truncate(correlation) => correlation.truncate(channel, &next())?,
+        ReadyStep::Extend(correlation) => correlation.extend(channel, &next())?,
+        ReadyStep::Reduce => reduce(fact.ring, next()),
+        ReadyStep::Activation(correlation) => correlation.apply(channel, fact.scale, &next())?,
+        ReadyStep::MaxPool(correlation) => correlation.pool(channel, &next())?,
+        ReadyStep::ArgMax(correlation) => correlation.find(channel, &next())?,
+        ReadyStep::Reveal => return reveal(channel, fact.ring, &next()).map(Output::Revealed),
+    }))
 }
 
 /// Shares of the sums.

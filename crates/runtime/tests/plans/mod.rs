@@ -254,6 +254,16 @@ pub fn mixed(ot: OtKind, seed: u64) -> Model {
     plan.reveal()
 }
 
+/// A fully connected layer of which only the greatest of so many outputs is told.
+pub fn classifier((ot, tables): (OtKind, bool), classes: usize, seed: u64) -> Model {
+    let mut plan = Builder::new(Shape::vector(5), 24, 4, seed);
+    (plan.ot, plan.tables) = (ot, tables);
+    let geometry = ConvGeometry::fully_connected(5, classes);
+    plan.linear(geometry, Lowering::Direct, Party::Client, (4, 4));
+    plan.step(StepOp::ArgMax { comparison: Comparison { ot, leaf_bits: 3, tables } });
+    plan.reveal()
+}
+
 /// Nothing but an image and its opening: no correlations at all.
 pub fn nothing(seed: u64) -> Model {
     Builder::new(Shape::new(3, 2, 2), 16, 8 + (seed % 4) as u32, seed).reveal()
