@@ -50,7 +50,9 @@ fn jobs_print_the_cost_models_bytes_beside_a_baseline() {
     assert_eq!(rows[0]["bytes"]["offline"], offline.traffic.bytes());
     assert_eq!(rows[0]["bytes"]["online"], online.bytes());
     assert_eq!(rows[0]["rounds"]["online"], online.rounds);
-    assert!(rows.len() > 1);
+    let tables = rows.iter().filter(|row| row["variant"].to_string().contains("one-time tables"));
+    let online = |row: &Value| row["bytes"]["online"].as_u64().expect("a number");
+    assert!(tables.clone().count() > 1 && tables.clone().all(|row| online(row) < online(&rows[0])));
 
     let rows = bench(&place, &["ot", "--elements", "3000", "--bits", "9"]);
     let elements = rows[0]["params"]["elements"].as_u64().expect("a number");
@@ -68,6 +70,13 @@ fn jobs_print_the_cost_models_bytes_beside_a_baseline() {
     let rows = bench(&place, &shape);
     let offline = |row: &Value| row["bytes"]["offline"].as_u64().expect("a number");
     assert!(rows[1..].iter().any(|row| offline(row) < offline(&rows[0]) / 4), "{rows:?}");
+    let lattice = rows.iter().find(|row| row["variant"].to_string().contains("lattice"));
+    let lattice = lattice.expect("beside transfers");
+    assert!(lattice["params"]["hint_bytes"].as_u64().is_some_and(|bytes| bytes > 0));
+    assert_eq!(
+        (&lattice["rounds"]["offline"], &lattice["rounds"]["online"]),
+        (&1.into(), &1.into())
+    );
 }
 
 #[test]
@@ -87,6 +96,15 @@ fn a_whole_plan_is_split_by_kind_of_step() {
             assert!(network[seconds][phase].as_f64().is_some_and(|seconds| seconds > 0.0));
         }
     }
+    let fast = ["compile", "fused", "--preset", "fast", "--set", "output=argmax", "--out", "fast"];
+    place.succeed(&fast);
+    let rows = bench(&place, &["plan", "cryptflow2", "copriv", "fast"]);
+    let all = |row: &Value| {
+        let bytes = |phase: &str| row["bytes"][phase].as_u64().expect("a number");
+        bytes("offline") + bytes("online")
+    };
+    assert_eq!(rows.len(), 3);
+    assert!(all(&rows[1]) < all(&rows[0]) && all(&rows[2]) < all(&rows[1]), "{rows:?}");
     let table = place.succeed(&["bench", "plan", "copriv"]);
     assert!(
         ["linear", "relu", "truncate", "total"].iter().all(|kind| table.contains(kind)),

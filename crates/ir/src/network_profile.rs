@@ -1,5 +1,6 @@
 //! The network between two parties, and how long a plan's traffic takes on it.
 
+mod clocks;
 mod file;
 mod latency;
 

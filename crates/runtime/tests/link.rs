@@ -2,14 +2,21 @@
 
 mod plans;
 
-use copriv_ir::{Activation, ConvGeometry, Lowering, NetworkProfile, Party, Phase, Shape, cost};
+use copriv_ir::lattice::Hint;
+use copriv_ir::{
+    Activation, ConvGeometry, Lowering, NetworkProfile, OtKind, Party, Phase, Shape, cost,
+};
 use copriv_runtime::Channel;
 use copriv_runtime::link::SimulatedTransport;
-use plans::{Builder, Model, every_step, image, session};
+use plans::{
+    Builder, Model, classifier, every_direct_step, every_step_by, image, mixed, session,
+    with_lattice,
+};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Seconds of each phase on a simulated link.
-fn simulate(model: &Model, profile: &NetworkProfile) -> [f64; 3] {
+fn simulate(model: &Model, hint: Option<&Arc<Hint>>, profile: &NetworkProfile) -> [f64; 3] {
     let (server, client) = SimulatedTransport::pair(profile);
     let clocks = [server.clock(), client.clock()];
     let now = || clocks.iter().map(|clock| clock.elapsed().as_secs_f64()).fold(0.0, f64::max);
@@ -18,6 +25,9 @@ fn simulate(model: &Model, profile: &NetworkProfile) -> [f64; 3] {
         Channel::new(client, Party::Client).expect("no thread is needed"),
     );
     let (served, seconds) = session(model, channels, |mut session| {
+        if let Some(hint) = hint {
+            session.set_hint(Arc::clone(hint))?;
+        }
         let setup = clocks[1].elapsed().as_secs_f64();
         let prepared = session.prepare(&mut |_, _, _| ())?;
         let offline = now();
@@ -44,30 +54,64 @@ fn layer(chooser: Party, leaf_bits: u32) -> Model {
     plan.reveal()
 }
 
+fn networks() -> [NetworkProfile; 4] {
+    [NetworkProfile::lan(), NetworkProfile::wan(), NetworkProfile::mobile(), slow()]
+}
+
+/// Whether a prediction is within a tenth of what the link's clocks said.
+fn assert_near(what: &str, profile: &NetworkProfile, predicted: f64, simulated: f64) {
+    let ratio = predicted / simulated;
+    assert!((0.9..1.1).contains(&ratio), "{what}: {profile}: {predicted} {simulated}");
+}
+
 #[test]
 fn predicted_and_simulated_latency_agree() {
     let (server, client) = (Party::Server, Party::Client);
-    let networks = [NetworkProfile::lan(), NetworkProfile::wan(), NetworkProfile::mobile(), slow()];
-    for model in &[every_step([server, client], 4, 1), layer(server, 4), layer(client, 4)] {
-        let comm = cost::plan(&model.plan);
-        for profile in &networks {
-            for (phase, simulated) in Phase::ALL.into_iter().zip(simulate(model, profile)) {
-                let predicted = profile.latency(&comm, phase);
-                let ratio = predicted / simulated;
-                // Short streams wait for each other more often than they would if they were long.
-                let transfer: f64 = model
-                    .plan
-                    .steps()
-                    .iter()
-                    .map(|step| profile.transfer_seconds(comm.traffic(step.id, phase), phase))
-                    .sum();
-                if phase != Phase::Offline || transfer > 0.95 * predicted {
-                    assert!(
-                        (0.9..1.1).contains(&ratio),
-                        "{profile}: {phase}: {predicted} {simulated}"
-                    );
-                }
-            }
+    let every = |kind, tables| every_step_by((kind, tables), [server, client], 4, 1);
+    for (name, model) in [
+        ("every step", every(OtKind::Iknp, false)),
+        ("softspoken", every(OtKind::SoftSpoken4, false)),
+        ("tables", every(OtKind::SoftSpoken8, true)),
+        ("server's layer", layer(server, 4)),
+        ("client's layer", layer(client, 4)),
+        ("mixed", mixed(OtKind::SoftSpoken4, 1)),
+        ("classifier", classifier((OtKind::SoftSpoken2, false), 100, 1)),
+    ] {
+        assert_predicted(name, &model, None);
+    }
+}
+
+#[test]
+fn so_they_do_with_silent_transfers_and_lattices() {
+    let choosers = [Party::Server, Party::Client];
+    assert_predicted("silent", &every_step_by((OtKind::Silent, false), choosers, 2, 1), None);
+    let (model, hint) = with_lattice(&every_direct_step(26, 7), 3);
+    assert_predicted("lattice", &model, Some(&Arc::new(hint)));
+}
+
+fn assert_predicted(name: &str, model: &Model, hint: Option<&Arc<Hint>>) {
+    let (plan, comm) = (&model.plan, cost::plan(&model.plan));
+    // Every byte of every step is in a stream.
+    for (phase, streams) in [
+        (Phase::Offline, cost::streams::offline(plan)),
+        (Phase::Online, cost::streams::online(plan)),
+    ] {
+        for (step, streams) in plan.steps().iter().zip(&streams) {
+            let blocks = || streams.iter().flat_map(|stream| &stream.blocks);
+            let sums = [0, 1].map(|way| blocks().map(|block| block[way]).sum::<u64>());
+            let traffic = comm.traffic(step.id, phase);
+            assert_eq!(sums, [traffic.client_to_server, traffic.server_to_client], "{}", step.name);
         }
+    }
+    for profile in networks() {
+        let [setup, offline, online] = simulate(model, hint, &profile);
+        assert_near(
+            &format!("{name} setup"),
+            &profile,
+            profile.latency(&comm, Phase::Setup),
+            setup,
+        );
+        assert_near(&format!("{name} offline"), &profile, profile.offline_latency(plan), offline);
+        assert_near(&format!("{name} online"), &profile, profile.online_latency(plan), online);
     }
 }

@@ -14,8 +14,8 @@ pub enum Bench {
     /// The offline phase of a convolution: our lowerings and choosers beside CrypTFlow2's, and beside a bare
     /// copy of as many bytes.
     Conv(Convolution),
-    /// A whole plan, by kind of step.
-    Plan(WholePlan),
+    /// Whole plans, by kind of step and beside each other.
+    Plan(WholePlans),
     /// Relay between a client and a server as slowly as a network would: both connect as usual, the
     /// client to this command.
     Link(Link),
@@ -95,10 +95,10 @@ impl std::str::FromStr for ConvShape {
 }
 
 #[derive(Args, Debug)]
-pub struct WholePlan {
-    /// Folder made by `copriv compile`.
-    #[arg(value_name = "PLANDIR")]
-    pub plan: PathBuf,
+pub struct WholePlans {
+    /// Folders made by `copriv compile`, a baseline first.
+    #[arg(value_name = "PLANDIR", required = true)]
+    pub plans: Vec<PathBuf>,
     #[command(flatten)]
     pub common: Common,
 }

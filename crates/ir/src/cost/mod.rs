@@ -11,6 +11,7 @@ pub mod ot;
 mod session;
 mod silent;
 pub mod stored;
+pub mod streams;
 mod wrap;
 
 pub use argmax::{ArgMaxRound, argmax, selection};

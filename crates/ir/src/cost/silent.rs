@@ -6,9 +6,8 @@ use crate::{OtKind, Party, Traffic};
 /// Parameters of one expansion: `seeds` transfers become `outputs` ones, by learning parity with noise.
 ///
 /// `trees` punctured trees of `2^log_leaves` leaves are the noise (one error in each, "regular"), `2^log_seeds`
-/// seeds the secret. The sets are those that the authors' own library uses since the attacks on
-/// regular noise of 2022 to 2024 (Briaud and Oygarden, EUROCRYPT 2023; Liu et al., EUROCRYPT 2024), chosen there for 128 bits of
-/// security.
+/// seeds the secret. The sets are those of the authors' own library (EMP-OT) today, chosen there for 128 bits of security against all
+/// published attacks on regular noise up to 2025; `docs/protocols.md` lists these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SilentSet {
     /// Number of trees, the weight of the noise.

@@ -11,8 +11,8 @@ impl NetworkProfile {
     /// turns, so that the number of rounds tells whose message ends a step. If the same party begins the next one, it
     /// need not wait: the last round of the one step is the first of the other.
     ///
-    /// Offline it assumes that streams keep the link busy. They do where a round trip's worth of bytes
-    /// is below some hundred kilobytes; beyond that the parties wait for each other more than this says.
+    /// This takes traffic alone and so must guess who waits for whom; offline it assumes that streams keep the link busy. With the plan
+    /// at hand [`Self::offline_latency`] and [`Self::online_latency`] know.
     #[must_use]
     pub fn latency(&self, table: &CommTable, phase: Phase) -> f64 {
         let mut seconds = 0.0;

@@ -44,10 +44,8 @@ fn bench(job: Result<Job>, common: &Common, threads: usize, terminal: &Terminal)
         let wrong = || format!("{}, {}", job.name, variant.name);
         let measured =
             measure::run(&variant.model, variant.tolerance, threads).with_context(wrong)?;
-        let on_network = network
-            .as_ref()
-            .map(|network| OnNetwork::new(&variant.model, &measured.comm, network))
-            .transpose()?;
+        let on_network =
+            network.as_ref().map(|network| OnNetwork::new(&variant.model, network)).transpose()?;
         let row = Row::new(&job, variant, &measured, on_network);
         if common.json {
             terminal.data(row.json(job.name, &job.params))?;

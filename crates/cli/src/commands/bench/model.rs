@@ -1,7 +1,7 @@
 //! The smallest plans that do one thing, with weights and an image.
 
 use anyhow::{Result, anyhow, ensure};
-use copriv_ir::lattice::Hint;
+use copriv_ir::lattice::{Hint, LatticeError, PublicSeed, SecretSeed, attach};
 use copriv_ir::{
     ConvGeometry, Correlation, Fact, InputSpec, LinearStep, LinearWeights, Lowering, OtKind, Party,
     Plan, Provenance, Ring, ServerWeights, Shape, Sign, Step, StepId, StepOp, ValueId, Visibility,
@@ -62,6 +62,38 @@ impl Model {
     }
 }
 
+impl Model {
+    /// The same with lattice correlations for its linear steps, which must be direct; `None` where no parameters fit them.
+    ///
+    /// # Errors
+    /// What is wrong with the plan or its weights.
+    pub fn with_lattice(self) -> Result<Option<Self>> {
+        // What is public here anyway needs no randomness.
+        let (public, secret) = (PublicSeed::new([1; 32]), SecretSeed::new([2; 32]));
+        let ids = self.plan.steps().iter().map(|step| step.id);
+        let layers: BTreeMap<StepId, LinearWeights> =
+            ids.filter_map(|id| Some((id, self.weights.layer(id)?.clone()))).collect();
+        let plan = (*self.plan).clone();
+        let (plan, hint) = match attach(plan, |_| true, &layers, 1, (public, &secret)) {
+            Ok(attached) => attached,
+            Err(LatticeError::Parameters(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let weights = ServerWeights::new(&plan, layers, provenance());
+        let weights = weights.map_err(|fault| anyhow!(fault))?.with_lattice_seed(&secret);
+        Ok(Some(Self { plan: Arc::new(plan), weights, hint: Some(Arc::new(hint)), ..self }))
+    }
+
+    /// Bytes of the hint that a client downloads once, where there is one.
+    pub fn hint_bytes(&self) -> Option<u64> {
+        self.plan.lattice_plan().map(|lattice| lattice.hint_bytes())
+    }
+}
+
+fn provenance() -> Provenance {
+    Provenance::new("bench", None, serde_json::Value::Null, None)
+}
+
 struct Draft {
     facts: Vec<Fact>,
     steps: Vec<Step>,
@@ -118,12 +150,16 @@ impl Draft {
         let image = (0..first.shape.elements()).map(|_| (number() as f64 * spread * unit) as f32);
         let image = image.collect();
         let input = InputSpec { shape: first.shape, mean: [0.0; 3], std: [1.0; 3] };
-        let made = || Provenance::new("bench", None, serde_json::Value::Null, None);
         let (values, steps) = (self.facts, self.steps);
-        let plan =
-            Plan::new("bench".into(), "bench".into(), (input, vec![]), (values, steps), made())?;
+        let plan = Plan::new(
+            "bench".into(),
+            "bench".into(),
+            (input, vec![]),
+            (values, steps),
+            provenance(),
+        )?;
         let weights =
-            ServerWeights::new(&plan, self.layers, made()).map_err(|fault| anyhow!(fault))?;
+            ServerWeights::new(&plan, self.layers, provenance()).map_err(|fault| anyhow!(fault))?;
         Ok(Model { plan: Arc::new(plan), weights, image, step, hint: None })
     }
 }

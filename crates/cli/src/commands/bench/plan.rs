@@ -1,10 +1,10 @@
-//! `copriv bench plan`: a whole plan, by kind of step.
+//! `copriv bench plan`: whole plans, by kind of step and beside each other.
 
 use super::measure;
 use super::model::Model;
 use super::report::{self, OnNetwork, Row};
 use super::usage::Spent;
-use crate::args::bench::WholePlan;
+use crate::args::bench::{Common, WholePlans};
 use crate::artefact::{read_hint, read_plan_folder};
 use crate::format;
 use crate::terminal::Terminal;
@@ -14,23 +14,53 @@ use copriv_ir::{NetworkProfile, Phase, Plan, StepId, Traffic};
 use copriv_runtime::ot::Prg;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 const PHASES: [Phase; 2] = [Phase::Offline, Phase::Online];
 
-pub fn run(args: &WholePlan, threads: usize, terminal: &Terminal) -> Result<()> {
+pub fn run(args: &WholePlans, threads: usize, terminal: &Terminal) -> Result<()> {
     let network = args.common.network.as_deref().map(NetworkProfile::open).transpose()?;
-    let (plan, weights) = read_plan_folder(&args.plan)?;
-    let hint = read_hint(&args.plan, &plan)?.map(Arc::new);
-    let image = noise(&plan);
-    let last = StepId(plan.steps().len().saturating_sub(1));
-    let model = Model { plan: Arc::new(plan), weights, image, step: last, hint };
-    let measured = measure::run(&model, tolerance(&model)?, threads)?;
-    let on_network = network
-        .as_ref()
-        .map(|network| OnNetwork::new(&model, &measured.comm, network))
-        .transpose()?;
+    let mut rows = Vec::new();
+    for folder in &args.plans {
+        let model = open(folder)?;
+        let name = match args.plans.len() {
+            1 => model.plan.preset().to_owned(),
+            _ => format!("{} ({})", model.plan.preset(), folder.display()),
+        };
+        terminal.detail(&name);
+        rows.push(one(&name, &model, (&args.common, threads, network.as_ref()), terminal)?);
+    }
+    if args.common.json {
+        return Ok(());
+    }
+    if rows.len() > 1 {
+        terminal.data(report::table("inferences", &rows))?;
+    }
+    if let Some(network) = &network {
+        terminal.data(network)?;
+        terminal.data(report::network_table(&rows))?;
+    }
+    Ok(())
+}
 
+fn open(folder: &Path) -> Result<Model> {
+    let (plan, weights) = read_plan_folder(folder)?;
+    let hint = read_hint(folder, &plan)?.map(Arc::new);
+    let image = noise(&plan);
+    let step = StepId(plan.steps().len().saturating_sub(1));
+    Ok(Model { plan: Arc::new(plan), weights, image, step, hint })
+}
+
+/// Runs one plan and says what its kinds of steps cost; the row of the whole.
+fn one(
+    name: &str,
+    model: &Model,
+    (common, threads, network): (&Common, usize, Option<&NetworkProfile>),
+    terminal: &Terminal,
+) -> Result<Row> {
+    let measured = measure::run(model, tolerance(model)?, threads)?;
+    let on_network = network.map(|network| OnNetwork::new(model, network)).transpose()?;
     let plan = &model.plan;
     let mut kinds: BTreeMap<&str, Kind> = BTreeMap::new();
     let mut total = Kind::default();
@@ -45,25 +75,27 @@ pub fn run(args: &WholePlan, threads: usize, terminal: &Terminal) -> Result<()> 
         }
     }
     let Kind { traffic, spent, .. } = total;
-    let row = Row::of(plan.preset(), (&PHASES, 1.0), (traffic, spent), measured.peak, on_network);
-    if args.common.json {
+    let row = Row::of(name, (&PHASES, 1.0), (traffic, spent), measured.peak, on_network);
+    let row = Row { hint: model.hint_bytes(), ..row };
+    if common.json {
         let params = json!({ "plan": plan.digest(), "network_name": plan.network() });
         terminal.data(row.json("plan", &params))?;
-        return Ok(());
+        return Ok(row);
     }
     let kinds = kinds.into_iter().map(|(name, kind)| (name.to_owned(), kind));
-    let rows = kinds.chain([("total".to_owned(), total)]).map(|(name, kind)| kind.cells(name));
+    let cells = kinds.chain([("total".to_owned(), total)]).map(|(name, kind)| kind.cells(name));
     let header = ["step", "count", "offline", "online", "CPU offline", "CPU online", "wall"];
-    terminal.data(format::table(header.map(str::to_owned).to_vec(), rows, 1..7))?;
+    terminal.data(name)?;
+    terminal.data(format::table(header.map(str::to_owned).to_vec(), cells, 1..7))?;
+    if let Some(hint) = row.hint {
+        let hint = format::mebibytes(hint);
+        terminal.data(format_args!("hint, downloaded once by each client: {hint}"))?;
+    }
     if let Some(peak) = measured.peak {
         let peak = format::mebibytes(peak);
         terminal.data(format_args!("peak memory of both parties and the model: {peak}"))?;
     }
-    if let Some(network) = &network {
-        terminal.data(network)?;
-        terminal.data(report::network_table(&[row]))?;
-    }
-    Ok(())
+    Ok(row)
 }
 
 /// All steps of a kind together.

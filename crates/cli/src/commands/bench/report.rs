@@ -7,7 +7,7 @@ use super::variant::{Job, Variant};
 use crate::format;
 use anyhow::Result;
 use comfy_table::Table;
-use copriv_ir::{CommTable, NetworkProfile, Phase, Traffic};
+use copriv_ir::{NetworkProfile, Phase, Traffic};
 use serde_json::{Value, json};
 
 /// One variant's figures: of its step, or of its whole plan.
@@ -24,6 +24,8 @@ pub struct Row {
     /// Units of work a CPU second.
     pub rate: f64,
     pub peak: Option<u64>,
+    /// Bytes of the hint that lattice correlations need, downloaded once and not counted.
+    pub hint: Option<u64>,
     pub on_network: Option<OnNetwork>,
 }
 
@@ -39,7 +41,9 @@ impl Row {
         let step = variant.model.step;
         let traffic = PHASES.map(|phase| measured.comm.traffic(step, phase));
         let spent = PHASES.map(|phase| measured.spent(step, phase));
-        Self::of(&variant.name, (job.phases, job.work), (traffic, spent), measured.peak, on_network)
+        let (counted, hint) = ((job.phases, job.work), variant.model.hint_bytes());
+        let row = Self::of(&variant.name, counted, (traffic, spent), measured.peak, on_network);
+        Self { hint, ..row }
     }
 
     /// A row of these figures; the phases that count and the work done in them.
@@ -56,13 +60,16 @@ impl Row {
         // The clock may not have moved during a tiny job.
         let rate = work / cpu_seconds.max(1e-9);
         let name = name.to_owned();
-        Self { name, traffic, spent, seconds, cpu_seconds, rate, peak, on_network }
+        Self { name, traffic, spent, seconds, cpu_seconds, rate, peak, hint: None, on_network }
     }
 
     pub fn json(&self, job: &str, params: &Value) -> Value {
         let mut params = params.clone();
         if let Some(on_network) = &self.on_network {
             params["network"] = on_network.json();
+        }
+        if let Some(hint) = self.hint {
+            params["hint_bytes"] = json!(hint);
         }
         let [offline, online] = self.traffic;
         json!({
@@ -86,12 +93,12 @@ pub struct OnNetwork {
 }
 
 impl OnNetwork {
-    /// Predicts from the traffic, and runs the plan on a simulated link.
+    /// Predicts from the plan, and runs the plan on a simulated link.
     ///
     /// # Errors
     /// Where a party fails.
-    pub fn new(model: &Model, comm: &CommTable, network: &NetworkProfile) -> Result<Self> {
-        let predicted = PHASES.map(|phase| network.latency(comm, phase));
+    pub fn new(model: &Model, network: &NetworkProfile) -> Result<Self> {
+        let predicted = [network.offline_latency(&model.plan), network.online_latency(&model.plan)];
         let simulated = measure::simulate(model, network)?;
         Ok(Self { name: network.name().to_owned(), predicted, simulated })
     }
@@ -132,11 +139,16 @@ pub fn table(unit: &str, rows: &[Row]) -> Table {
             format!("{:.3} s", row.spent[0].cpu),
             format!("{:.3} s", row.spent[1].cpu),
             format!("{:.3} s", row.seconds),
-            format!("{:.3} M", row.rate / 1e6),
+            rate(row.rate),
             row.peak.map_or_else(|| "-".into(), format::mebibytes),
         ]
     });
     format::table(header.map(str::to_owned).to_vec(), cells, 1..10)
+}
+
+/// Of small things millions.
+fn rate(rate: f64) -> String {
+    if rate < 1e4 { format!("{rate:.2}") } else { format!("{:.3} M", rate / 1e6) }
 }
 
 fn bytes(row: &Row) -> u64 {

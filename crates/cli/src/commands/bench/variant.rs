@@ -2,6 +2,7 @@
 
 use super::model::Model;
 use crate::args::bench::{Convolution, Elements, Truncation};
+use crate::format;
 use anyhow::{Result, bail, ensure};
 use copriv_ir::{
     Activation, Comparison, ConvGeometry, Correlation, LinearStep, Lowering, OtKind, Party, Phase,
@@ -73,6 +74,10 @@ const COMPARISONS: [(OtKind, u32); 9] = [
     (OtKind::Silent, 1),
 ];
 
+/// The same with one-time truth tables.
+const TABLES: [(OtKind, u32); 3] =
+    [(OtKind::SoftSpoken4, 2), (OtKind::Silent, 2), (OtKind::Silent, 4)];
+
 /// Comparisons with their names.
 fn comparisons() -> impl Iterator<Item = (String, Comparison)> {
     COMPARISONS.into_iter().enumerate().map(|(place, (ot, leaf_bits))| {
@@ -82,9 +87,17 @@ fn comparisons() -> impl Iterator<Item = (String, Comparison)> {
     })
 }
 
+/// Comparisons by one-time truth tables with their names.
+fn tables() -> impl Iterator<Item = (String, Comparison)> {
+    TABLES.into_iter().map(|(ot, leaf_bits)| {
+        let name = format!("{ot}, one-time tables of {leaf_bits} bits");
+        (name, Comparison { ot, leaf_bits, tables: true })
+    })
+}
+
 /// ReLU of random numbers.
 pub fn relu(args: &Elements) -> Result<Job> {
-    let variants = comparisons().map(|(name, comparison)| {
+    let variants = comparisons().chain(tables()).map(|(name, comparison)| {
         let op = StepOp::Activation { function: Activation::Relu, comparison };
         let model = Model::on_shares(args.elements, args.bits, vec![op])?;
         Ok(Variant { name, model, tolerance: 0 })
@@ -174,6 +187,7 @@ pub fn conv(args: &Convolution) -> Result<Job> {
         let model = Model::linear(input, bits, step, weight_bits)?;
         Ok(Variant { name, model, tolerance: 0 })
     });
+    let variants = variants.chain(lattice(input, bits, (geometry, weight_bits)).transpose());
     let numbers = [shape.inputs, shape.outputs, shape.side, shape.kernel, shape.stride];
     Ok(Job {
         name: "conv",
@@ -183,4 +197,21 @@ pub fn conv(args: &Convolution) -> Result<Job> {
         phases: BOTH,
         variants: variants.collect::<Result<_>>()?,
     })
+}
+
+/// The convolution with a lattice correlation, where its ring and weights leave room for one.
+fn lattice(
+    input: Shape,
+    bits: u32,
+    (geometry, weight_bits): (ConvGeometry, u32),
+) -> Result<Option<Variant>> {
+    let correlation = Correlation::Ot { kind: OtKind::Iknp, chooser: Party::Client };
+    let lowering = Lowering::Direct;
+    let step = LinearStep { geometry, lowering, correlation, weight_scale: 0, weight_bits: bits };
+    let model = Model::linear(input, bits, step, weight_bits)?.with_lattice()?;
+    let hint = |bytes| format!("lattice, direct, after a hint of {}", format::mebibytes(bytes));
+    Ok(model.map(|model| {
+        let name = hint(model.hint_bytes().unwrap_or_default());
+        Variant { name, model, tolerance: 0 }
+    }))
 }
