@@ -4,8 +4,8 @@ use super::elementwise::{moved, relu, relu_below, rounded, rounded_by_chance, sh
 use super::integer::IntegerConvolution;
 use super::rounding::{Rounding, key_of, seed_of};
 use crate::{
-    Activation, Answer, Digest, Fact, Place, Plan, PoolWindow, Ring, ServerWeights, Shape, Step, StepId,
-    StepOp, TruncateMethod, ValueId, Visibility, class_of_digits, next_round,
+    Activation, Answer, Digest, Fact, Place, Plan, PoolWindow, Ring, ServerWeights, Shape, Step,
+    StepId, StepOp, TruncateMethod, ValueId, Visibility, class_of_digits, next_round,
 };
 use rayon::prelude::*;
 use std::collections::BTreeMap;
