@@ -94,7 +94,9 @@ fn expected(model: &FusedModel, plan: &Plan, step: &Step, inputs: &[Vec<f64>]) -
         StepOp::SumPool => {
             (inputs[0].chunks(9).map(|channel| channel.iter().sum::<f64>() / 16.0).collect(), 0.0)
         }
-        StepOp::MaxPool { .. } | StepOp::Input | StepOp::Reveal => unreachable!("checked apart"),
+        StepOp::MaxPool { .. } | StepOp::ArgMax { .. } | StepOp::Input | StepOp::Reveal => {
+            unreachable!("checked apart")
+        }
     }
 }
 

@@ -84,7 +84,7 @@ impl SidePool {
     /// One group of all of `count` values.
     #[must_use]
     pub fn of_all(count: usize) -> Self {
-        Self { outer: 1, extent: count, inner: 1, windows: vec![0..count] }
+        Self { outer: 1, extent: count, inner: 1, windows: std::iter::once(0..count).collect() }
     }
 
     /// Positions of the entrants of all groups, group by group in the order of the results.
