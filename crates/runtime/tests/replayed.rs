@@ -337,6 +337,7 @@ fn blames_the_peer(error: &RuntimeError) -> bool {
             | RuntimeError::RoleClash { .. }
             | RuntimeError::PlanMismatch { .. }
             | RuntimeError::Refused { .. }
+            | RuntimeError::ForeignUpload { .. }
     )
 }
 
