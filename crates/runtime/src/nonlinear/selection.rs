@@ -55,7 +55,7 @@ impl SelectionCorrelation {
         let mut lane = channel.lane();
         for first in (0..count).step_by(BLOCK) {
             let count = BLOCK.min(count - first);
-            let Ots { sender, receiver, rng } = &mut *ots;
+            let Ots { sender, receiver, rng, .. } = &mut *ots;
             let (choices, block) =
                 receiver.extend_random(&mut lane, kind, Code::OneOf2, (count, rng))?;
             prepared.chosen.extend(block.pads().iter().map(|&pad| split(pad, bits)));
