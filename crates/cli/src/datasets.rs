@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The manifests of `datasets/`, built in so that the binary knows them wherever it runs.
 const MANIFESTS: [(&str, &str); 3] = [
+    ("datasets/cifar10.toml", include_str!("../../../datasets/cifar10.toml")),
     ("datasets/cifar100.toml", include_str!("../../../datasets/cifar100.toml")),
     ("datasets/cifar100_sample.toml", include_str!("../../../datasets/cifar100_sample.toml")),
     ("datasets/imagenet.toml", include_str!("../../../datasets/imagenet.toml")),

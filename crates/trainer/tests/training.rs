@@ -153,7 +153,7 @@ fn an_interrupted_run_ends_with_the_same_bits() {
 }
 
 /// Everything that draws random numbers or remembers earlier steps.
-const ALL_ON: [&str; 10] = [
+const ALL_ON: [&str; 11] = [
     "optimiser.ema=0.9",
     "optimiser.dropout=0.2",
     "optimiser.clip_norm=1",
@@ -164,6 +164,7 @@ const ALL_ON: [&str; 10] = [
     "data.workers=3",
     "pretrain.epochs=1",
     "search.epochs=1",
+    "finetune.quantise={ weight_bits = 6, activation_bits = 6 }",
 ];
 
 #[test]

@@ -8,10 +8,11 @@ use copriv_trainer::train::{
     EpochMetrics, Observer, SearchMetrics, Stage, StepMetrics, TrainConfig, TrainOutcome,
     TrainingData,
 };
-use indicatif::ProgressBar;
+use indicatif::{HumanDuration, ProgressBar};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 pub fn run(args: &Train, terminal: &Terminal) -> Result<()> {
     let text = std::fs::read_to_string(&args.config)
@@ -50,7 +51,7 @@ pub fn train(
     let root = data.map_or_else(|| PathBuf::from("datasets"), Path::to_owned);
     let data = TrainingData::load(&manifest, &root, &config.data)
         .with_context(|| datasets::remedy(&manifest))?;
-    let mut progress = Progress { terminal, bar: ProgressBar::hidden() };
+    let mut progress = Progress::new(terminal);
     let outcome = copriv_trainer::train::run(config, &data, out, resume, &mut progress, stop)?;
     progress.bar.finish_and_clear();
     Ok(outcome)
@@ -72,11 +73,36 @@ fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
 struct Progress<'a> {
     terminal: &'a Terminal,
     bar: ProgressBar,
+    epochs: usize,
+    /// Of the stage, in this run of the program.
+    steps: u32,
+    began: Instant,
+}
+
+impl<'a> Progress<'a> {
+    fn new(terminal: &'a Terminal) -> Self {
+        Self { terminal, bar: ProgressBar::hidden(), epochs: 0, steps: 0, began: Instant::now() }
+    }
+
+    /// Time to the end of the stage at the present pace.
+    fn remaining(&self, metrics: &StepMetrics) -> Duration {
+        let StepMetrics { epoch, step, steps, .. } = *metrics;
+        let left = self.epochs.saturating_sub(epoch) * steps + steps.saturating_sub(step);
+        let pace = self.began.elapsed().as_secs_f64() / f64::from(self.steps.max(1));
+        Duration::from_secs_f64(pace * left as f64)
+    }
+}
+
+/// A digit for each alpha, 0 for none to 9 for all of it.
+fn digits(alphas: &[f32]) -> String {
+    let digit = |alpha: &f32| char::from_digit((alpha.clamp(0.0, 1.0) * 9.0).round() as u32, 10);
+    alphas.iter().filter_map(digit).collect()
 }
 
 impl Observer for Progress<'_> {
     fn stage(&mut self, stage: Stage, epochs: usize, epochs_done: usize) {
         let begins = if epochs_done == 0 { "begins" } else { "goes on" };
+        (self.epochs, self.steps, self.began) = (epochs, 0, Instant::now());
         self.terminal.say(format_args!("{stage} {begins}: {} epochs", epochs - epochs_done));
     }
 
@@ -87,10 +113,14 @@ impl Observer for Progress<'_> {
             self.bar = self.terminal.bar(&format!("{stage} {epoch}"), steps as u64);
         }
         self.bar.set_position(step as u64);
-        let StepMetrics { loss, top1, images_per_second, .. } = metrics;
+        self.steps += 1;
+        let StepMetrics { loss, top1, images_per_second, alphas, .. } = metrics;
+        let alphas =
+            if alphas.is_empty() { String::new() } else { format!(", alphas {}", digits(alphas)) };
         self.bar.set_message(format!(
-            "loss {loss:.3}, top-1 {}, {images_per_second:.0} images/s",
-            format::percent(*top1)
+            "loss {loss:.3}, top-1 {}, {images_per_second:.0} images/s{alphas}, {stage} ends in {}",
+            format::percent(*top1),
+            HumanDuration(self.remaining(metrics))
         ));
     }
 

@@ -1,12 +1,12 @@
 //! The forward pass: one walk over the graph's nodes.
 
-use super::Model;
 use super::layer::{Layer, Norm};
+use super::{Model, Quantiser, values};
 use crate::ops::{self, Gate, GateWeight};
 use burn::tensor::Tensor;
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
-use copriv_ir::{Condition, Graph, NodeId, Op};
+use copriv_ir::{Condition, ConvGeometry, Graph, NodeId, Op};
 
 /// Share of the newest batch in the running statistics, as in PyTorch.
 const STATISTICS_MOMENTUM: f64 = 0.1;
@@ -21,11 +21,13 @@ pub enum Mode {
 }
 
 /// How a forward pass goes, beside the gates.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Pass {
     pub(crate) mode: Mode,
     /// Factors `[batch, features]` on what goes into the fully connected layer.
     pub(crate) dropout: Option<Tensor<2>>,
+    /// Rounds weights and values as the compiler will.
+    pub(crate) quantiser: Option<Quantiser>,
 }
 
 /// The state of one gate in a forward pass.
@@ -70,7 +72,7 @@ impl Model {
     /// `gates` holds one value for each gate.
     #[must_use]
     pub fn forward(&self, images: Tensor<4>, gates: &[GateValue], mode: Mode) -> Tensor<2> {
-        self.forward_with(images, gates, &Pass { mode, dropout: None })
+        self.forward_with(images, gates, &Pass { mode, dropout: None, quantiser: None })
     }
 
     /// The same, with all that training may want.
@@ -94,6 +96,12 @@ impl Model {
                 (Some(x), None) => self.apply(id, x, &gate, gates, pass),
                 (None, _) => images.clone(),
             };
+            let quantiser =
+                pass.quantiser.as_ref().filter(|_| self.is_rounded(id, &gate, &readers));
+            let output = match quantiser {
+                Some(quantiser) => quantiser.value(id, output),
+                None => output,
+            };
             // Where the activation is already done, nobody reads what was before it.
             maps.extend(fused.map(|_| None));
             maps.push(Some(output));
@@ -116,6 +124,32 @@ impl Model {
         }
     }
 
+    /// Whether the output of node `id`, with the activation behind it, is a value of the fused network.
+    fn is_rounded(&self, id: usize, gate: &Gate, readers: &[Readers]) -> bool {
+        let node = &self.graph.nodes()[id];
+        let is_activated = !matches!(gate.weight, GateWeight::None);
+        match node.op {
+            Op::Input | Op::Add => true,
+            // What is added next is rounded with the sum; what has no activation left is no value.
+            Op::BatchNorm => {
+                let next = self.graph.nodes().get(readers[id].last).map(|node| &node.op);
+                is_activated || !matches!(next, Some(Op::Add | Op::Activation(_)))
+            }
+            _ => false,
+        }
+    }
+
+    /// By how much the batch norm after convolution `id` scales each channel.
+    fn norm_factors(&self, id: usize, geometry: &ConvGeometry) -> Vec<f32> {
+        let Some(Some(Layer::Norm(norm))) = self.layers.get(id + 1) else {
+            return vec![1.0; geometry.out_channels];
+        };
+        let variance = values(norm.running_var.value_sync());
+        let factor =
+            |(weight, variance): (f32, f32)| weight / (variance + Graph::BATCH_NORM_EPSILON).sqrt();
+        values(norm.weight.val()).into_iter().zip(variance).map(factor).collect()
+    }
+
     /// The output of a node of one input; vectors are maps of one pixel.
     fn apply(
         &self,
@@ -127,7 +161,12 @@ impl Model {
     ) -> Tensor<4> {
         match (&self.graph.nodes()[id].op, &self.layers[id]) {
             (Op::Conv(geometry), Some(Layer::Conv(conv))) => {
-                ops::convolution(x, conv.weight.val(), geometry)
+                let weight = conv.weight.val();
+                let weight = match &pass.quantiser {
+                    Some(quantiser) => quantiser.weight(weight, &self.norm_factors(id, geometry)),
+                    None => weight,
+                };
+                ops::convolution(x, weight, geometry)
             }
             (Op::BatchNorm, Some(Layer::Norm(norm))) => norm.forward(x, gate, pass.mode),
             (Op::Linear { .. }, Some(Layer::Linear(linear))) => {

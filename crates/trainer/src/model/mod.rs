@@ -2,10 +2,12 @@
 
 mod forward;
 mod layer;
+mod quantise;
 
 pub(crate) use forward::Pass;
 pub use forward::{GateValue, Mode};
 pub(crate) use layer::{ParameterKind, ParameterVisitor};
+pub(crate) use quantise::{Quantiser, Ranges};
 
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};

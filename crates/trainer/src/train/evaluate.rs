@@ -6,7 +6,7 @@ use super::loader::{BatchPlan, Batches};
 use super::loss::cross_entropy;
 use crate::data::Images;
 use crate::device;
-use crate::model::{GateValue, Mode, Model, Pass, values};
+use crate::model::{GateValue, Mode, Model, Pass, Quantiser, values};
 use burn::module::Module as _;
 use burn::tensor::Device;
 use copriv_ir::Checkpoint;
@@ -44,7 +44,7 @@ pub fn evaluate(
     let model = Model::from_checkpoint(checkpoint, &device);
     let measurement = Measurement { images, device: &device, batch_size, workers: WORKERS };
     let all: Vec<usize> = (0..images.labels().len()).collect();
-    measurement.accuracy(&model, checkpoint.gates().kept(), &all, &mut |_| {})
+    measurement.accuracy(&model, checkpoint.gates().kept(), (&all, None), &mut |_| {})
 }
 
 /// On what, and how, networks are measured.
@@ -56,18 +56,18 @@ pub(super) struct Measurement<'a> {
 }
 
 impl Measurement<'_> {
-    /// Accuracy of a model on these of the images; `seen` is told their number after each batch.
+    /// Accuracy of a model on these of the images, rounded or not; `seen` is told their number after each batch.
     pub(super) fn accuracy(
         &self,
         model: &Model,
         kept: &[bool],
-        order: &[usize],
+        (order, quantiser): (&[usize], Option<Quantiser>),
         seen: &mut dyn FnMut(usize),
     ) -> Result<Accuracy, TrainError> {
         let (model, gates) = (model.valid(), GateValue::fixed(kept));
         let (input, classes) = (*model.network().input(), model.network().classes());
         let plan = BatchPlan::plain(self.images, input, order, self.batch_size);
-        let pass = Pass { mode: Mode::Evaluate, dropout: None };
+        let pass = Pass { mode: Mode::Evaluate, dropout: None, quantiser };
         let mut sums = Sums::default();
         scope(|scope| {
             for batch in Batches::start(scope, &plan, self.workers, 0) {

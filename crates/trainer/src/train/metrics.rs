@@ -32,6 +32,9 @@ pub struct StepMetrics {
     pub learning_rate: f64,
     /// Training images a second.
     pub images_per_second: f64,
+    /// Importance of each gate, where they are trained.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alphas: Vec<f32>,
 }
 
 /// One epoch of training and the measurement after it.

@@ -21,7 +21,8 @@ mod teacher;
 
 pub use config::{
     Algorithm, ConfigError, DataConfig, DistillationConfig, FinetuneConfig, ImportanceConfig,
-    NetworkConfig, OptimiserConfig, ScheduleConfig, SearchConfig, SearchedGates, TrainConfig,
+    NetworkConfig, OptimiserConfig, QuantiseConfig, ScheduleConfig, SearchConfig, SearchedGates,
+    TrainConfig,
 };
 pub use error::TrainError;
 pub use evaluate::{Accuracy, evaluate};

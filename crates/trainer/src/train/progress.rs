@@ -2,6 +2,7 @@
 
 use super::metrics::EpochMetrics;
 use super::stage::Stage;
+use crate::model::Ranges;
 use serde::{Deserialize, Serialize};
 
 /// How far a run is.
@@ -21,6 +22,8 @@ pub(super) struct Progress {
     pub(super) total_steps: usize,
     /// Over the steps of the present epoch.
     pub(super) sums: Sums,
+    /// Of the values that are rounded.
+    pub(super) ranges: Ranges,
     /// Best top-1 of the stage so far.
     pub(super) best_top1: Option<f64>,
     /// Every epoch so far.
@@ -73,6 +76,7 @@ impl Progress {
             total_epochs: 0,
             total_steps: 0,
             sums: Sums::default(),
+            ranges: Ranges::new(),
             best_top1: None,
             history: vec![],
         }
@@ -91,6 +95,7 @@ impl Progress {
     pub(super) fn enter(&mut self, stage: Stage) {
         (self.stage, self.begun, self.epoch, self.step) = (stage, false, 0, 0);
         (self.sums, self.best_top1) = (Sums::default(), None);
+        self.ranges.clear();
     }
 
     /// One more step, of so many images.

@@ -18,6 +18,19 @@ pub struct FinetuneConfig {
     /// Learn from another network's answers too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distillation: Option<DistillationConfig>,
+    /// Round weights and values as the compiler will, so that the network learns to bear it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantise: Option<QuantiseConfig>,
+}
+
+/// The widths that a plan of mixed precision will use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuantiseConfig {
+    /// Bits of a weight, sign included.
+    pub weight_bits: u32,
+    /// Bits of the largest value between layers.
+    pub activation_bits: u32,
 }
 
 /// The loss `weight * KL(teacher, student) + (1 - weight) * cross entropy`, at temperature 1.
@@ -45,6 +58,10 @@ impl FinetuneConfig {
 
     /// `searched`: whether the run has a network from before a search.
     pub(super) fn check(&self, searched: bool) -> Result<(), ConfigError> {
+        if let Some(QuantiseConfig { weight_bits, activation_bits }) = self.quantise {
+            within("finetune.quantise.weight_bits", f64::from(weight_bits), 2.0..=16.0)?;
+            within("finetune.quantise.activation_bits", f64::from(activation_bits), 2.0..=16.0)?;
+        }
         let Some(distillation) = &self.distillation else { return Ok(()) };
         within("finetune.distillation.weight", distillation.weight, 0.0..=1.0)?;
         if distillation.teacher == DistillationConfig::UNPRUNED && !searched {

@@ -8,7 +8,7 @@ mod search;
 
 pub use check::ConfigError;
 pub use data::DataConfig;
-pub use finetune::{DistillationConfig, FinetuneConfig};
+pub use finetune::{DistillationConfig, FinetuneConfig, QuantiseConfig};
 pub use optimiser::{Algorithm, OptimiserConfig};
 pub use search::{ImportanceConfig, SearchConfig, SearchedGates};
 

@@ -76,6 +76,10 @@ fn errors_name_the_key() {
         ("optimiser.clip_norm=-1", "optimiser.clip_norm"),
         ("optimiser.dropout=1", "optimiser.dropout"),
         ("optimiser.ema=1", "optimiser.ema"),
+        (
+            "finetune={ epochs = 1, learning_rate = 0.1, quantise = { weight_bits = 1, activation_bits = 8 } }",
+            "finetune.quantise.weight_bits",
+        ),
         ("data.workers=0", "data.workers"),
         ("data.mixing.mixup=-1", "data.mixing.mixup"),
         ("data.mixing.cutmix=nan", "data.mixing.cutmix"),

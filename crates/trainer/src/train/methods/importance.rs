@@ -128,7 +128,7 @@ impl Probe<'_> {
         })?;
         let Self { images, device, batch_size, workers, .. } = *self;
         let measurement = Measurement { images, device, batch_size, workers };
-        let measured = measurement.accuracy(&model, kept, held_out, &mut |_| {})?;
+        let measured = measurement.accuracy(&model, kept, (held_out, None), &mut |_| {})?;
         Ok(Answer { loss: measured.loss, top1: measured.top1 })
     }
 }

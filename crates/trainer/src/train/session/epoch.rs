@@ -78,9 +78,9 @@ impl Session<'_> {
     }
 
     fn step_metrics(&self, losses: &Losses, steps: usize, rate: f64, seconds: f64) -> StepMetrics {
-        let batch_size = self.config.batch_size as f64;
+        let (batch_size, stage) = (self.config.batch_size as f64, self.progress.stage);
         StepMetrics {
-            stage: self.progress.stage,
+            stage,
             epoch: self.progress.epoch + 1,
             step: self.progress.step,
             steps,
@@ -90,6 +90,7 @@ impl Session<'_> {
             top1: losses.right as f64 / batch_size,
             learning_rate: rate,
             images_per_second: batch_size / seconds.max(1e-9),
+            alphas: self.trains_alphas(stage).then(|| self.model.alphas()).unwrap_or_default(),
         }
     }
 
@@ -106,7 +107,8 @@ impl Session<'_> {
         let device = &self.result().alpha_tensor().device().inner();
         let (batch_size, workers) = (self.config.batch_size, self.config.data.workers);
         let measurement = Measurement { images, device, batch_size, workers };
-        let accuracy = measurement.accuracy(self.result(), &self.kept, &all, &mut seen)?;
+        let images = (all.as_slice(), self.quantiser(self.progress.stage, false));
+        let accuracy = measurement.accuracy(self.result(), &self.kept, images, &mut seen)?;
         let (progress, sums) = (&self.progress, self.progress.sums);
         let steps = progress.step.max(1) as f64;
         Ok(EpochMetrics {
