@@ -5,7 +5,7 @@ use copriv_trainer::data::{Dataset, Images, Layout, Manifest, Split};
 use std::path::{Path, PathBuf};
 
 /// The manifests of `datasets/`, built in so that the binary knows them wherever it runs.
-const MANIFESTS: [(&str, &str); 3] = [
+const MANIFESTS: [(&str, &str); 4] = [
     ("datasets/cifar10.toml", include_str!("../../../datasets/cifar10.toml")),
     ("datasets/cifar100.toml", include_str!("../../../datasets/cifar100.toml")),
     ("datasets/cifar100_sample.toml", include_str!("../../../datasets/cifar100_sample.toml")),

@@ -90,7 +90,7 @@ impl Session<'_> {
             top1: losses.right as f64 / batch_size,
             learning_rate: rate,
             images_per_second: batch_size / seconds.max(1e-9),
-            alphas: self.trains_alphas(stage).then(|| self.model.alphas()).unwrap_or_default(),
+            alphas: if self.trains_alphas(stage) { self.model.alphas() } else { vec![] },
         }
     }
 
