@@ -110,12 +110,12 @@ mod tests {
         let quantiser = Quantiser::new([4, 8], Ranges::new(), true);
         let factors = [0.5, 1.9];
         let rounded = quantiser.weight(weight.clone(), &factors);
-        // Folded weights below 2 in four bits of two's complement: quarters, to half a quarter.
+        // Folded weights up to 1.88 in four bits of two's complement, which end at 7: halves, to half of one.
         for (i, (rounded, weight)) in values(rounded.clone()).iter().zip(&list).enumerate() {
             let factor = factors[i / 18];
-            let steps = rounded * factor * 4.0;
+            let steps = rounded * factor * 2.0;
             assert!((steps - steps.round()).abs() < 1e-4, "{steps}");
-            assert!((rounded - weight).abs() * factor <= 0.125 + 1e-5);
+            assert!((rounded - weight).abs() * factor <= 0.25 + 1e-5);
         }
         let gradients = (rounded * 3.0).sum().backward();
         let gradient = values(weight.grad(&gradients).expect("a leaf"));
