@@ -292,9 +292,13 @@ pub struct Compile {
     /// Folder for `plan.json` (public) and `server.safetensors` (secret).
     #[arg(long, value_name = "PLANDIR")]
     pub out: PathBuf,
-    /// Where to start from: cryptflow2 (the baseline), copriv, or fast (mixed precision).
+    /// Where to start from: cryptflow2 (the baseline), copriv, or fast (everything, chosen by cost).
     #[arg(long, default_value = "copriv")]
     pub preset: String,
+    /// Make the predicted latency on this network small instead of bytes: lan, wan, mobile or a TOML file
+    /// (`copriv bench profile` writes one). `--set objective=online` means the online latency alone.
+    #[arg(long, value_name = "lan|wan|mobile|FILE.toml")]
+    pub network: Option<String>,
     /// Take value ranges from this data set's training images; from noise if not given.
     #[arg(long, value_name = "NAME")]
     pub calibrate: Option<String>,
@@ -313,6 +317,9 @@ pub struct Compile {
 pub struct Inspect {
     /// Checkpoint, fused model, plan (or its folder), or a store of prepared inferences.
     pub artefact: PathBuf,
+    /// Also say how many seconds each step of a plan takes on this network: lan, wan, mobile or a TOML file.
+    #[arg(long, value_name = "lan|wan|mobile|FILE.toml")]
+    pub network: Option<String>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

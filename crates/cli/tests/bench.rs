@@ -49,7 +49,7 @@ fn jobs_print_the_cost_models_bytes_beside_a_baseline() {
     assert!(rows[0]["variant"].as_str().is_some_and(|name| name.starts_with("cryptflow2")));
     assert_eq!(rows[0]["bytes"]["offline"], offline.traffic.bytes());
     assert_eq!(rows[0]["bytes"]["online"], online.bytes());
-    assert_eq!(rows[0]["rounds"]["online"], online.rounds);
+    assert_eq!(rows[0]["rounds"]["online"], online.traffic().rounds);
     let tables = rows.iter().filter(|row| row["variant"].to_string().contains("one-time tables"));
     let online = |row: &Value| row["bytes"]["online"].as_u64().expect("a number");
     assert!(tables.clone().count() > 1 && tables.clone().all(|row| online(row) < online(&rows[0])));

@@ -123,6 +123,46 @@ fn mixed_precision_runs_privately_with_transfers_and_with_lattices() {
 }
 
 #[test]
+fn branches_are_joined_in_fewer_rounds_and_still_bit_for_bit() {
+    let place = Workplace::new();
+    let init = ["init", "--network", "resnet18", "--width", "0.05", "--classes", "10"];
+    place.succeed(&[&init[..], &["--resolution", "16", "--out", "net"]].concat());
+    place.succeed(&["fuse", "net", "--out", "fused"]);
+    let compile = |preset: &str, more: &[&str]| {
+        let compile = ["compile", "fused", "--preset", preset, "--out", preset];
+        place.succeed(&[&compile[..], more].concat());
+        json(&place.succeed(&["inspect", preset, "--network", "wan", "--json"]))
+    };
+    let apart = compile("cryptflow2", &[]);
+    let joined = compile("copriv", &["--network", "wan", "--set", "ot=auto"]);
+    let truncations = |plan: &Value| {
+        let steps = plan["steps"].as_array().expect("steps").iter();
+        steps.filter(|step| step["op"] == "truncate").count()
+    };
+    assert_eq!(truncations(&apart) - truncations(&joined), 3, "three blocks change their shape");
+    let rounds = |plan: &Value| plan["total"]["online"]["rounds"].as_u64().expect("a count");
+    // A truncation of 41 bits takes seven rounds, of which it shares the first with the convolution before it.
+    assert_eq!(rounds(&apart) - rounds(&joined), 3 * 6);
+    let seconds = |plan: &Value| plan["seconds"]["online"].as_f64().expect("seconds");
+    assert!(seconds(&joined) < seconds(&apart) && seconds(&joined) > 0.0);
+
+    let pixels = place.picture("a.png", 5);
+    let server = place.serve("copriv", 1);
+    let infer = ["infer", "--plan", "copriv/plan.json", "--connect", &server.address, "--json"];
+    let answer = json(&place.succeed(&[&infer[..], &["a.png"]].concat()));
+    assert_eq!(server.wait(), 0);
+    let plan = Plan::read(&place.path("copriv/plan.json")).expect("reads");
+    let weights = place.path("copriv/server.safetensors");
+    let weights = ServerWeights::read(&weights, &plan).expect("reads");
+    let evaluator = PlanEvaluator::new(&plan, &weights).expect("they belong together");
+    let clear = evaluator.logits_f64(&plan.input().normalise(&pixels));
+    assert_eq!(answer["logits"], value!(clear));
+    for phase in ["setup", "offline", "online"] {
+        assert_eq!(answer["comm"][phase], joined["total"][phase], "{phase}");
+    }
+}
+
+#[test]
 fn what_inspect_says_of_steps_adds_up_to_its_totals() {
     let place = Workplace::new();
     place.compile_small(MASK);

@@ -1,7 +1,7 @@
 //! The settings of a compilation: a preset, then `KEY=VALUE` on top.
 
-use crate::Widths;
-use copriv_ir::{LayerId, OtKind, Party, Ring};
+use crate::{CompileError, Widths};
+use copriv_ir::{LayerId, NetworkProfile, OtKind, Party, Ring};
 use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
@@ -78,22 +78,44 @@ pub enum ChooserRule {
     Always(Party),
 }
 
-/// What makes a plan cheap.
+/// What makes a plan cheap. The offline part of a session's first inference counts with its setup, and a hint's
+/// download, shared among the inferences that are expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Objective {
     /// Bytes of both phases together.
     Bytes,
-    /// Online bytes; offline bytes where they are equal.
+    /// Predicted seconds of both phases together on the network.
+    Total,
+    /// Predicted online seconds, or online bytes where no network is given; then what is offline.
     Online,
 }
 
-impl Objective {
-    /// What so many bytes cost: the objective first, what decides between equals second.
-    pub(crate) const fn price(self, offline: u64, online: u64) -> (u64, u64) {
+/// A setting that may be left to the objective.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rule<T> {
+    /// Whatever is cheapest.
+    Auto,
+    /// This alone.
+    #[serde(untagged)]
+    Only(T),
+}
+
+impl<T: Copy + PartialEq> Rule<T> {
+    /// Those of `all` that may be taken.
+    pub(crate) fn allowed(self, all: &[T]) -> impl Iterator<Item = T> {
+        all.iter().copied().filter(move |one| match self {
+            Self::Auto => true,
+            Self::Only(only) => *one == only,
+        })
+    }
+
+    /// What may be taken; `default` where anything may.
+    pub(crate) fn or(self, default: T) -> T {
         match self {
-            Self::Bytes => (offline + online, online),
-            Self::Online => (online, offline),
+            Self::Auto => default,
+            Self::Only(only) => only,
         }
     }
 }
@@ -137,12 +159,12 @@ pub struct CompileConfig {
     pub activation_bits: u32,
     /// Bits of a layer's largest weight, sign included, where precision is mixed.
     pub weight_bits: u32,
-    /// The OT extension behind linear correlations and comparisons.
-    pub ot: OtKind,
-    /// Bits of a comparison's digit.
-    pub leaf_bits: u32,
-    /// Whether digits are looked up in one-time truth tables.
-    pub tables: bool,
+    /// The OT extensions behind linear correlations and comparisons: one kind for each of the two.
+    pub ot: Rule<OtKind>,
+    /// Bits of a comparison's digit, step by step.
+    pub leaf_bits: Rule<u32>,
+    /// Whether digits are looked up in one-time truth tables, step by step.
+    pub tables: Rule<bool>,
     /// Every value must hold this many times the largest one that calibration saw.
     pub head_room: u32,
     /// Lowerings to weigh.
@@ -166,6 +188,9 @@ pub struct CompileConfig {
     pub widths: Option<Widths>,
     /// What the client learns.
     pub output: Output,
+    /// The network whose latency the objective means.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkProfile>,
 }
 
 impl CompileConfig {
@@ -192,7 +217,7 @@ impl CompileConfig {
     ];
 
     /// The settings of a preset: 41 bits, 12 of them fractional, digits of 4 bits, room for four times
-    /// the calibrated range.
+    /// the calibrated range. What `fast` can choose by cost it does.
     #[must_use]
     pub fn new(preset: Preset) -> Self {
         let (lowering, chooser) = match preset {
@@ -200,31 +225,47 @@ impl CompileConfig {
             Preset::CoPriv => (LoweringRule::CoPriv, ChooserRule::Auto),
             Preset::Fast => (LoweringRule::Auto, ChooserRule::Auto),
         };
-        let (precision, ot) = match preset {
-            Preset::CrypTFlow2 | Preset::CoPriv => (Precision::Uniform, OtKind::Iknp),
-            Preset::Fast => (Precision::Mixed, OtKind::SoftSpoken4),
-        };
+        let is_fast = preset == Preset::Fast;
+        let precision = if is_fast { Precision::Mixed } else { Precision::Uniform };
         Self {
             preset,
             precision,
             activation_bits: 8,
             weight_bits: 8,
-            ot,
+            ot: if is_fast { Rule::Auto } else { Rule::Only(OtKind::Iknp) },
             ring: Ring::new(41).expect("between 1 and 64"),
             scale: 12,
             weight_scale: 12,
-            leaf_bits: 4,
-            tables: false,
+            leaf_bits: if is_fast { Rule::Auto } else { Rule::Only(4) },
+            tables: if is_fast { Rule::Auto } else { Rule::Only(false) },
             head_room: 4,
             lowering,
             chooser,
-            correlation: CorrelationRule::Ot,
+            correlation: if is_fast { CorrelationRule::Auto } else { CorrelationRule::Ot },
             inferences: 1,
             objective: Objective::Bytes,
             max_drop: None,
             max_bytes: None,
             widths: None,
             output: Output::Logits,
+            network: None,
+        }
+    }
+
+    /// Compiles for a network: from here on the objective is the predicted latency of both phases, until another one is
+    /// [`set`](Self::set).
+    pub fn set_network(&mut self, network: NetworkProfile) {
+        (self.network, self.objective) = (Some(network), Objective::Total);
+    }
+
+    /// Whether the settings can go together.
+    ///
+    /// # Errors
+    /// [`CompileError::NoNetwork`] where the objective is a latency that nothing is known of.
+    pub(crate) fn check(&self) -> Result<(), CompileError> {
+        match (self.objective, &self.network) {
+            (Objective::Total, None) => Err(CompileError::NoNetwork),
+            _ => Ok(()),
         }
     }
 
@@ -257,10 +298,14 @@ impl CompileConfig {
             }
             "scale" => self.scale = number(key, value, 1..=30)?,
             "weight_scale" => self.weight_scale = number(key, value, 1..=30)?,
-            "ot" => self.ot = parse(key, value, &OtKind::ALL.map(|kind| (kind.name(), kind)), &[])?,
-            "leaf_bits" => self.leaf_bits = number(key, value, 1..=4)?,
+            "ot" => {
+                let kinds = OtKind::ALL.map(|kind| (kind.name(), kind));
+                self.ot = rule(value, |value| parse(key, value, &kinds, &["auto"]))?;
+            }
+            "leaf_bits" => self.leaf_bits = rule(value, |value| number(key, value, 1..=4))?,
             "tables" => {
-                self.tables = parse(key, value, &[("true", true), ("false", false)], &[])?;
+                let known = [("true", true), ("false", false)];
+                self.tables = rule(value, |value| parse(key, value, &known, &["auto"]))?;
             }
             "head_room" => self.head_room = number(key, value, 1..=1 << 20)?,
             "lowering" => {
@@ -286,8 +331,9 @@ impl CompileConfig {
             }
             "inferences" => self.inferences = number(key, value, 1..=1 << 30)?.into(),
             "objective" => {
-                let known = [("bytes", Objective::Bytes), ("online", Objective::Online)];
-                self.objective = parse(key, value, &known, &["total"])?;
+                use Objective::{Bytes, Online, Total};
+                let known = [("bytes", Bytes), ("total", Total), ("online", Online)];
+                self.objective = parse(key, value, &known, &[])?;
             }
             "max_drop" => self.max_drop = Some(points(key, value)?),
             "max_bytes" => self.max_bytes = Some(bytes(key, value)?),
@@ -331,8 +377,6 @@ pub enum ConfigError {
     UnknownKey { found: String },
     #[error("{key} cannot be {found:?}; it can be {expected}")]
     UnknownValue { key: String, expected: String, found: String },
-    #[error("{key} {found:?} is not built yet; there is {available}")]
-    NotBuilt { key: String, available: String, found: String },
 }
 
 fn number(
@@ -366,23 +410,27 @@ fn bytes(key: &str, value: &str) -> Result<u64, ConfigError> {
     })
 }
 
-/// The known value of this name; `planned` names are told apart from unknown ones.
+/// `auto`, or what `parse` makes of the value.
+fn rule<T>(
+    value: &str,
+    parse: impl FnOnce(&str) -> Result<T, ConfigError>,
+) -> Result<Rule<T>, ConfigError> {
+    if value == "auto" { Ok(Rule::Auto) } else { parse(value).map(Rule::Only) }
+}
+
+/// The known value of this name; `others` are names that the caller knows.
 fn parse<T: Copy>(
     key: &str,
     value: &str,
     known: &[(&str, T)],
-    planned: &[&str],
+    others: &[&str],
 ) -> Result<T, ConfigError> {
     if let Some(&(_, known)) = known.iter().find(|(name, _)| *name == value) {
         return Ok(known);
     }
-    let names = known.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-    let (key, found) = (key.to_owned(), value.to_owned());
-    Err(if planned.contains(&value) {
-        ConfigError::NotBuilt { key, available: names, found }
-    } else {
-        ConfigError::UnknownValue { key, expected: names, found }
-    })
+    let names = others.iter().copied().chain(known.iter().map(|(name, _)| *name));
+    let expected = names.collect::<Vec<_>>().join(", ");
+    Err(ConfigError::UnknownValue { key: key.to_owned(), expected, found: value.to_owned() })
 }
 
 #[cfg(test)]
@@ -431,9 +479,9 @@ mod tests {
             ring: Ring::new(37).expect("in range"),
             scale: 10,
             weight_scale: 11,
-            ot: OtKind::SoftSpoken4,
-            leaf_bits: 3,
-            tables: true,
+            ot: Rule::Only(OtKind::SoftSpoken4),
+            leaf_bits: Rule::Only(3),
+            tables: Rule::Only(true),
             head_room: 2,
             lowering: LoweringRule::Direct,
             chooser: ChooserRule::Always(Party::Client),
@@ -444,8 +492,27 @@ mod tests {
             max_bytes: Some(1_500_000),
             widths: None,
             output: Output::ArgMax,
+            network: None,
         };
         assert_eq!(config, expected);
+        for key in ["ot", "leaf_bits", "tables"] {
+            config.set(key, "auto").expect("a known setting");
+        }
+        assert_eq!((config.ot, config.leaf_bits), (Rule::Auto, Rule::Auto));
+        assert_eq!(config.tables, Rule::Auto);
+    }
+
+    #[test]
+    fn a_network_asks_for_its_latency() {
+        let mut config = CompileConfig::new(Preset::Fast);
+        config.set("objective", "total").expect("known");
+        assert!(matches!(config.check(), Err(CompileError::NoNetwork)));
+        config.set_network(NetworkProfile::wan());
+        assert_eq!((config.objective, config.check().is_ok()), (Objective::Total, true));
+        config.set("objective", "bytes").expect("known");
+        let json = serde_json::to_value(&config).expect("json");
+        assert_eq!((&json["objective"], &json["ot"]), (&"bytes".into(), &"auto".into()));
+        assert_eq!(json["network"]["name"], "wan");
     }
 
     #[test]
@@ -461,9 +528,10 @@ mod tests {
             "correlation cannot be \"pcg\"; it can be auto, ot, lattice"
         );
         assert_eq!(
-            text("objective", "total"),
-            "objective \"total\" is not built yet; there is bytes, online"
+            text("objective", "speed"),
+            "objective cannot be \"speed\"; it can be bytes, total, online"
         );
+        assert_eq!(text("tables", "1"), "tables cannot be \"1\"; it can be auto, true, false");
         assert_eq!(
             text("chooser", "both"),
             "chooser cannot be \"both\"; it can be auto, server, client"
@@ -489,6 +557,6 @@ mod tests {
         let json = serde_json::to_value(CompileConfig::new(Preset::CrypTFlow2)).expect("json");
         assert_eq!(json["preset"], "cryptflow2");
         assert_eq!((&json["lowering"], &json["chooser"]), (&"direct".into(), &"client".into()));
-        assert_eq!(json["ring"], 41);
+        assert_eq!((&json["ring"], &json["ot"]), (&41.into(), &"iknp".into()));
     }
 }

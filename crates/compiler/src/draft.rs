@@ -1,7 +1,8 @@
 //! A valid plan on its way through the passes.
 
-use crate::{CompileConfig, Objective};
-use copriv_ir::{Fact, LayerId, LinearStep, Phase, Plan, PlanError, Shape, Step, StepId, StepOp};
+use crate::context::Context;
+use copriv_ir::{Fact, LayerId, LinearStep, Plan, PlanError, Shape, Step, StepId, StepOp, ValueId};
+use std::collections::BTreeMap;
 
 /// A plan, and the fused layer behind each of its steps. The plan is verified whenever it changes.
 #[derive(Clone)]
@@ -30,10 +31,61 @@ impl Draft {
 
     /// The same with another linear step; facts and truncations after it follow.
     pub(crate) fn with_linear(&self, id: StepId, linear: LinearStep) -> Result<Self, PlanError> {
-        let plan = &self.plan;
-        let mut steps = plan.steps().to_vec();
+        let mut steps = self.plan.steps().to_vec();
         steps[id.0].op = StepOp::Linear(linear);
-        let values = infer(plan.values()[0], &mut steps)?;
+        let values = infer(self.plan.values()[0], &mut steps)?;
+        self.replaced(values, steps)
+    }
+
+    /// The same with other operations where `op` gives one; facts stay as they are.
+    pub(crate) fn with_ops(&self, op: impl Fn(&Step) -> Option<StepOp>) -> Result<Self, PlanError> {
+        let mut steps = self.plan.steps().to_vec();
+        for step in &mut steps {
+            if let Some(op) = op(step) {
+                step.op = op;
+            }
+        }
+        self.replaced(self.plan.values().to_vec(), steps)
+    }
+
+    /// The steps with their layers, to be given back changed.
+    pub(crate) fn steps(&self) -> Vec<(Step, LayerId)> {
+        self.plan.steps().iter().cloned().zip(self.layers.iter().copied()).collect()
+    }
+
+    /// A draft of other steps. They name values by any numbers, each made before it is used, and are numbered anew;
+    /// facts follow from the input's.
+    pub(crate) fn with_steps(&self, steps: Vec<(Step, LayerId)>) -> Result<Self, PlanError> {
+        let mut names: BTreeMap<ValueId, ValueId> = BTreeMap::new();
+        let (mut values, mut numbered, mut layers) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, (mut step, layer)) in steps.into_iter().enumerate() {
+            names.insert(step.output, ValueId(number));
+            (step.id, step.output) = (StepId(number), ValueId(number));
+            let fault = |fault| PlanError { step: step.id, name: step.name.clone(), fault };
+            let named = step.inputs.iter().map(|input| names.get(input).copied());
+            let inputs = named.collect::<Option<Vec<ValueId>>>();
+            let inputs = inputs.ok_or_else(|| fault("uses what is not there yet".into()))?;
+            let facts: Vec<&Fact> = inputs.iter().map(|value| &values[value.0]).collect();
+            let fact = match step.op {
+                StepOp::Input => self.plan.values()[0],
+                _ => step.op.output(&facts).map_err(fault)?,
+            };
+            step.inputs = inputs;
+            values.push(fact);
+            numbered.push(step);
+            layers.push(layer);
+        }
+        Ok(Self { layers, ..self.replaced(values, numbered)? })
+    }
+
+    /// How many inputs of steps a value is.
+    pub(crate) fn uses(&self, value: ValueId) -> usize {
+        let inputs = self.plan.steps().iter().flat_map(|step| &step.inputs);
+        inputs.filter(|input| **input == value).count()
+    }
+
+    fn replaced(&self, values: Vec<Fact>, steps: Vec<Step>) -> Result<Self, PlanError> {
+        let plan = &self.plan;
         let plan = Plan::new(
             plan.network().into(),
             plan.preset().into(),
@@ -73,23 +125,16 @@ impl Draft {
         &self,
         id: StepId,
         options: impl IntoIterator<Item = LinearStep>,
-        config: &CompileConfig,
+        context: &Context<'_>,
     ) -> Result<Option<LinearStep>, PlanError> {
         let mut best = None;
         for option in options {
-            let price = self.with_linear(id, option)?.price(config.objective);
+            let price = context.pricing.plan(&self.with_linear(id, option)?, context.lattice);
             if best.is_none_or(|(cheapest, _)| price < cheapest) {
                 best = Some((price, option));
             }
         }
         Ok(best.map(|(_, option)| option))
-    }
-
-    /// What an inference costs: the objective first, what decides between equals second.
-    fn price(&self, objective: Objective) -> (u64, u64) {
-        let comm = self.plan.predicted_comm();
-        let [offline, online] = [Phase::Offline, Phase::Online].map(|p| comm.total(p).bytes());
-        objective.price(offline, online)
     }
 }
 

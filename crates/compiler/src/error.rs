@@ -12,6 +12,10 @@ pub enum CompileError {
     Config(#[from] ConfigError),
     #[error("layer {layer}: {operation} is not supported yet; {remedy}")]
     Unsupported { layer: String, operation: String, remedy: String },
+    #[error(
+        "objective=total is a latency: name the network with --network lan|wan|mobile|FILE.toml"
+    )]
+    NoNetwork,
     #[error("calibration needs at least one image")]
     NoCalibrationImages,
     #[error("calibration image {number} has {found} values, not {expected}", expected = .expected.elements())]

@@ -1,12 +1,16 @@
 //! Which linear steps get lattice correlations, and their parameters and hint.
 
-use crate::choose::choosers;
+use crate::context::Context;
 use crate::draft::Draft;
 use crate::lower::fitting;
+use crate::pricing::Price;
 use crate::quantise::quantise_layers;
 use crate::{CompileConfig, CompileError, CorrelationRule};
+use copriv_ir::cost::Flights;
 use copriv_ir::lattice::{self, Candidate, Hint, LatticeError, PublicSeed, SecretSeed};
-use copriv_ir::{Correlation, FusedModel, LinearStep, LinearWeights, Plan, Step, StepId, cost};
+use copriv_ir::{
+    Correlation, FusedModel, LayerId, LinearStep, LinearWeights, OtKind, Plan, Step, StepId, cost,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Fresh randomness for lattice correlations, to be drawn from the operating system for every compilation and used
@@ -19,42 +23,44 @@ pub struct LatticeSeeds {
     pub secret: SecretSeed,
 }
 
-/// The steps that get lattice correlations: all, none, or those where they are cheaper.
+/// The layers that get lattice correlations: all, none, or those where they are cheaper. In `draft` every layer that may
+/// get one is multiplied directly.
 pub(crate) fn select(
     model: &FusedModel,
     draft: &Draft,
-    config: &CompileConfig,
+    context: &Context<'_>,
     seeds: Option<&LatticeSeeds>,
-) -> Result<BTreeSet<StepId>, CompileError> {
-    match (config.correlation, seeds) {
+) -> Result<BTreeSet<LayerId>, CompileError> {
+    match (context.config.correlation, seeds) {
         (CorrelationRule::Ot, _) | (CorrelationRule::Auto, None) => Ok(BTreeSet::new()),
         (CorrelationRule::Lattice, None) => Err(CompileError::NoLatticeSeeds),
         (CorrelationRule::Lattice, Some(_)) => {
-            Ok(draft.linear_steps().into_iter().map(|(id, ..)| id).collect())
+            Ok(draft.linear_steps().into_iter().map(|(id, ..)| draft.layer(id)).collect())
         }
-        (CorrelationRule::Auto, Some(_)) => cheaper(model, draft, config),
+        (CorrelationRule::Auto, Some(_)) => cheaper(model, draft, context),
     }
 }
 
-/// The steps whose upload and part of the hint are smaller than any transfer.
+/// The layers whose upload and part of the hint cost less than any transfers.
 fn cheaper(
     model: &FusedModel,
     draft: &Draft,
-    config: &CompileConfig,
-) -> Result<BTreeSet<StepId>, CompileError> {
+    context: &Context<'_>,
+) -> Result<BTreeSet<LayerId>, CompileError> {
+    let (pricing, inferences) = (context.pricing, context.config.inferences);
     let weights = quantise_layers(model, draft)?;
     let plan = draft.plan();
     let candidate = |step: &Step| {
         let candidate = lattice::candidate(plan, step, &weights.get(&step.id)?.weight)?;
         // One that fits alone may still not fit beside others: those are weighed below.
-        lattice::choose(&[candidate], config.inferences).is_ok().then_some(candidate)
+        lattice::choose(&[candidate], inferences).is_ok().then_some(candidate)
     };
     let mut candidates: Vec<Candidate> = plan.steps().iter().filter_map(candidate).collect();
-    let transfers: BTreeMap<StepId, u64> = (draft.linear_steps().into_iter())
-        .map(|(id, linear, _)| (id, transfer(draft, id, linear, config)))
+    let transfers: BTreeMap<StepId, Price> = (draft.linear_steps().into_iter())
+        .map(|(id, linear, _)| (id, transfers(draft, id, linear, context)))
         .collect();
     loop {
-        let Ok(choice) = lattice::choose(&candidates, config.inferences) else {
+        let Ok(choice) = lattice::choose(&candidates, inferences) else {
             // The step that fits least goes back to transfers.
             let Some(least) = candidates.iter().max_by_key(|c| 2 * c.ring.bits() + c.log_norm)
             else {
@@ -65,33 +71,37 @@ fn cheaper(
             continue;
         };
         let before = candidates.len();
-        let mut prices =
-            choice.prices.iter().map(|(up, hint)| up + hint / config.inferences.max(1));
+        let mut prices = choice.prices.iter().map(|&price| pricing.lattice(price));
         candidates.retain(|c| prices.next().is_some_and(|price| price < transfers[&c.step]));
         if candidates.len() == before {
-            let all: u64 = candidates.iter().map(|c| transfers[&c.step]).sum();
-            let pays = choice.upload + choice.hint / config.inferences.max(1) < all;
-            let chosen = candidates.into_iter().map(|c| c.step).filter(|_| pays);
+            let all = candidates.iter().map(|c| transfers[&c.step]);
+            let all = all.fold((0, 0), |sum: Price, price| (sum.0 + price.0, sum.1 + price.1));
+            let pays = pricing.lattice((choice.upload, choice.hint)) < all;
+            let chosen = candidates.into_iter().map(|c| draft.layer(c.step)).filter(|_| pays);
             return Ok(chosen.collect());
         }
     }
 }
 
-/// Offline bytes of the cheapest transfers for a step.
-fn transfer(draft: &Draft, id: StepId, linear: LinearStep, config: &CompileConfig) -> u64 {
+/// What the cheapest transfers for a step cost, offline alone.
+fn transfers(draft: &Draft, id: StepId, linear: LinearStep, context: &Context<'_>) -> Price {
     let input = draft.plan().fact(draft.plan().steps()[id.0].inputs[0]);
-    let lowerings = fitting(&linear.geometry, input.shape).into_iter();
-    let ways = lowerings.flat_map(|lowering| {
-        choosers(config.chooser).map(move |chooser| {
-            let correlation = Correlation::Ot { kind: config.ot, chooser };
-            LinearStep { lowering, correlation, ..linear }
+    let price = |(kind, lowering, chooser)| {
+        let correlation = Correlation::Ot { kind, chooser };
+        let way = LinearStep { lowering, correlation, ..linear };
+        let (offline, _) = cost::linear(&way, input.shape, input.ring);
+        let work = cost::linear_work(&way, input.shape, input.ring);
+        context.pricing.part((&offline, &work), &Flights::default())
+    };
+    let ways = context.config.ot.allowed(&OtKind::ALL).flat_map(|kind| {
+        fitting(&linear.geometry, input.shape).into_iter().flat_map(move |lowering| {
+            context.choosers().map(move |chooser| (kind, lowering, chooser))
         })
     });
-    let bytes = ways.map(|way| cost::linear(&way, input.shape, input.ring).0.traffic.bytes());
-    bytes.min().unwrap_or(u64::MAX)
+    ways.map(price).min().unwrap_or((u64::MAX, u64::MAX))
 }
 
-/// The plan with lattice correlations for the chosen steps, and its hint; the plan as it is where there are none.
+/// The plan with lattice correlations for the steps chosen, and its hint; the plan as it is where there are none.
 pub(crate) fn attach(
     plan: Plan,
     chosen: &BTreeSet<StepId>,

@@ -8,38 +8,50 @@
 //! | 1 | select | `select.rs` | every layer is steps at their scales; direct lowerings, the client chooses |
 //! | 2 | lower | `lower.rs` | every convolution has its cheapest lowering, truncations follow |
 //! | 3 | choose | `choose.rs` | every linear step knows whose bits are the OT choices |
-//! | 4 | check ranges | `ranges.rs` | no value can leave its ring on inputs like the calibration's |
-//! | 5 | quantise | `quantise.rs` | the server's integer weights and bias maps |
-//! | 6 | prove | `overflow.rs` | of every value, why it stays in its ring; the plan says so |
-//! | 7 | attach | `lattice.rs` | steps that are to have them have lattice correlations, and the plan its hint |
+//! | 4 | join | `join.rs` | branches that meet are added before they are truncated, where that is cheaper |
+//! | 5 | share | `share.rs` | no value is extended twice |
+//! | 6 | schedule | `schedule.rs` | messages that can leave together do |
+//! | 7 | compare | `compare.rs` | every comparison has its cheapest digits and tables |
+//! | 8 | check ranges | `ranges.rs` | no value can leave its ring on inputs like the calibration's |
+//! | 9 | quantise | `quantise.rs` | the server's integer weights and bias maps |
+//! | 10 | prove | `overflow.rs` | of every value, why it stays in its ring; the plan says so |
+//! | 11 | attach | `lattice.rs` | steps that are to have them have lattice correlations, and the plan its hint |
 //!
 //! Before all else `allocate` chooses each layer's bits, where there is a budget of accuracy or bytes.
-//! With mixed precision `narrow.rs` takes the place of passes 1 to 3.
+//! With mixed precision `narrow.rs` takes the place of passes 1 to 3; the preset `cryptflow2` leaves out 4 to 6, which
+//! it does not have. Passes 1 to 7 run for every kind of transfer that the settings allow (`search`), and the cheapest plan
+//! goes on. What is cheap the objective says (`pricing.rs`): bytes, or predicted seconds on a network.
 //!
 //! Costs are those of [`copriv_ir::cost`], which are exact to the byte.
 
 mod allocate;
 mod calibration;
 mod choose;
+mod compare;
 mod config;
+mod context;
 mod draft;
 mod error;
 mod intervals;
+mod join;
 mod lattice;
 mod lower;
 mod narrow;
 mod overflow;
+mod pricing;
 mod quantise;
 mod ranges;
 mod report;
+mod schedule;
 mod select;
+mod share;
 mod widths;
 
 pub use allocate::{Allocation, Progress, Verdict};
 pub use calibration::{Calibration, CalibrationSource};
 pub use config::{
     ChooserRule, CompileConfig, ConfigError, CorrelationRule, LoweringRule, Objective, Output,
-    Precision, Preset,
+    Precision, Preset, Rule,
 };
 pub use error::CompileError;
 pub use lattice::LatticeSeeds;
@@ -47,8 +59,12 @@ pub use overflow::{Assurance, Overflow, OverflowSummary, overflows_of};
 pub use report::{Choice, CompileReport, Range};
 pub use widths::Widths;
 
+use context::Context;
 use copriv_ir::lattice::Hint;
-use copriv_ir::{FusedModel, Plan, ServerWeights};
+use copriv_ir::{FusedModel, LayerId, OtKind, Plan, ServerWeights, StepId};
+use draft::Draft;
+use pricing::Pricing;
+use std::collections::BTreeSet;
 
 /// What [`compile`] makes.
 #[derive(Clone, Debug)]
@@ -100,32 +116,77 @@ pub fn compile_observed(
     observer: &mut dyn FnMut(Progress),
 ) -> Result<Compilation, CompileError> {
     calibration.check_model(model)?;
+    config.check()?;
     let allocation = allocate::allocate(model, calibration, config, observer)?;
     let widths = allocation.as_ref().map(|allocation| allocation.widths.clone());
     let config = &CompileConfig { widths: widths.or(config.widths.clone()), ..config.clone() };
-    let (draft, lattice) = match config.precision {
-        Precision::Uniform => {
-            let draft = select::select(model, calibration, config)?;
-            let lattice = lattice::select(model, &draft, config, seeds.as_ref())?;
-            let draft = lower::lower(draft, config, &lattice)?;
-            (choose::choose(draft, config, &lattice)?, lattice)
-        }
-        Precision::Mixed => {
-            let draft = narrow::narrow(model, calibration, config)?;
-            let lattice = lattice::select(model, &draft, config, seeds.as_ref())?;
-            (draft, lattice)
-        }
-    };
+    let (draft, lattice) = search(model, calibration, config, seeds.as_ref())?;
 
     let ranges = ranges::check_ranges(&draft, calibration, config)?;
     let layers = quantise::quantise_layers(model, &draft)?;
     let overflows = overflow::overflows(&draft, &layers, calibration)?;
     let choices = report::choices(&draft, &lattice);
+    let steps = draft.linear_steps().into_iter().map(|(id, ..)| id);
+    let steps: BTreeSet<StepId> = steps.filter(|id| lattice.contains(&draft.layer(*id))).collect();
     let plan = overflow::noted(draft.into_plan(), &overflows);
     let report =
         CompileReport { calibration: calibration.source(), allocation, ranges, overflows, choices };
-    let (plan, hint) = lattice::attach(plan, &lattice, &layers, config, seeds.as_ref())?;
+    let (plan, hint) = lattice::attach(plan, &steps, &layers, config, seeds.as_ref())?;
     let seeds = seeds.filter(|_| hint.is_some());
     let weights = quantise::server_weights(model, &plan, layers, seeds.as_ref())?;
     Ok(Compilation { plan, weights, hint, report })
+}
+
+/// The cheapest draft over the kinds of transfer, and the layers that are to have lattice correlations.
+///
+/// All else is chosen step by step. Kinds are not: what silent transfers cost depends on how many there are.
+fn search(
+    model: &FusedModel,
+    calibration: &Calibration,
+    config: &CompileConfig,
+    seeds: Option<&LatticeSeeds>,
+) -> Result<(Draft, BTreeSet<LayerId>), CompileError> {
+    let pricing = Pricing::new(config);
+    let kinds = || config.ot.allowed(&OtKind::ALL);
+    let all = (0..model.layers().len()).map(LayerId).collect();
+    let direct = Context { config, pricing, ot: config.ot.or(OtKind::Iknp), lattice: &all };
+    let lattice = match config.correlation {
+        CorrelationRule::Ot => BTreeSet::new(),
+        _ => lattice::select(model, &draft(model, calibration, &direct)?, &direct, seeds)?,
+    };
+
+    let mut best = None;
+    for ot in kinds() {
+        let context = Context { config, pricing, ot, lattice: &lattice };
+        let draft = draft(model, calibration, &context)?;
+        for kind in kinds() {
+            let draft = compare::compare(&draft, kind, &context)?;
+            let price = pricing.plan(&draft, &lattice);
+            if best.as_ref().is_none_or(|(least, _)| price < *least) {
+                best = Some((price, draft));
+            }
+        }
+    }
+    let (_, draft) = best.expect("every setting allows at least one kind");
+    Ok((draft, lattice))
+}
+
+/// Passes 1 to 6.
+fn draft(
+    model: &FusedModel,
+    calibration: &Calibration,
+    context: &Context<'_>,
+) -> Result<Draft, CompileError> {
+    let draft = match context.config.precision {
+        Precision::Uniform => {
+            let draft = select::select(model, calibration, context)?;
+            choose::choose(lower::lower(draft, context)?, context)?
+        }
+        Precision::Mixed => narrow::narrow(model, calibration, context)?,
+    };
+    if context.config.preset == Preset::CrypTFlow2 {
+        return Ok(draft);
+    }
+    let draft = share::share(join::join(draft, calibration, context)?)?;
+    Ok(schedule::schedule(draft)?)
 }

@@ -1,10 +1,9 @@
 //! Pass 2: how each convolution becomes matrix products.
 
-use crate::choose::choosers;
+use crate::context::Context;
 use crate::draft::Draft;
-use crate::{CompileConfig, CompileError, LoweringRule};
-use copriv_ir::{ConvGeometry, Correlation, LinearStep, Lowering, Shape, StepId, WinogradTile};
-use std::collections::BTreeSet;
+use crate::{CompileError, LoweringRule};
+use copriv_ir::{ConvGeometry, Correlation, LinearStep, Lowering, Shape, WinogradTile};
 
 /// All lowerings, the plainest first.
 const LOWERINGS: [Lowering; 4] = [
@@ -19,24 +18,20 @@ const LOWERINGS: [Lowering; 4] = [
 /// The cost is that of the whole plan: Winograd's extra fractional bits make the truncation after it a
 /// little dearer.
 /// Steps that are to have lattice correlations stay direct.
-pub(crate) fn lower(
-    mut draft: Draft,
-    config: &CompileConfig,
-    lattice: &BTreeSet<StepId>,
-) -> Result<Draft, CompileError> {
+pub(crate) fn lower(mut draft: Draft, context: &Context<'_>) -> Result<Draft, CompileError> {
     for (id, linear, input) in draft.linear_steps() {
-        if lattice.contains(&id) {
+        if context.lattice.contains(&draft.layer(id)) {
             continue;
         }
-        let options = allowed(config.lowering, &linear.geometry, input).into_iter();
+        let options = allowed(context.config.lowering, &linear.geometry, input).into_iter();
         let options = options.flat_map(|lowering| {
-            choosers(config.chooser).map(move |chooser| LinearStep {
+            context.choosers().map(move |chooser| LinearStep {
                 lowering,
-                correlation: Correlation::Ot { kind: config.ot, chooser },
+                correlation: Correlation::Ot { kind: context.ot, chooser },
                 ..linear
             })
         });
-        if let Some(cheapest) = draft.cheapest(id, options, config)? {
+        if let Some(cheapest) = draft.cheapest(id, options, context)? {
             let lowered = LinearStep { lowering: cheapest.lowering, ..linear };
             draft = draft.with_linear(id, lowered)?;
         }

@@ -9,9 +9,10 @@
 //! Sums inside a linear layer may wrap, since only their total is read: the wide ring follows from the range of the
 //! output alone.
 
-use crate::choose::choosers;
+use crate::context::Context;
 use crate::draft::Draft;
 use crate::lower::allowed;
+use crate::pricing::Price;
 use crate::quantise::{filter_growth, largest_weight, mean_correction};
 use crate::ranges::{RELU6_CAP, signed_bits};
 use crate::select::{feeds_only_convolutions, finish, unsupported_mean};
@@ -30,21 +31,19 @@ use std::collections::BTreeMap;
 pub(crate) fn narrow(
     model: &FusedModel,
     calibration: &Calibration,
-    config: &CompileConfig,
+    context: &Context<'_>,
 ) -> Result<Draft, CompileError> {
+    let config = context.config;
     let weight_scales = weight_scales(model, config)?;
     let formats = formats(model, calibration, config, &weight_scales)?;
     let mut narrowing = Narrowing {
         model,
         calibration,
         config,
+        context,
         weight_scales,
         formats,
-        comparison: Comparison {
-            ot: config.ot,
-            leaf_bits: config.leaf_bits,
-            tables: config.tables,
-        },
+        comparison: context.comparison(),
         steps: vec![],
         facts: vec![],
         layers: vec![],
@@ -236,6 +235,7 @@ struct Narrowing<'a> {
     model: &'a FusedModel,
     calibration: &'a Calibration,
     config: &'a CompileConfig,
+    context: &'a Context<'a>,
     weight_scales: Vec<u32>,
     formats: Vec<Format>,
     comparison: Comparison,
@@ -315,15 +315,14 @@ impl Narrowing<'_> {
         small: ValueId,
     ) -> Result<Way, CompileError> {
         let input = self.model.layers()[layer.inputs[0].0].shape;
-        let rule = match self.config.correlation {
-            crate::CorrelationRule::Ot => self.config.lowering,
-            // Lattice correlations multiply directly; so that each may have one, all do.
-            _ => LoweringRule::Direct,
+        let rule = match self.context.lattice.contains(&id) {
+            false => self.config.lowering,
+            true => LoweringRule::Direct,
         };
-        let mut best: Option<((u64, u64), Way)> = None;
+        let mut best: Option<(Price, Way)> = None;
         for lowering in allowed(rule, &geometry, input) {
-            for chooser in choosers(self.config.chooser) {
-                let correlation = Correlation::Ot { kind: self.config.ot, chooser };
+            for chooser in self.context.choosers() {
+                let correlation = Correlation::Ot { kind: self.context.ot, chooser };
                 let way = self.way(id, (layer, geometry), small, (lowering, correlation))?;
                 // Its filter transform must fit the wide ring.
                 let transformed = self.config.weight_bits_of(id) + growth_bits(lowering);
@@ -339,9 +338,10 @@ impl Narrowing<'_> {
                     }
                     _ => Default::default(),
                 };
-                let offline = offline.traffic.bytes() + extension.0.traffic.bytes();
-                let online = online.bytes() + extension.1.bytes();
-                let price = self.config.objective.price(offline, online);
+                let work = cost::linear_work(&way.step, input, way.wide)
+                    + cost::offline_work(&extension.0);
+                let offline = extension.0 + offline;
+                let price = self.context.pricing.part((&offline, &work), &(extension.1 + online));
                 if best.as_ref().is_none_or(|(cheapest, _)| price < *cheapest) {
                     best = Some((price, way));
                 }
@@ -409,8 +409,8 @@ impl Narrowing<'_> {
     fn extension(&self, fact: &Fact) -> ExtendMethod {
         match (fact.visibility, fact.sign) {
             (Visibility::Client, _) => ExtendMethod::Local,
-            (Visibility::Shared, Sign::NonNegative) => ExtendMethod::KnownSign(self.config.ot),
-            (Visibility::Shared, Sign::Any) => ExtendMethod::Offset(self.config.ot),
+            (Visibility::Shared, Sign::NonNegative) => ExtendMethod::KnownSign(self.context.ot),
+            (Visibility::Shared, Sign::Any) => ExtendMethod::Offset(self.context.ot),
         }
     }
 

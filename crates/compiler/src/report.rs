@@ -1,10 +1,9 @@
 //! What a compilation weighed, and how much room its values have.
 
-use crate::choose::choosers;
 use crate::draft::Draft;
 use crate::lower::fitting;
-use crate::{Allocation, CalibrationSource, ChooserRule, Overflow, OverflowSummary};
-use copriv_ir::{Correlation, LinearStep, Lowering, OtKind, Party, Ring, StepId, cost};
+use crate::{Allocation, CalibrationSource, Overflow, OverflowSummary};
+use copriv_ir::{Correlation, LayerId, LinearStep, Lowering, OtKind, Party, Ring, StepId, cost};
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -90,16 +89,18 @@ impl fmt::Display for CompileReport {
 }
 
 /// All ways to do each linear step of a finished draft.
-pub(crate) fn choices(draft: &Draft, lattice: &BTreeSet<StepId>) -> Vec<Choice> {
+pub(crate) fn choices(draft: &Draft, lattice: &BTreeSet<LayerId>) -> Vec<Choice> {
     let choice = |(step, linear, input): (StepId, LinearStep, _)| {
         let ring = draft.plan().fact(draft.plan().steps()[step.0].inputs[0]).ring;
         let (kind, taken_chooser) = match linear.correlation {
-            Correlation::Ot { kind, chooser } if !lattice.contains(&step) => (kind, Some(chooser)),
+            Correlation::Ot { kind, chooser } if !lattice.contains(&draft.layer(step)) => {
+                (kind, Some(chooser))
+            }
             Correlation::Ot { kind, .. } => (kind, None),
             Correlation::Lattice(_) => (OtKind::Iknp, None),
         };
         let options = fitting(&linear.geometry, input).into_iter().flat_map(|lowering| {
-            choosers(ChooserRule::Auto).map(move |chooser| (lowering, chooser))
+            [Party::Client, Party::Server].map(move |chooser| (lowering, chooser))
         });
         let ways: Vec<_> = options
             .map(|(lowering, chooser)| {

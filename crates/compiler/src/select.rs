@@ -4,6 +4,7 @@
 //! is truncated back at once, except where its result is revealed or compared for the greatest. A mean stays a sum: its scale
 //! grows instead, and the next linear step's truncation takes that along.
 
+use crate::context::Context;
 use crate::draft::Draft;
 use crate::{Calibration, CalibrationSource, CompileConfig, CompileError, Output};
 use copriv_ir::{
@@ -16,9 +17,9 @@ use copriv_ir::{
 pub(crate) fn select(
     model: &FusedModel,
     calibration: &Calibration,
-    config: &CompileConfig,
+    context: &Context<'_>,
 ) -> Result<Draft, CompileError> {
-    let network = model.network();
+    let (network, config) = (model.network(), context.config);
     let input = Fact {
         shape: network.input().shape,
         ring: config.ring,
@@ -26,7 +27,7 @@ pub(crate) fn select(
         sign: Sign::Any,
         visibility: Visibility::Client,
     };
-    let draft = Draft::new(input, steps(model, config)?, |values, steps| {
+    let draft = Draft::new(input, steps(model, context)?, |values, steps| {
         finish(model, calibration, config, (values, steps))
     })?;
     Ok(draft)
@@ -61,9 +62,8 @@ fn provenance(calibration: &Calibration, config: &CompileConfig) -> Provenance {
     Provenance::new("compile", None, settings, seed)
 }
 
-fn steps(model: &FusedModel, config: &CompileConfig) -> Result<Vec<(Step, LayerId)>, CompileError> {
-    let comparison =
-        Comparison { ot: config.ot, leaf_bits: config.leaf_bits, tables: config.tables };
+fn steps(model: &FusedModel, context: &Context<'_>) -> Result<Vec<(Step, LayerId)>, CompileError> {
+    let comparison = context.comparison();
     let mut steps: Vec<(Step, LayerId)> = Vec::new();
     let mut push = |(number, layer): (usize, &FusedLayer), op: StepOp, inputs: Vec<ValueId>| {
         let (id, output) = (StepId(steps.len()), ValueId(steps.len()));
@@ -74,7 +74,7 @@ fn steps(model: &FusedModel, config: &CompileConfig) -> Result<Vec<(Step, LayerI
     let last = model.layers().len() - 1;
     for (number, layer) in model.layers().iter().enumerate() {
         let inputs: Vec<ValueId> = layer.inputs.iter().map(|input| values[input.0]).collect();
-        let op = operation(model, LayerId(number), config, comparison)?;
+        let op = operation(model, LayerId(number), context, comparison)?;
         let truncated = matches!(op, StepOp::Linear(_)) && number != last;
         let mut value = push((number, layer), op, inputs);
         if truncated {
@@ -83,7 +83,7 @@ fn steps(model: &FusedModel, config: &CompileConfig) -> Result<Vec<(Step, LayerI
             let truncate = StepOp::Truncate { shift: 0, method };
             value = push((number, layer), truncate, vec![value]);
         }
-        if number == last && config.output == Output::ArgMax {
+        if number == last && context.config.output == Output::ArgMax {
             value = push((number, layer), StepOp::ArgMax { comparison }, vec![value]);
         }
         if number == last {
@@ -97,7 +97,7 @@ fn steps(model: &FusedModel, config: &CompileConfig) -> Result<Vec<(Step, LayerI
 fn operation(
     model: &FusedModel,
     id: LayerId,
-    config: &CompileConfig,
+    context: &Context<'_>,
     comparison: Comparison,
 ) -> Result<StepOp, CompileError> {
     let layer = &model.layers()[id.0];
@@ -106,9 +106,9 @@ fn operation(
         FusedOp::Conv(geometry) => StepOp::Linear(LinearStep {
             geometry,
             lowering: Lowering::Direct,
-            correlation: Correlation::Ot { kind: config.ot, chooser: Party::Client },
-            weight_scale: config.weight_scale,
-            weight_bits: config.ring.bits(),
+            correlation: Correlation::Ot { kind: context.ot, chooser: Party::Client },
+            weight_scale: context.config.weight_scale,
+            weight_bits: context.config.ring.bits(),
         }),
         FusedOp::Activation(function) => StepOp::Activation { function, comparison },
         FusedOp::Add => StepOp::Add,

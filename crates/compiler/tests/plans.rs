@@ -1,7 +1,7 @@
 //! Text tests: each file of `tests/plans` holds settings, a graph, and the plan that must come out.
 //!
 //! ```text
-//! compile PRESET [KEY=VALUE]...
+//! compile PRESET [network=lan|wan|mobile] [KEY=VALUE]...
 //! [widths LAYER WEIGHT_BITS ACTIVATION_BITS]...
 //! [show ranges|overflow|weights]...
 //! NAME = conv KERNELxKERNEL OUT [/STRIDE] [depthwise] INPUT | relu INPUT | relu6 INPUT | add A B | pool INPUT
@@ -18,8 +18,9 @@ use copriv_compiler::{
 };
 use copriv_ir::lattice::{LatticeLayer, PublicSeed, SecretSeed};
 use copriv_ir::{
-    Activation, Architecture, ConvGeometry, Correlation, FusedModel, FusedOp, LatticeSection,
-    LayerId, Network, Plan, Shape, Sign, Step, StepOp,
+    Activation, Architecture, Comparison, ConvGeometry, Correlation, FusedModel, FusedOp,
+    LatticeSection, LayerId, Network, NetworkProfile, OtKind, Plan, Shape, Sign, Step, StepOp,
+    TruncateMethod,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -53,7 +54,10 @@ fn outcome(source: &str) -> String {
     let mut words = command.strip_prefix("compile ").expect("compile").split_whitespace();
     let mut config = CompileConfig::new(words.next().expect("a preset").parse().expect("known"));
     for (key, value) in words.map(|setting| setting.split_once('=').expect("KEY=VALUE")) {
-        config.set(key, value).expect("a known setting");
+        match key {
+            "network" => config.set_network(NetworkProfile::named(value).expect("a known network")),
+            _ => config.set(key, value).expect("a known setting"),
+        }
     }
     let is_graph = |line: &&str| line.contains(" = ");
     let (graph, directives): (Vec<&str>, Vec<&str>) = lines.partition(is_graph);
@@ -177,6 +181,16 @@ fn listing(plan: &Plan) -> String {
     format!("{steps}lattice: {set}, {secrets} secrets -{carrier_rounding}, hint {hint} bytes\n")
 }
 
+/// How a step compares, where that is not as CrypTFlow2 does.
+fn compared(how: &Comparison) -> String {
+    let Comparison { ot, leaf_bits, tables } = how;
+    if (*ot, *leaf_bits, *tables) == (OtKind::Iknp, 4, false) {
+        return String::new();
+    }
+    let tables = if *tables { " in tables" } else { "" };
+    format!(", {ot} digits of {leaf_bits}{tables}")
+}
+
 fn line(plan: &Plan, step: &Step) -> String {
     let op = match &step.op {
         StepOp::Linear(linear) => {
@@ -193,8 +207,18 @@ fn line(plan: &Plan, step: &Step) -> String {
             };
             format!("linear {}, {}, {how}", linear.geometry, linear.lowering)
         }
-        StepOp::Truncate { shift, .. } => format!("{} {shift}", step.op.name()),
+        StepOp::Truncate { shift, method } => match method {
+            TruncateMethod::Faithful(how) | TruncateMethod::OneOff(how) => {
+                format!("truncate {shift}{}", compared(how))
+            }
+            _ => format!("{} {shift}", step.op.name()),
+        },
         StepOp::Extend { method, .. } => format!("extend {method:?}"),
+        StepOp::Activation { comparison, .. }
+        | StepOp::MaxPool { comparison, .. }
+        | StepOp::ArgMax { comparison } => {
+            format!("{}{}", step.op.name(), compared(comparison))
+        }
         other => other.name().into(),
     };
     let inputs: String = step.inputs.iter().map(|value| format!(" %{}", value.0)).collect();

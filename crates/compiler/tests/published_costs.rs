@@ -72,7 +72,7 @@ fn mobilenet_v2_compiles_to_the_published_bytes() {
 fn non_linear_elements_cost_less_than_the_published_bounds() {
     let (ring, elements) = (Ring::new(41).expect("in range"), 8192);
     let comparison = Comparison { ot: OtKind::Iknp, leaf_bits: 4, tables: false };
-    let bits = |(offline, online): (cost::Offline, copriv_ir::Traffic)| {
+    let bits = |(offline, online): (cost::Offline, cost::Flights)| {
         (offline.traffic.bytes() + online.bytes()) as f64 * 8.0 / elements as f64
     };
 

@@ -53,7 +53,7 @@ pub use network::{
     Activation, Architecture, BlockId, BlockInfo, Condition, GateId, Graph, InputSpec, Network,
     NetworkError, Node, NodeId, Op,
 };
-pub use network_profile::{ComputeRates, NetworkProfile, ProfileError};
+pub use network_profile::{ComputeRates, Forecast, NetworkProfile, ProfileError};
 pub use plan::{
     Answer, Comparison, Correlation, ExtendMethod, Fact, LatticePlan, LatticeSection, LinearStep,
     Lowering, MatMulShape, OtKind, Plan, PlanError, Sign, Step, StepId, StepOp, TruncateMethod,

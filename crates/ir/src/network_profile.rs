@@ -1,13 +1,17 @@
 //! The network between two parties, and how long a plan's traffic takes on it.
 
 mod clocks;
+mod compute;
 mod file;
+mod forecast;
 mod latency;
 
+pub use compute::ComputeRates;
 pub use file::ProfileError;
+pub use forecast::Forecast;
 
-use crate::{Direction, OtKind};
-use std::collections::BTreeMap;
+use crate::Direction;
+use serde::Serialize;
 use std::fmt;
 use std::path::Path;
 
@@ -19,20 +23,23 @@ use std::path::Path;
 /// | `wan` | 200 Mbit/s | 200 Mbit/s | 40 ms | across a continent: the round trip of Cheetah's WAN, at an office's bandwidth |
 /// | `mobile` | 10 Mbit/s | 50 Mbit/s | 60 ms | a client on 4G, of the order of public speed tests' medians |
 ///
-/// A file is TOML; `compute` may be left out, and so may each of its keys:
+/// A file is TOML; `compute` may be left out, and so may each of its keys ([`ComputeRates`] has what counts then):
 ///
 /// ```toml
 /// client_to_server = 10e6    # bits a second
 /// server_to_client = 50e6    # bits a second
 /// round_trip = 0.060         # seconds
 ///
-/// [compute]                  # of one thread a party, as `copriv bench` prints them
-/// comparisons = 1.2e6        # 32-bit comparisons a CPU second of both parties together
-/// payload = 1.5e9            # bytes of correlated payload a CPU second
-/// [compute.transfers]        # correlated transfers a CPU second, by kind
-/// iknp = 60e6
+/// [compute]                  # a CPU second of both parties together, as `copriv bench profile` measures it
+/// vectors = 5e6              # vectors that linear steps send, one a transfer
+/// payload = 3e8              # bytes of those vectors
+/// hint = 1.2e8               # bytes of a hint that are worked through
+/// multiplications = 2e9      # multiplications in the ring
+/// messages = 8e7             # bytes of online messages
+/// [compute.transfers]        # 1-of-2 transfers, by kind
+/// iknp = 13e6
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NetworkProfile {
     name: String,
     /// Bits a second.
@@ -41,17 +48,6 @@ pub struct NetworkProfile {
     /// Seconds.
     round_trip: f64,
     compute: ComputeRates,
-}
-
-/// How fast the two parties compute, each on one thread; what is not known is `None`.
-///
-/// All figures are for a CPU second of both parties together, as `copriv bench` prints them.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ComputeRates {
-    /// Correlated transfers by the name of their kind.
-    transfers: BTreeMap<String, f64>,
-    comparisons: Option<f64>,
-    payload: Option<f64>,
 }
 
 impl NetworkProfile {
@@ -117,29 +113,15 @@ impl NetworkProfile {
         &self.compute
     }
 
+    /// The same link between parties that compute so fast.
+    #[must_use]
+    pub fn with_compute(self, compute: ComputeRates) -> Self {
+        Self { compute, ..self }
+    }
+
     fn link(name: &str, [client_to_server, server_to_client]: [f64; 2], round_trip: f64) -> Self {
         let compute = ComputeRates::default();
         Self { name: name.to_owned(), client_to_server, server_to_client, round_trip, compute }
-    }
-}
-
-impl ComputeRates {
-    /// Correlated transfers of a kind a CPU second.
-    #[must_use]
-    pub fn transfers(&self, kind: OtKind) -> Option<f64> {
-        self.transfers.get(&kind.to_string()).copied()
-    }
-
-    /// Comparisons of 32 bits a CPU second, with their share of the offline phase.
-    #[must_use]
-    pub const fn comparisons(&self) -> Option<f64> {
-        self.comparisons
-    }
-
-    /// Bytes of correlated payload a CPU second.
-    #[must_use]
-    pub const fn payload(&self) -> Option<f64> {
-        self.payload
     }
 }
 

@@ -16,6 +16,9 @@ pub enum Bench {
     Conv(Convolution),
     /// Whole plans, by kind of step and beside each other.
     Plan(WholePlans),
+    /// Measure how fast this machine computes, and write it with a network's link as a profile for
+    /// `copriv compile --network`.
+    Profile(Profile),
     /// Relay between a client and a server as slowly as a network would: both connect as usual, the
     /// client to this command.
     Link(Link),
@@ -101,6 +104,19 @@ pub struct WholePlans {
     pub plans: Vec<PathBuf>,
     #[command(flatten)]
     pub common: Common,
+}
+
+#[derive(Args, Debug)]
+pub struct Profile {
+    /// The link: lan, wan, mobile or a TOML file.
+    #[arg(long, value_name = "lan|wan|mobile|FILE.toml", default_value = "lan")]
+    pub network: String,
+    /// ReLUs to measure transfers by; the fewer, the more of silent transfers' bulk is wasted.
+    #[arg(long, value_name = "N", default_value_t = 65_536)]
+    pub elements: usize,
+    /// File to write; printed if not given.
+    #[arg(long, value_name = "FILE.toml")]
+    pub out: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

@@ -7,7 +7,7 @@ use crate::{datasets, format};
 use anyhow::{Context as _, Result, anyhow};
 use copriv_compiler::{Calibration, Compilation, CompileConfig, LatticeSeeds, Progress};
 use copriv_ir::lattice::{PublicSeed, SecretSeed};
-use copriv_ir::{FusedModel, Phase};
+use copriv_ir::{FusedModel, NetworkProfile, Phase};
 use copriv_trainer::data::{Dataset, Split};
 use indicatif::ProgressBar;
 use std::path::Path;
@@ -21,6 +21,9 @@ const NOISE: (u64, usize) = (0, 4);
 
 pub fn run(args: &Compile, terminal: &Terminal) -> Result<()> {
     let mut config = CompileConfig::new(args.preset.parse()?);
+    if let Some(network) = &args.network {
+        config.set_network(NetworkProfile::open(network)?);
+    }
     for setting in &args.set {
         let (key, value) = setting
             .split_once('=')
@@ -63,6 +66,14 @@ pub fn run(args: &Compile, terminal: &Terminal) -> Result<()> {
         format::bytes(comm.total(Phase::Online).bytes()),
         args.out.display()
     ));
+    if let Some(network) = &config.network {
+        let forecast = network.forecast(&compilation.plan);
+        let [setup, offline, online] =
+            Phase::ALL.map(|phase| format::seconds(forecast.total(phase)));
+        terminal.say(format_args!(
+            "on {network}\npredicted   {setup} to set up, {offline} offline, {online} online"
+        ));
+    }
     Ok(())
 }
 

@@ -5,12 +5,12 @@ use crate::artefact::Artefact;
 use crate::commands::blocks::Blocks;
 use crate::format;
 use crate::terminal::Terminal;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use copriv_compiler::overflows_of;
 use copriv_ir::cost::stored::RECORD_HEADER;
 use copriv_ir::{
-    Checkpoint, CommTable, Correlation, FusedModel, FusedOp, Party, Phase, Plan, Step, StepId,
-    StepOp, Traffic, cost,
+    Checkpoint, CommTable, Correlation, Forecast, FusedModel, FusedOp, LinearStep, NetworkProfile,
+    Party, Phase, Plan, Step, StepId, StepOp, Traffic, cost,
 };
 use copriv_runtime::store::{Ledger, RecordInfo, Store};
 use serde_json::{Map, Value, json};
@@ -21,11 +21,20 @@ pub fn run(args: &Inspect, terminal: &Terminal) -> Result<()> {
         return store(args, terminal);
     }
     let artefact = Artefact::open(&args.artefact)?;
+    let network = args.network.as_deref().map(NetworkProfile::open).transpose()?;
+    let is_plan = matches!(artefact, Artefact::Plan(_));
+    ensure!(network.is_none() || is_plan, "--network says how long a plan takes; this is none");
     if args.json {
         let value = match &artefact {
             Artefact::Checkpoint(checkpoint) => checkpoint_json(checkpoint)?,
             Artefact::Fused(fused) => fused_json(fused),
-            Artefact::Plan(plan) => plan_json(plan),
+            Artefact::Plan(plan) => {
+                let mut value = plan_json(plan);
+                if let Some(network) = &network {
+                    add_forecast(&mut value, plan, network);
+                }
+                value
+            }
         };
         terminal.data(serde_json::to_string_pretty(&value)?)?;
         return Ok(());
@@ -42,7 +51,10 @@ pub fn run(args: &Inspect, terminal: &Terminal) -> Result<()> {
         }
         Artefact::Plan(plan) => {
             terminal.data(plan)?;
-            terminal.data(plan_table(plan))?;
+            terminal.data(plan_table(plan, network.as_ref()))?;
+            if let Some(network) = &network {
+                terminal.data(network)?;
+            }
             let [server, client] = [Party::Server, Party::Client]
                 .map(|party| format::bytes(record_bytes(plan, party)));
             if let Some((_, summary)) = overflows_of(plan) {
@@ -214,55 +226,74 @@ fn step_json(plan: &Plan, step: &Step, comm: &CommTable) -> Value {
     })
 }
 
+/// Adds `"network"`, and `"seconds": { phase: s }` to each step and in all.
+fn add_forecast(value: &mut Value, plan: &Plan, network: &NetworkProfile) {
+    let forecast = network.forecast(plan);
+    let phases = |seconds: &dyn Fn(Phase) -> f64| {
+        let entry = |phase: Phase| (phase.to_string(), json!(seconds(phase)));
+        Value::Object(Phase::ALL.into_iter().map(entry).collect::<Map<_, _>>())
+    };
+    for (number, step) in value["steps"].as_array_mut().into_iter().flatten().enumerate() {
+        step["seconds"] = phases(&|phase| forecast.seconds(StepId(number), phase));
+    }
+    value["seconds"] = phases(&|phase| forecast.total(phase));
+    value["network"] = json!(network.name());
+}
+
 /// `{ phase: { "server_to_client", "client_to_server", "rounds" } }` over all phases.
 pub fn phases_json(traffic: impl Fn(Phase) -> Traffic) -> Value {
     let entry = |phase: Phase| (phase.to_string(), json!(traffic(phase)));
     Value::Object(Phase::ALL.into_iter().map(entry).collect::<Map<_, _>>())
 }
 
-fn plan_table(plan: &Plan) -> comfy_table::Table {
+fn plan_table(plan: &Plan, network: Option<&NetworkProfile>) -> comfy_table::Table {
     let comm = plan.predicted_comm();
+    let forecast = network.map(|network| network.forecast_of(plan, &comm));
     let total: u64 = Phase::ALL.into_iter().map(|phase| comm.total(phase).bytes()).sum();
     let overflows: BTreeMap<StepId, String> = overflows_of(plan)
         .map(|(all, _)| all.iter().map(|one| (one.step, one.assurance.to_string())).collect())
         .unwrap_or_default();
-    let cells = |name: String, middle: [String; 7], traffic: &dyn Fn(Phase) -> Traffic| {
-        let [offline, online] = [traffic(Phase::Offline), traffic(Phase::Online)];
-        let bytes = traffic(Phase::Setup).bytes() + offline.bytes() + online.bytes();
-        let share = format::percent(bytes as f64 / total.max(1) as f64);
+    let cells = |words: [String; 9], row: Row<'_>| {
+        let [offline, online] = [Phase::Offline, Phase::Online].map(row.traffic);
+        let bytes = (row.traffic)(Phase::Setup).bytes() + offline.bytes() + online.bytes();
         let numbers = [
             format::bytes(offline.bytes()),
             format::bytes(online.bytes()),
             online.rounds.to_string(),
-            share,
+            format::percent(bytes as f64 / total.max(1) as f64),
         ];
-        [vec![name], middle.to_vec(), numbers.to_vec()].concat()
+        let seconds = forecast.as_ref().into_iter().flat_map(|forecast| {
+            [Phase::Offline, Phase::Online].map(|phase| (row.seconds)(forecast, phase))
+        });
+        let seconds = seconds.map(|seconds| format!("{seconds:.3}"));
+        words.into_iter().chain(numbers).chain(seconds).collect::<Vec<String>>()
     };
     let mut rows: Vec<Vec<String>> = plan
         .steps()
         .iter()
         .map(|step| {
             let fact = plan.fact(step.output);
-            let (weights, lowering, chooser) = match &step.op {
-                StepOp::Linear(linear) => {
-                    let weights = format!("{}.{}", linear.weight_bits, linear.weight_scale);
-                    let chooser = match linear.correlation {
-                        Correlation::Ot { chooser, .. } => chooser.to_string(),
-                        Correlation::Lattice(_) => "lattice".into(),
-                    };
-                    (weights, linear.lowering.to_string(), chooser)
-                }
+            let [weights, lowering, correlation, chooser] = match &step.op {
+                StepOp::Linear(linear) => linear_words(linear),
                 _ => Default::default(),
             };
             let ring = format!("{}.{}", fact.ring.bits(), fact.scale);
             let overflow = overflows.get(&step.id).cloned().unwrap_or_default();
-            let (op, shape) = (step.op.name().into(), fact.shape.to_string());
-            let middle = [op, shape, ring, overflow, weights, lowering, chooser];
-            cells(step.name.clone(), middle, &|phase| comm.traffic(step.id, phase))
+            let (name, op) = (step.name.clone(), step.op.name().into());
+            let shape = fact.shape.to_string();
+            let words = [name, op, shape, ring, overflow, weights, lowering, correlation, chooser];
+            let traffic = &|phase| comm.traffic(step.id, phase);
+            cells(
+                words,
+                Row { traffic, seconds: &|forecast, phase| forecast.seconds(step.id, phase) },
+            )
         })
         .collect();
-    rows.push(cells("total".into(), Default::default(), &|phase| comm.total(phase)));
-    let names = [
+    let mut words: [String; 9] = Default::default();
+    words[0] = "total".into();
+    let traffic = &|phase| comm.total(phase);
+    rows.push(cells(words, Row { traffic, seconds: &|forecast, phase| forecast.total(phase) }));
+    let mut names = vec![
         "step",
         "op",
         "output",
@@ -270,13 +301,34 @@ fn plan_table(plan: &Plan) -> comfy_table::Table {
         "overflow",
         "weights",
         "lowering",
+        "correlation",
         "chooser",
         "offline",
         "online",
         "rounds",
         "share",
     ];
-    format::table(header(&names), rows, [3, 4, 5, 8, 9, 10, 11])
+    if network.is_some() {
+        names.extend(["offline s", "online s"]);
+    }
+    let last = names.len();
+    format::table(header(&names), rows, (3..6).chain(9..last))
+}
+
+/// What the numbers of a row come from.
+struct Row<'a> {
+    traffic: &'a dyn Fn(Phase) -> Traffic,
+    seconds: &'a dyn Fn(&Forecast, Phase) -> f64,
+}
+
+/// Bits and scale of the weights, lowering, correlation, chooser.
+fn linear_words(linear: &LinearStep) -> [String; 4] {
+    let weights = format!("{}.{}", linear.weight_bits, linear.weight_scale);
+    let (correlation, chooser) = match linear.correlation {
+        Correlation::Ot { kind, chooser } => (kind.to_string(), chooser.to_string()),
+        Correlation::Lattice(_) => ("lattice".into(), String::new()),
+    };
+    [weights, linear.lowering.to_string(), correlation, chooser]
 }
 
 fn header(names: &[&str]) -> Vec<String> {

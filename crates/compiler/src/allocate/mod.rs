@@ -12,12 +12,16 @@ mod judge;
 mod path;
 mod sensitivity;
 
+use crate::context::Context;
+use crate::draft::Draft;
+use crate::pricing::Pricing;
 use crate::{Calibration, CalibrationSource, CompileConfig, CompileError, Precision, Widths};
-use copriv_ir::{FusedModel, FusedOp, LayerId};
+use copriv_ir::{FusedModel, FusedOp, LayerId, OtKind};
 use judge::Judge;
 use path::Path;
 use sensitivity::sensitivities;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// Bits that the search starts with above those of the settings.
@@ -241,9 +245,17 @@ impl Search<'_> {
         CompileConfig { widths: Some(widths.clone()), ..self.config.clone() }
     }
 
+    /// The draft with these widths, by one kind of transfer: what is chosen in the end is no dearer.
+    fn draft(&self, widths: &Widths) -> Result<Draft, CompileError> {
+        let (config, lattice) = (&self.with(widths), &BTreeSet::new());
+        let (pricing, ot) = (Pricing::new(config), config.ot.or(OtKind::SoftSpoken4));
+        let context = Context { config, pricing, ot, lattice };
+        crate::narrow::narrow(self.model, self.calibration, &context)
+    }
+
     /// Bytes of an inference, offline and online.
     fn bytes(&self, widths: &Widths) -> Result<u64, CompileError> {
-        let draft = crate::narrow::narrow(self.model, self.calibration, &self.with(widths))?;
+        let draft = self.draft(widths)?;
         let steps = draft.plan().steps().iter();
         Ok(steps
             .map(|step| {
@@ -259,7 +271,7 @@ impl Search<'_> {
         widths: &Widths,
         images: std::ops::Range<usize>,
     ) -> Result<Vec<Vec<f64>>, CompileError> {
-        let draft = crate::narrow::narrow(self.model, self.calibration, &self.with(widths))?;
+        let draft = self.draft(widths)?;
         let weights = crate::quantise::quantise_layers(self.model, &draft)?;
         let plan = draft.into_plan();
         let fault = |fault: String| CompileError::Weights { fault };

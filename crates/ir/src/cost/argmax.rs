@@ -1,9 +1,9 @@
 //! Finding the greatest of many values: its rounds, and what they cost.
 
-use super::nonlinear::{both_ways, drelu};
+use super::nonlinear::drelu;
 use super::ot;
-use super::{Offline, packed};
-use crate::{Comparison, OtKind, Party, Ring, SidePool, Traffic};
+use super::{Flights, Offline, packed};
+use crate::{Comparison, OtKind, Party, Ring, SidePool};
 
 /// One round of the knock-out behind an argmax: neighbours meet, the last of an odd number goes on unmatched.
 ///
@@ -39,9 +39,9 @@ impl ArgMaxRound {
 
 /// Offline and online traffic of finding the greatest of `count` elements of `ring`, round after round.
 #[must_use]
-pub fn argmax(ring: Ring, count: usize, comparison: &Comparison) -> (Offline, Traffic) {
+pub fn argmax(ring: Ring, count: usize, comparison: &Comparison) -> (Offline, Flights) {
     let rounds = ArgMaxRound::all(ring, count).into_iter();
-    rounds.fold(Default::default(), |(offline, online): (Offline, Traffic), round| {
+    rounds.fold(Default::default(), |(offline, online): (Offline, Flights), round| {
         let matches = round.matches as u64;
         let compared = drelu(ring, matches, comparison);
         let selected = selection(comparison.ot, round.value_bits + round.index_bits, matches);
@@ -51,14 +51,14 @@ pub fn argmax(ring: Ring, count: usize, comparison: &Comparison) -> (Offline, Tr
 
 /// Offline and online traffic of `count` products of a shared bit and shared numbers of `bits` bits together.
 #[must_use]
-pub fn selection(kind: OtKind, bits: u32, count: u64) -> (Offline, Traffic) {
+pub fn selection(kind: OtKind, bits: u32, count: u64) -> (Offline, Flights) {
     if bits == 0 {
         return Default::default();
     }
     let transfers = |sender| ot::random(kind, sender, count, 1);
     let offline = transfers(Party::Server).beside(transfers(Party::Client));
     let (corrections, differences) = (packed(count, 1), packed(count, bits.into()));
-    (offline, both_ways(corrections) + both_ways(differences))
+    (offline, Flights::crossing(corrections) + Flights::crossing(differences))
 }
 
 #[cfg(test)]
@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(rounds[5].value_bits, 20);
         assert_eq!(rounds[6].value_bits, 0);
         // A comparison of 19 bits has five digits on three levels; a selection takes two rounds.
-        assert_eq!(argmax(ring(20), 100, &RADIX_16).1.rounds, 7 * (2 + 3 + 2));
+        assert_eq!(argmax(ring(20), 100, &RADIX_16).1.traffic().rounds, 7 * (2 + 3 + 2));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The layout of a comparison: its digits, its tree, and what both cost.
 
 use super::ot::{self, Choices, message};
-use super::{Offline, OtUse, packed};
-use crate::{Comparison, Direction, OtKind, Party, Traffic};
+use super::{Flights, Offline, OtUse, packed};
+use crate::{Comparison, Direction, OtKind, Party};
 
 /// How secret numbers of some width are compared: cut into digits, combined in a tree.
 ///
@@ -128,21 +128,17 @@ impl ComparisonLayout {
 
     /// What `count` comparisons take online.
     #[must_use]
-    pub fn online(&self, count: u64) -> Traffic {
+    pub fn online(&self, count: u64) -> Flights {
         let numbers = packed(count, self.bits.into());
-        let up = message(Direction::ClientToServer, numbers);
         let leaves = if self.tables {
-            up.beside(message(Direction::ServerToClient, numbers))
+            Flights::crossing(numbers)
         } else {
             let tables = packed(count, self.table_bits().into());
-            up + message(Direction::ServerToClient, tables)
+            Flights::one_way(Direction::ClientToServer, numbers)
+                + Flights::one_way(Direction::ServerToClient, tables)
         };
-        let openings = self.levels.iter().map(|&merges| {
-            let bytes = packed(count, Self::opening_bits(merges).into());
-            let opening = |direction| message(direction, bytes);
-            opening(Direction::ServerToClient).beside(opening(Direction::ClientToServer))
-        });
-        leaves + openings.sum()
+        let opening = |&merges| Flights::crossing(packed(count, Self::opening_bits(merges).into()));
+        leaves + self.levels.iter().map(opening).sum()
     }
 }
 
@@ -164,6 +160,7 @@ fn truth_tables(kind: OtKind, leaves: u64, width: u32) -> Offline {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Traffic;
     use proptest::prelude::*;
 
     fn layout(bits: u32, leaf_bits: u32) -> ComparisonLayout {
@@ -177,7 +174,7 @@ mod tests {
         assert_eq!(layout.levels(), [5, 2, 1, 1]);
         assert_eq!((layout.singles(), layout.pairs()), (4, 5));
         assert_eq!(layout.table_bits(), 15 + 9 * 30);
-        let online = layout.online(8);
+        let online = layout.online(8).traffic();
         assert_eq!(online.rounds, 6);
         let openings = (2 + 12) + (2 + 3) + 2 + 2;
         assert_eq!(online.client_to_server, 40 + openings);
@@ -189,8 +186,8 @@ mod tests {
         assert_eq!(layout(3, 4).digits(), [3]);
         let up = Traffic::one_way(Direction::ClientToServer, 224, 1);
         assert_eq!(layout(3, 4).offline(5).traffic, up);
-        assert_eq!(layout(3, 4).online(5).rounds, 2);
-        assert_eq!(layout(0, 4).online(5), Traffic::default());
+        assert_eq!(layout(3, 4).online(5).traffic().rounds, 2);
+        assert_eq!(layout(0, 4).online(5), Flights::default());
         assert_eq!(layout(41, 4).offline(0), Offline::default());
     }
 
@@ -199,7 +196,8 @@ mod tests {
         // CrypTFlow2 (CCS 2020), section 5.1: fewer than (128 + 18) l bits for ReLU.
         let layout = layout(40, 4);
         let count = 1 << 20;
-        let bits = (layout.offline(count).traffic + layout.online(count)).bytes() * 8 / count;
+        let bits =
+            (layout.offline(count).traffic + layout.online(count).traffic()).bytes() * 8 / count;
         assert!(bits < 41 * (128 + 18), "{bits} bits");
     }
 

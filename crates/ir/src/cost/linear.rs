@@ -1,7 +1,7 @@
 //! Exact traffic of a linear step, and the shape of its oblivious transfers.
 
 use super::ot::{self, Choices};
-use super::{Offline, OtUse, packed};
+use super::{Flights, Offline, OtUse, packed};
 use crate::{Correlation, Direction, LinearStep, MatMulShape, OtKind, Party, Ring, Shape, Traffic};
 
 /// Most transfers that one chunk makes, unless a single value takes more.
@@ -17,7 +17,7 @@ const CHUNK_BITS: u64 = 1 << 23;
 /// no plan accepts it. The uploads of a lattice correlation depend on the plan's other steps and are booked by
 /// [`super::plan`].
 #[must_use]
-pub fn linear(step: &LinearStep, input: Shape, ring: Ring) -> (Offline, Traffic) {
+pub fn linear(step: &LinearStep, input: Shape, ring: Ring) -> (Offline, Flights) {
     let offline = match step.correlation {
         Correlation::Ot { kind, chooser } => OtProduct::new(step, (kind, chooser), input, ring)
             .map(|product| product.offline())
@@ -25,7 +25,7 @@ pub fn linear(step: &LinearStep, input: Shape, ring: Ring) -> (Offline, Traffic)
         Correlation::Lattice(_) => Offline::default(),
     };
     let masked = packed(input.elements() as u64, ring.bits().into());
-    (offline, Traffic::one_way(Direction::ClientToServer, masked, 1))
+    (offline, Flights::one_way(Direction::ClientToServer, masked))
 }
 
 /// The products of a linear step as one party's bits choose them, cut into chunks.
@@ -142,7 +142,7 @@ mod tests {
         let geometry = ConvGeometry::same(64, 64, 3, 1);
         let step = step(geometry, Lowering::Direct, Party::Client, 41);
         let (offline, online) = linear(&step, Shape::new(64, 32, 32), ring);
-        let offline = offline.traffic;
+        let (offline, online) = (offline.traffic, online.traffic());
         let expected = formula(64 * 9 * 1024, 41, 41, 64);
         assert!((offline.bytes() as f64 / expected - 1.0).abs() < 1e-3, "{offline:?}");
         assert_eq!(online.client_to_server, (64 * 1024 * 41_u64).div_ceil(8));

@@ -2,6 +2,7 @@
 
 mod argmax;
 mod comparison;
+mod flights;
 mod lattice;
 mod linear;
 mod nonlinear;
@@ -12,20 +13,23 @@ mod session;
 mod silent;
 pub mod stored;
 pub mod streams;
+mod work;
 mod wrap;
 
 pub use argmax::{ArgMaxRound, argmax, selection};
 pub use comparison::ComparisonLayout;
+pub use flights::{Clocks, Flights};
 pub use linear::{OtProduct, linear};
 pub use nonlinear::{activation, drelu, max_pool, multiplexer, reveal};
 pub use offline::{Offline, OtUse};
 pub use session::{SessionCost, handshake};
 pub use silent::{Expansion, Growth, SilentPool, SilentSet};
+pub use work::{Work, hint_work, linear_work, offline_work, step_work};
 pub use wrap::{
     Wrap, WrapMethod, bit_product, extend, extension_wrap, truncate, truncation_wraps, wraps,
 };
 
-use crate::{CommTable, Plan, Step, StepOp, Traffic};
+use crate::{CommTable, Plan, Step, StepOp};
 
 /// Bytes of `count` values of `bits` bits, packed without gaps.
 #[must_use]
@@ -52,7 +56,7 @@ pub fn ot_use(plan: &Plan) -> OtUse {
 
 /// What one step takes offline and online.
 #[must_use]
-pub fn step_cost(plan: &Plan, step: &Step) -> (Offline, Traffic) {
+pub fn step_cost(plan: &Plan, step: &Step) -> (Offline, Flights) {
     let Some(input) = step.inputs.first().map(|&value| plan.fact(value)) else {
         return Default::default();
     };

@@ -1,11 +1,9 @@
 //! Exact traffic of the non-linear steps.
 
 use super::comparison::ComparisonLayout;
-use super::ot::{self, message};
-use super::{Offline, packed};
-use crate::{
-    Activation, Comparison, Direction, OtKind, Party, PoolWindow, Ring, Shape, SidePool, Traffic,
-};
+use super::ot;
+use super::{Flights, Offline, packed};
+use crate::{Activation, Comparison, Direction, OtKind, Party, PoolWindow, Ring, Shape, SidePool};
 
 /// Offline and online traffic of an activation on `count` elements of `ring`.
 #[must_use]
@@ -14,7 +12,7 @@ pub fn activation(
     ring: Ring,
     count: u64,
     comparison: &Comparison,
-) -> (Offline, Traffic) {
+) -> (Offline, Flights) {
     let count = match function {
         Activation::Relu => count,
         Activation::Relu6 => 2 * count,
@@ -26,16 +24,16 @@ pub fn activation(
 
 /// Offline and online traffic of the signs of `count` elements of `ring`: a comparison of one bit less.
 #[must_use]
-pub fn drelu(ring: Ring, count: u64, comparison: &Comparison) -> (Offline, Traffic) {
+pub fn drelu(ring: Ring, count: u64, comparison: &Comparison) -> (Offline, Flights) {
     let layout = ComparisonLayout::new(ring.bits() - 1, comparison);
     (layout.offline(count), layout.online(count))
 }
 
 /// Offline and online traffic of `count` products of a shared bit and a shared element of `ring`.
 #[must_use]
-pub fn multiplexer(kind: OtKind, ring: Ring, count: u64) -> (Offline, Traffic) {
-    let corrections = both_ways(packed(count, 1));
-    let differences = both_ways(packed(count, ring.bits().into()));
+pub fn multiplexer(kind: OtKind, ring: Ring, count: u64) -> (Offline, Flights) {
+    let corrections = Flights::crossing(packed(count, 1));
+    let differences = Flights::crossing(packed(count, ring.bits().into()));
     let transfers = |sender| ot::random(kind, sender, count, 1);
     let offline = transfers(Party::Server).beside(transfers(Party::Client));
     (offline, corrections + differences)
@@ -49,29 +47,26 @@ pub fn max_pool(
     input: Shape,
     ring: Ring,
     comparison: &Comparison,
-) -> (Offline, Traffic) {
+) -> (Offline, Flights) {
     let sides = window.sides(input);
     let rounds = sides.iter().flat_map(SidePool::matches);
     let relus = rounds.map(|n| activation(Activation::Relu, ring, n as u64, comparison));
-    relus.fold(Default::default(), |(offline, online): (Offline, Traffic), relu| {
+    relus.fold(Default::default(), |(offline, online): (Offline, Flights), relu| {
         (offline.beside(relu.0), online + relu.1)
     })
 }
 
 /// Offline and online traffic of opening `count` elements of `ring` to the client.
 #[must_use]
-pub fn reveal(ring: Ring, count: u64) -> (Offline, Traffic) {
-    (Offline::default(), message(Direction::ServerToClient, packed(count, ring.bits().into())))
-}
-
-/// The same message in both directions, crossing.
-pub(super) fn both_ways(bytes: u64) -> Traffic {
-    message(Direction::ServerToClient, bytes).beside(message(Direction::ClientToServer, bytes))
+pub fn reveal(ring: Ring, count: u64) -> (Offline, Flights) {
+    let opened = packed(count, ring.bits().into());
+    (Offline::default(), Flights::one_way(Direction::ServerToClient, opened))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Traffic;
     use crate::cost::SessionCost;
 
     const RADIX_16: Comparison = Comparison { ot: OtKind::Iknp, leaf_bits: 4, tables: false };
@@ -83,7 +78,7 @@ mod tests {
     #[test]
     fn relu_is_a_comparison_and_a_multiplexer() {
         let (offline, online) = activation(Activation::Relu, ring(41), 8, &RADIX_16);
-        let offline = offline.traffic;
+        let (offline, online) = (offline.traffic, online.traffic());
         assert_eq!((offline.rounds, online.rounds), (2, 8));
         let openings = 14 + 5 + 2 + 2;
         assert_eq!(online.client_to_server, 40 + openings + 1 + 41);
@@ -95,6 +90,7 @@ mod tests {
     /// MiB of ReLU on 65,536 elements as the first step of a session, without its set-up: in all, and online.
     fn relu_mebibytes(bits: u32, comparison: Comparison) -> (f64, f64) {
         let (offline, online) = activation(Activation::Relu, ring(bits), 1 << 16, &comparison);
+        let online = online.traffic();
         let filled = SessionCost::of_use(&offline.ots).fill(&offline.ots);
         let mebibytes = |traffic: Traffic| traffic.bytes() as f64 / f64::from(1 << 20);
         (mebibytes(filled + offline.traffic + online), mebibytes(online))

@@ -43,9 +43,11 @@ impl Sum for Offline {
     }
 }
 
-/// What is drawn from the extensions that a session sets up beforehand, in each direction.
+/// What is drawn from a session's extensions, in each direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OtUse {
+    /// 1-of-2 transfers of both directions by kind, in the order of [`OtKind::ALL`].
+    transfers: [u64; OtKind::ALL.len()],
     /// Silent 1-of-2 transfers in which the server, the client is the OT sender.
     silent: [u64; 2],
     /// The same for SoftSpoken: bit `k` is set where the field of `2^k` elements is in use.
@@ -56,7 +58,8 @@ impl OtUse {
     /// `transfers` 1-of-2 transfers of `kind` from `sender`.
     #[must_use]
     pub const fn new(kind: OtKind, sender: Party, transfers: u64) -> Self {
-        let mut all = Self { silent: [0; 2], fields: [0; 2] };
+        let mut all = Self { transfers: [0; OtKind::ALL.len()], silent: [0; 2], fields: [0; 2] };
+        all.transfers[kind as usize] = transfers;
         let field = match kind {
             _ if transfers == 0 => 0,
             OtKind::Iknp => 0,
@@ -70,6 +73,12 @@ impl OtUse {
         };
         all.fields[side(sender)] = field;
         all
+    }
+
+    /// 1-of-2 transfers of a kind in both directions; one of 1-of-`2^m` counts as `m`.
+    #[must_use]
+    pub const fn transfers(&self, kind: OtKind) -> u64 {
+        self.transfers[kind as usize]
     }
 
     /// Silent 1-of-2 transfers from `sender`.
@@ -89,11 +98,12 @@ impl Add for OtUse {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
+        let transfers = std::array::from_fn(|kind| self.transfers[kind] + other.transfers[kind]);
         let [a, b] = self.silent;
         let [c, d] = other.silent;
         let [e, f] = self.fields;
         let [g, h] = other.fields;
-        Self { silent: [a + c, b + d], fields: [e | g, f | h] }
+        Self { transfers, silent: [a + c, b + d], fields: [e | g, f | h] }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a session costs: its set-up, then inference after inference.
 
 use super::ot::BASE_OTS;
-use super::{OtUse, SilentPool, lattice, ot_use, step_cost};
+use super::{Clocks, OtUse, SilentPool, lattice, ot_use, step_cost};
 use crate::{CommTable, Party, Phase, Plan, StepId, Traffic};
 
 /// Predicts a session's traffic. It has a state because silent transfers are made in bulk: what one step or
@@ -46,13 +46,13 @@ impl SessionCost {
     /// What the next inference sends. Silent transfers are filled up at the start of each step that needs more
     /// than are left.
     pub fn inference(&mut self, plan: &Plan) -> CommTable {
-        let mut table = CommTable::new();
+        let (mut table, mut clocks) = (CommTable::new(), Clocks::default());
         lattice::book(plan, &mut table);
         for step in plan.steps() {
             let (offline, online) = step_cost(plan, step);
             let filled = self.fill(&offline.ots);
             table.book(step.id, Phase::Offline, filled + offline.traffic);
-            table.book(step.id, Phase::Online, online);
+            table.book(step.id, Phase::Online, clocks.pass(&online));
         }
         table
     }

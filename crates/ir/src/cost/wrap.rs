@@ -1,10 +1,9 @@
 //! Exact traffic of truncation and extension: of finding out where shares wrap.
 
 use super::comparison::ComparisonLayout;
-use super::nonlinear::both_ways;
 use super::ot::{self, message};
-use super::{Offline, packed};
-use crate::{Comparison, Direction, ExtendMethod, OtKind, Party, Ring, Traffic, TruncateMethod};
+use super::{Flights, Offline, packed};
+use crate::{Comparison, Direction, ExtendMethod, OtKind, Party, Ring, TruncateMethod};
 
 /// Whether the low `bits` bits of two shares add up to `2^bits` or more, as shares of 0 or 1 in `Z_{2^into}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,9 +56,9 @@ impl Wrap {
 
 /// Offline and online traffic of finding out several wraps of `count` elements side by side.
 #[must_use]
-pub fn wraps(wraps: &[Wrap], count: u64) -> (Offline, Traffic) {
-    let side_by_side = |parts: Vec<(Offline, Traffic)>| {
-        parts.into_iter().fold((Offline::default(), Traffic::default()), |all, part| {
+pub fn wraps(wraps: &[Wrap], count: u64) -> (Offline, Flights) {
+    let side_by_side = |parts: Vec<(Offline, Flights)>| {
+        parts.into_iter().fold((Offline::default(), Flights::default()), |all, part| {
             (all.0.beside(part.0), all.1.beside(part.1))
         })
     };
@@ -73,19 +72,19 @@ pub fn wraps(wraps: &[Wrap], count: u64) -> (Offline, Traffic) {
 /// Offline and online traffic of `count` products of a bit of one party and a bit of the other, as shares in
 /// `Z_{2^bits}`.
 #[must_use]
-pub fn bit_product(kind: OtKind, bits: u32, count: u64) -> (Offline, Traffic) {
+pub fn bit_product(kind: OtKind, bits: u32, count: u64) -> (Offline, Flights) {
     if bits == 0 {
         return Default::default();
     }
     let offline = ot::random(kind, Party::Server, count, 1)
         + message(Direction::ServerToClient, packed(count, bits.into())).into();
-    (offline, both_ways(packed(count, 1)))
+    (offline, Flights::crossing(packed(count, 1)))
 }
 
 /// Offline and online traffic of a truncation of `count` elements of `ring` by `shift` bits,
 /// `0 < shift < ring.bits()`.
 #[must_use]
-pub fn truncate(ring: Ring, shift: u32, count: u64, method: TruncateMethod) -> (Offline, Traffic) {
+pub fn truncate(ring: Ring, shift: u32, count: u64, method: TruncateMethod) -> (Offline, Flights) {
     wraps(&truncation_wraps(ring, shift, method), count)
 }
 
@@ -107,7 +106,7 @@ pub fn truncation_wraps(ring: Ring, shift: u32, method: TruncateMethod) -> Vec<W
 
 /// Offline and online traffic of an extension of `count` elements of `from` to the wider ring `to`.
 #[must_use]
-pub fn extend(from: Ring, to: Ring, count: u64, method: ExtendMethod) -> (Offline, Traffic) {
+pub fn extend(from: Ring, to: Ring, count: u64, method: ExtendMethod) -> (Offline, Flights) {
     let wrap = extension_wrap(from, to, method);
     wraps(wrap.as_slice(), count)
 }
@@ -137,12 +136,13 @@ mod tests {
     fn faithful_truncation_compares_whole_and_low_parts_side_by_side() {
         let method = TruncateMethod::Faithful(RADIX_16);
         let (offline, online) = truncate(ring(41), 12, 8, method);
-        let offline = offline.traffic;
-        let [wrap, low] = [41, 12].map(|bits| ComparisonLayout::new(bits, &RADIX_16));
+        let (offline, online) = (offline.traffic, online.traffic());
+        let [wrap, low] =
+            [41, 12].map(|bits| ComparisonLayout::new(bits, &RADIX_16).online(8).traffic());
         assert_eq!((offline.rounds, online.rounds), (2, 7));
-        let up = wrap.online(8).client_to_server + low.online(8).client_to_server + 2;
+        let up = wrap.client_to_server + low.client_to_server + 2;
         assert_eq!(online.client_to_server, up);
-        let down = wrap.online(8).server_to_client + low.online(8).server_to_client + 2;
+        let down = wrap.server_to_client + low.server_to_client + 2;
         assert_eq!(online.server_to_client, down);
         // CrypTFlow2, section 5.3: fewer than 128 (l + s + 2) + 19 l + 14 s bits. With eight elements, bytes
         // in all are bits for each.
@@ -154,7 +154,7 @@ mod tests {
     fn a_known_sign_saves_all_comparisons() {
         let (offline, online) =
             truncate(ring(32), 12, 65_536, TruncateMethod::KnownSign(OtKind::Iknp));
-        let offline = offline.traffic;
+        let (offline, online) = (offline.traffic, online.traffic());
         assert_eq!((online.bytes(), online.rounds), (2 * 8192, 1));
         assert_eq!(offline.server_to_client, 65_536 * 12 / 8);
         assert_eq!(offline.client_to_server, 65_536 * 128 / 8);

@@ -1,7 +1,8 @@
 //! Network profiles as files.
 
 use super::{ComputeRates, NetworkProfile};
-use std::collections::BTreeMap;
+use crate::OtKind;
+use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -27,7 +28,9 @@ pub enum ProfileError {
 }
 
 const KEYS: &[&str] = &["client_to_server", "server_to_client", "round_trip", "compute"];
-const COMPUTE_KEYS: &[&str] = &["transfers", "comparisons", "payload"];
+const COMPUTE_KEYS: &[&str] =
+    &["transfers", "vectors", "payload", "hint", "multiplications", "messages"];
+const KINDS: &[&str] = &["iknp", "softspoken2", "softspoken4", "softspoken8", "silent"];
 const RATE: &str = "a number above 0";
 const SECONDS: &str = "seconds, 0 to 60";
 const BANDWIDTH: &str = "bits a second, 1e3 to 1e13";
@@ -65,24 +68,51 @@ impl NetworkProfile {
             compute: read_compute(&reader, &table)?,
         })
     }
+
+    /// The file that [`Self::from_toml`] reads as this profile.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let ComputeRates { transfers, vectors, payload, hint, multiplications, messages } =
+            &self.compute;
+        let mut text = format!(
+            "client_to_server = {:e}\nserver_to_client = {:e}\nround_trip = {:e}\n\n\
+             [compute]\nvectors = {vectors:e}\npayload = {payload:e}\nhint = {hint:e}\n\
+             multiplications = {multiplications:e}\nmessages = {messages:e}\n\n\
+             [compute.transfers]\n",
+            self.client_to_server, self.server_to_client, self.round_trip,
+        );
+        for (kind, rate) in transfers {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{kind} = {rate:e}");
+        }
+        text
+    }
 }
 
 fn read_compute(reader: &Reader<'_>, table: &Table) -> Result<ComputeRates, ProfileError> {
-    let Some(compute) = reader.table(table, "compute")? else { return Ok(ComputeRates::default()) };
+    let mut rates = ComputeRates::default();
+    let Some(compute) = reader.table(table, "compute")? else { return Ok(rates) };
     let inner = Reader { prefix: "compute.", ..*reader };
     inner.expect_known(compute, COMPUTE_KEYS)?;
-    let mut transfers = BTreeMap::new();
     if let Some(kinds) = inner.table(compute, "transfers")? {
         let reader = Reader { prefix: "compute.transfers.", ..*reader };
-        for kind in kinds.keys() {
-            transfers.insert(kind.clone(), reader.required(kinds, kind, RATE, is_rate)?);
+        reader.expect_known(kinds, KINDS)?;
+        for kind in OtKind::ALL {
+            if let Some(rate) = reader.optional(kinds, kind.name(), RATE, is_rate)? {
+                rates.transfers.insert(kind.name().into(), rate);
+            }
         }
     }
-    Ok(ComputeRates {
-        transfers,
-        comparisons: inner.optional(compute, "comparisons", RATE, is_rate)?,
-        payload: inner.optional(compute, "payload", RATE, is_rate)?,
-    })
+    for (key, rate) in [
+        ("vectors", &mut rates.vectors),
+        ("payload", &mut rates.payload),
+        ("hint", &mut rates.hint),
+        ("multiplications", &mut rates.multiplications),
+        ("messages", &mut rates.messages),
+    ] {
+        *rate = inner.optional(compute, key, RATE, is_rate)?.unwrap_or(*rate);
+    }
+    Ok(rates)
 }
 
 fn is_rate(rate: f64) -> bool {
@@ -177,12 +207,27 @@ mod tests {
         assert_eq!(office.name(), "office");
         assert_eq!(office.bandwidth(Direction::ServerToClient), 1e9);
         assert_eq!(office.delay(), 0.01);
-        assert_eq!(office.compute().transfers(OtKind::Iknp), None);
+        assert_eq!(*office.compute(), ComputeRates::default());
         let text = format!("{OFFICE}[compute]\npayload = 2e9\n[compute.transfers]\niknp = 6e7\n");
         let office = read(&text).expect("complete");
-        assert_eq!(office.compute().transfers(OtKind::Iknp), Some(6e7));
-        assert_eq!(office.compute().payload(), Some(2e9));
-        assert_eq!(office.compute().comparisons(), None);
+        let mut expected = ComputeRates { payload: 2e9, ..ComputeRates::default() };
+        expected.transfers.insert("iknp".into(), 6e7);
+        assert_eq!(*office.compute(), expected);
+    }
+
+    #[test]
+    fn a_profile_is_what_its_file_says() {
+        let text = format!("{OFFICE}[compute]\nvectors = 12345678.9\n");
+        for profile in [read(&text).expect("complete"), NetworkProfile::mobile()] {
+            let path = format!("{}.toml", profile.name());
+            let found = NetworkProfile::from_toml(&profile.to_toml(), Path::new(&path));
+            assert_eq!(found.expect("complete"), profile);
+        }
+    }
+
+    #[test]
+    fn kinds_are_those_of_plans() {
+        assert_eq!(KINDS, OtKind::ALL.map(OtKind::name));
     }
 
     #[test]
@@ -211,6 +256,7 @@ mod tests {
                 "BadValue",
                 "compute.transfers.iknp",
             ),
+            (&format!("{OFFICE}[compute.transfers]\nkk13 = 1\n"), "UnknownKey", "kk13"),
         ];
         for (text, variant, key) in cases {
             let error = read(text).expect_err(text);

@@ -1,30 +1,20 @@
 //! How long traffic takes.
 
 use super::NetworkProfile;
-use crate::{CommTable, Direction, Party, Phase, Traffic};
+use crate::{CommTable, Direction, Phase, Traffic};
 
 impl NetworkProfile {
     /// Seconds of a phase of a plan on the link alone, computing not counted: that of its steps, one
-    /// after the other.
-    ///
-    /// Each round costs half a round trip, what bytes cost is in [`Self::transfer_seconds`]. Online the parties take
-    /// turns, so that the number of rounds tells whose message ends a step. If the same party begins the next one, it
-    /// need not wait: the last round of the one step is the first of the other.
+    /// after the other. Each round costs half a round trip, what bytes cost is in [`Self::transfer_seconds`].
     ///
     /// This takes traffic alone and so must guess who waits for whom; offline it assumes that streams keep the link busy. With the plan
     /// at hand [`Self::offline_latency`] and [`Self::online_latency`] know.
     #[must_use]
     pub fn latency(&self, table: &CommTable, phase: Phase) -> f64 {
-        let mut seconds = 0.0;
-        let mut last = None;
-        for traffic in in_phase(table, phase) {
-            let first = if traffic.client_to_server > 0 { Party::Client } else { Party::Server };
-            let is_shared = phase == Phase::Online && last == Some(first);
-            seconds += f64::from(traffic.rounds - u32::from(is_shared)) * self.delay();
-            seconds += self.transfer_seconds(traffic, phase);
-            last = Some(if traffic.rounds % 2 == 1 { first } else { first.peer() });
-        }
-        seconds
+        let seconds = |traffic: Traffic| {
+            f64::from(traffic.rounds) * self.delay() + self.transfer_seconds(traffic, phase)
+        };
+        in_phase(table, phase).map(seconds).sum()
     }
 
     /// Seconds that the bytes of one step take to leave.
@@ -95,20 +85,5 @@ mod tests {
         let both = table(&[(Phase::Online, up, down, 2)]);
         let seconds = mobile.latency(&both, Phase::Online);
         assert!((2.8 + 0.06..3.0 + 0.06).contains(&seconds), "{seconds}");
-    }
-
-    #[test]
-    fn a_step_that_the_same_party_goes_on_from_shares_its_last_round() {
-        let wan = NetworkProfile::wan();
-        let masked = (Phase::Online, 1, 0, 1);
-        let [even, odd] = [8, 7].map(|rounds| (Phase::Online, 1, 1, rounds));
-        let revealed = (Phase::Online, 0, 1, 1);
-        let rounds =
-            |entries: &[_]| (wan.latency(&table(entries), Phase::Online) / wan.delay()).round();
-        assert!(near(rounds(&[masked, even, even]), 16.0));
-        assert!(near(rounds(&[masked, odd, odd]), 13.0));
-        assert!(near(rounds(&[masked, masked, revealed]), 2.0));
-        assert!(near(rounds(&[even, revealed]), 8.0));
-        assert!(near(rounds(&[odd, revealed]), 8.0));
     }
 }

@@ -6,7 +6,8 @@ use copriv_ir::{CommTable, Direction, Party, Phase, StepId, Traffic};
 ///
 /// Rounds are counted by a logical clock: a send is stamped with the clock plus one, a receive raises the
 /// clock to the stamp. The highest stamp seen is the length of the longest chain of messages, and both
-/// parties see the same stamps.
+/// parties see the same stamps. From one online step to the next the clock goes on, and a step's rounds are what it adds:
+/// messages that follow each other in one direction share one.
 #[derive(Debug)]
 pub(super) struct Meter {
     party: Party,
@@ -20,6 +21,8 @@ pub(super) struct Meter {
     clock: u32,
     /// The highest stamp sent or received.
     rounds: u32,
+    /// What it was when the current step began.
+    rounds_before: u32,
     lane: Option<LaneClock>,
 }
 
@@ -42,14 +45,21 @@ impl Meter {
             received: 0,
             clock: 0,
             rounds: 0,
+            rounds_before: 0,
             lane: None,
         }
     }
 
     /// Books what was counted and begins to count for another step and phase.
     pub(super) fn enter(&mut self, step: StepId, phase: Phase) {
+        // An earlier step belongs to another inference.
+        let goes_on = (self.phase, phase) == (Phase::Online, Phase::Online) && self.step < step;
+        let (clock, rounds) = if goes_on { (self.clock, self.rounds) } else { (0, 0) };
         let booked = self.take();
-        *self = Self { booked, earlier: self.earlier, step, phase, ..Self::new(self.party) };
+        let earlier = self.earlier;
+        let fresh = Self::new(self.party);
+        *self =
+            Self { booked, earlier, step, phase, clock, rounds, rounds_before: rounds, ..fresh };
     }
 
     /// Everything since the last time, forgotten here; the clock restarts.
@@ -74,7 +84,8 @@ impl Meter {
     }
 
     fn current(&self) -> Traffic {
-        let mut traffic = Traffic { rounds: self.rounds, ..Traffic::default() };
+        let rounds = self.rounds - self.rounds_before;
+        let mut traffic = Traffic { rounds, ..Traffic::default() };
         for (direction, bytes) in
             [(self.party.sends(), self.sent), (self.party.peer().sends(), self.received)]
         {

@@ -176,8 +176,8 @@ impl Channel {
         self.push(frame)
     }
 
-    /// From here on, books everything under another step and phase and restarts the logical clock. Both
-    /// parties enter the same ones in the same order.
+    /// From here on, books everything under another step and phase and restarts the logical clock, unless one online step
+    /// follows another. Both parties enter the same ones in the same order.
     ///
     /// # Errors
     /// [`RuntimeError::PeerMisbehaved`] where the peer has sent more than was received.

@@ -157,8 +157,9 @@ fn both_may_send_much_before_they_receive() {
 #[test]
 fn each_step_and_phase_is_booked_on_its_own() {
     let (mut server, mut client) = Channel::pair().expect("threads start");
-    let books =
-        [(StepId(1), Phase::Offline), (StepId(1), Phase::Online), (StepId(2), Phase::Online)];
+    let (offline, online) = (Phase::Offline, Phase::Online);
+    let books = [(1, offline), (2, offline), (1, online), (2, online), (1, online)];
+    let books = books.map(|(step, phase)| (StepId(step), phase));
     thread::scope(|scope| {
         scope.spawn(|| {
             for (step, phase) in books {
@@ -174,10 +175,13 @@ fn each_step_and_phase_is_booked_on_its_own() {
     });
     for channel in [&server, &client] {
         let comm = channel.comm();
-        assert_eq!(comm.entries().count(), books.len());
-        for (step, phase) in books {
-            assert_eq!(comm.traffic(step, phase), traffic(3, 0, 1));
+        assert_eq!(comm.entries().count(), 4);
+        for step in [1, 2].map(StepId) {
+            assert_eq!(comm.traffic(step, offline), traffic(3, 0, 1));
         }
+        // The second message waits for none, but the third is another inference's.
+        assert_eq!(comm.traffic(StepId(1), online), traffic(6, 0, 2));
+        assert_eq!(comm.traffic(StepId(2), online), traffic(3, 0, 0));
     }
 }
 

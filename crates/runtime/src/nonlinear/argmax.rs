@@ -80,8 +80,6 @@ impl ArgMaxCorrelation {
             let values = Zeroizing::new(differences.iter().map(|d| d[0]).collect::<Vec<_>>());
             let leads = drelu(channel, comparison, ring, &values)?;
             let taken = selection.multiply(channel, &leads, &differences)?;
-            // One round of matches after the other, whichever party is ahead.
-            channel.barrier();
             standing = winners(channel.party(), ring, &standing, (digit, &leads, &taken));
         }
         let index = standing.first().map_or(0, |winner| winner[1]);

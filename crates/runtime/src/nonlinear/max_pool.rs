@@ -64,8 +64,6 @@ impl MaxPoolCorrelation {
                     matches.map(|place| ring.sub(values[place.at], values[place.at + 1]));
                 let differences = Zeroizing::new(differences.collect::<Vec<_>>());
                 let leads = relu.apply(channel, 0, &differences)?;
-                // One round of matches after the other, whichever party is ahead.
-                channel.barrier();
                 let mut leads = leads.iter();
                 let mut next = Zeroizing::new(Vec::with_capacity(values.len()));
                 for place in next_round(&groups) {

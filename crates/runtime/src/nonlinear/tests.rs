@@ -5,10 +5,8 @@ use crate::bits::Bits;
 use crate::ot::test_pair::{both_with, both_with_ots};
 use crate::ot::{Ots, Prg};
 use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
-use copriv_ir::cost::{self, ComparisonLayout, Offline, stored};
-use copriv_ir::{
-    Activation, Comparison, OtKind, Party, Phase, Ring, StepId, Traffic, TruncateMethod,
-};
+use copriv_ir::cost::{self, ComparisonLayout, Flights, Offline, stored};
+use copriv_ir::{Activation, Comparison, OtKind, Party, Phase, Ring, StepId, TruncateMethod};
 use proptest::prelude::*;
 
 mod argmax;
@@ -84,7 +82,7 @@ fn open_bits((server, client): (Bits, Bits)) -> Vec<u64> {
 
 /// Runs a protocol at both parties and holds its traffic to the prediction.
 fn run<C, T: Send>(
-    predicted: (Offline, Traffic),
+    predicted: (Offline, Flights),
     prepare: impl Fn(&mut Channel, &mut Ots) -> Result<C, RuntimeError> + Sync,
     online: impl Fn(&mut Channel, C) -> Result<T, RuntimeError> + Sync,
 ) -> (T, T) {
@@ -96,7 +94,7 @@ fn run<C, T: Send>(
         channel.enter(StepId(6), Phase::Online).expect("nothing is left");
         let comm = channel.comm();
         assert_eq!(comm.traffic(STEP, Phase::Offline), predicted.0.traffic, "offline");
-        assert_eq!(comm.traffic(STEP, Phase::Online), predicted.1, "online");
+        assert_eq!(comm.traffic(STEP, Phase::Online), predicted.1.traffic(), "online");
         result
     })
 }
@@ -121,7 +119,7 @@ fn run_comparisons(batches: &[(u32, usize)], comparison: Comparison, seed: u8) {
         })
         .collect();
     let predicted = layouts.iter().zip(batches).fold(
-        (Offline::default(), Traffic::default()),
+        (Offline::default(), Flights::default()),
         |(offline, online), (layout, &(_, count))| {
             let count = count as u64;
             (offline.beside(layout.offline(count)), online.beside(layout.online(count)))

@@ -8,6 +8,7 @@ mod link;
 mod measure;
 mod model;
 mod plan;
+mod profile;
 mod report;
 mod usage;
 mod variant;
@@ -30,6 +31,7 @@ pub fn run(args: &Bench, threads: usize, terminal: &Terminal) -> Result<()> {
         }
         Bench::Conv(args) => bench(variant::conv(args), &args.common, threads, terminal),
         Bench::Plan(args) => plan::run(args, threads, terminal),
+        Bench::Profile(args) => profile::run(args, terminal),
         Bench::Link(args) => link::run(args, terminal),
     }
 }

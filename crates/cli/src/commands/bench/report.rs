@@ -7,7 +7,7 @@ use super::variant::{Job, Variant};
 use crate::format;
 use anyhow::Result;
 use comfy_table::Table;
-use copriv_ir::{NetworkProfile, Phase, Traffic};
+use copriv_ir::{NetworkProfile, Phase, Traffic, cost};
 use serde_json::{Value, json};
 
 /// One variant's figures: of its step, or of its whole plan.
@@ -39,7 +39,10 @@ impl Row {
         on_network: Option<OnNetwork>,
     ) -> Self {
         let step = variant.model.step;
-        let traffic = PHASES.map(|phase| measured.comm.traffic(step, phase));
+        let mut traffic = PHASES.map(|phase| measured.comm.traffic(step, phase));
+        // By itself the step would not share its first round with the one before it.
+        let plan = &variant.model.plan;
+        traffic[1].rounds = cost::step_cost(plan, &plan.steps()[step.0]).1.traffic().rounds;
         let spent = PHASES.map(|phase| measured.spent(step, phase));
         let (counted, hint) = ((job.phases, job.work), variant.model.hint_bytes());
         let row = Self::of(&variant.name, counted, (traffic, spent), measured.peak, on_network);
