@@ -45,6 +45,22 @@ fn training_prunes_to_its_budget_and_the_result_goes_the_whole_road() {
     assert_eq!(trained["top1"], fused["top1"]);
     let loss = |value: &serde_json::Value| value["loss"].as_f64().expect("a number");
     assert!((loss(&fused) - loss(&plan)).abs() < 0.05, "{fused} {plan}");
+
+    // The same with bits chosen by a budget: 16 images for what the layers are worth, 16 for the verdict.
+    let budget = ["--preset", "fast", "--set", "max_drop=30", "--calibration-images", "32"];
+    let compile = ["compile", "fused", "--out", "small"];
+    place.succeed(&[&compile[..], &budget, &calibrate].concat());
+    let shown = json(&place.succeed(&["inspect", "small", "--json"]));
+    let values = shown["overflow"]["values"].as_array().expect("a list");
+    let is_known = |value: &serde_json::Value| value["overflow"] != "assumed";
+    assert!(!values.is_empty() && values.iter().all(is_known), "{values:?}");
+    let steps = shown["steps"].as_array().expect("a list").iter();
+    let bits = steps.filter_map(|step| step["weights"]["scale"].as_u64());
+    assert!(
+        bits.collect::<std::collections::BTreeSet<_>>().len() > 1,
+        "layers have bits of their own"
+    );
+    assert_eq!(accuracy("small")["count"], 40);
 }
 
 #[test]
