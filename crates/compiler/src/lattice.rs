@@ -101,6 +101,29 @@ fn transfers(draft: &Draft, id: StepId, linear: LinearStep, context: &Context<'_
     ways.map(price).min().unwrap_or((u64::MAX, u64::MAX))
 }
 
+/// What the lattice correlations of these layers take: the upload of an inference, and the hint.
+pub(crate) fn transfer(
+    model: &FusedModel,
+    draft: &Draft,
+    layers: &BTreeSet<LayerId>,
+    inferences: u64,
+) -> Result<(u64, u64), CompileError> {
+    if layers.is_empty() {
+        return Ok((0, 0));
+    }
+    let weights = quantise_layers(model, draft)?;
+    let plan = draft.plan();
+    let steps = plan.steps().iter().filter(|step| layers.contains(&draft.layer(step.id)));
+    let candidate = |step: &Step| lattice::candidate(plan, step, &weights.get(&step.id)?.weight);
+    let candidates: Vec<Candidate> = steps.filter_map(candidate).collect();
+    let choice =
+        lattice::choose(&candidates, inferences).map_err(|fault| CompileError::Lattice {
+            layer: plan.steps()[fault.step.0].name.clone(),
+            fault: LatticeError::Parameters(fault),
+        })?;
+    Ok((choice.upload, choice.hint))
+}
+
 /// The plan with lattice correlations for the steps chosen, and its hint; the plan as it is where there are none.
 pub(crate) fn attach(
     plan: Plan,

@@ -117,7 +117,7 @@ pub fn compile_observed(
 ) -> Result<Compilation, CompileError> {
     calibration.check_model(model)?;
     config.check()?;
-    let allocation = allocate::allocate(model, calibration, config, observer)?;
+    let allocation = allocate::allocate(model, calibration, (config, seeds.as_ref()), observer)?;
     let widths = allocation.as_ref().map(|allocation| allocation.widths.clone());
     let config = &CompileConfig { widths: widths.or(config.widths.clone()), ..config.clone() };
     let (draft, lattice) = search(model, calibration, config, seeds.as_ref())?;

@@ -3,7 +3,7 @@
 use crate::draft::Draft;
 use crate::{CompileConfig, Objective};
 use copriv_ir::cost::{self, Clocks, Flights, Offline, SessionCost, SilentSet, Work};
-use copriv_ir::{Direction, LayerId, Party, Phase, Plan, Step, StepOp, Traffic};
+use copriv_ir::{Direction, Fact, LayerId, Party, Phase, Plan, Step, StepOp, Traffic};
 use std::collections::BTreeSet;
 use std::iter::Sum;
 use std::ops::Add;
@@ -82,6 +82,23 @@ impl<'a> Pricing<'a> {
         self.price(offline, online.sum())
     }
 
+    /// All steps, each by itself: a plan but for its setup, what pools of silent transfers leave over, and rounds that steps
+    /// share. Unlike [`Self::plan`] it becomes less with every bit less, so that bits can be compared.
+    pub(crate) fn steps(&self, draft: &Draft, lattice: &BTreeSet<LayerId>) -> u64 {
+        let plan = draft.plan();
+        let price = |step: &Step| {
+            let (offline, online) = cost::step_cost(plan, step);
+            if is_linear(step) && lattice.contains(&draft.layer(step.id)) {
+                let upload = lattice_upload(plan.fact(step.inputs[0]));
+                let nothing = (&Offline::default(), &Work::default());
+                return self.lattice((upload, 0)).0 + self.part(nothing, &online).0;
+            }
+            let work = self.work(plan, step, Phase::Offline).unwrap_or_default();
+            self.part((&offline, &work), &online).0
+        };
+        plan.steps().iter().map(price).sum()
+    }
+
     /// What a step has the parties compute, where that matters.
     fn work(&self, plan: &Plan, step: &Step, phase: Phase) -> Option<Work> {
         self.config.network.as_ref().map(|_| cost::step_work(plan, step, phase))
@@ -111,6 +128,13 @@ impl<'a> Pricing<'a> {
             (Objective::Online, None) => (online.bytes, offline.bytes),
         }
     }
+}
+
+/// About what a lattice correlation takes for an input: each number with the bits that hide it.
+fn lattice_upload(input: &Fact) -> u64 {
+    const HIDING_BITS: u64 = 11;
+    let bits = u64::from(input.ring.bits()) + HIDING_BITS;
+    cost::packed(input.shape.elements() as u64, bits)
 }
 
 fn is_linear(step: &Step) -> bool {

@@ -3,7 +3,7 @@
 //! 1. **Sensitivity** (`sensitivity.rs`): one layer's bits at a time are taken away, and the plan evaluator says by how much the
 //!    logits of some calibration images change.
 //! 2. **Path** (`path.rs`): from a plan a little finer than the settings ask for, one bit after the other is taken where the loss
-//!    that it adds is smallest for the bytes that it saves. Bytes are exact; losses add up, and a bit less means four times
+//!    that it adds is smallest for the bytes that it saves (or for the time, as the objective has it). Costs are exact; losses add up, and a bit less means four times
 //!    the noise.
 //! 3. **Verdict** (`judge.rs`): the plan evaluator measures what some of the plans on that path do to other calibration images,
 //!    and bisection finds the cheapest that keeps the accuracy.
@@ -13,10 +13,13 @@ mod path;
 mod sensitivity;
 
 use crate::context::Context;
-use crate::draft::Draft;
 use crate::pricing::Pricing;
-use crate::{Calibration, CalibrationSource, CompileConfig, CompileError, Precision, Widths};
-use copriv_ir::{FusedModel, FusedOp, LayerId, OtKind};
+use crate::{
+    Calibration, CalibrationSource, CompileConfig, CompileError, LatticeSeeds, Objective,
+    Precision, Widths,
+};
+use copriv_ir::evaluate::PlanEvaluator;
+use copriv_ir::{Correlation, FusedModel, FusedOp, LayerId, OtKind, ServerWeights};
 use judge::Judge;
 use path::Path;
 use sensitivity::sensitivities;
@@ -49,9 +52,10 @@ pub struct Progress {
 pub struct Allocation {
     /// The widths.
     pub widths: Widths,
-    /// Bytes of an inference, offline and online, where every layer has the bits of the settings.
+    /// Bytes of an inference, with its part of the session's setup and the hint, where every layer has the bits of the
+    /// settings.
     pub uniform_bytes: u64,
-    /// Bytes of an inference with these widths.
+    /// The same with these widths.
     pub bytes: u64,
     /// What is lost against floating point.
     pub verdict: Verdict,
@@ -126,7 +130,7 @@ impl Knob {
 pub(crate) fn allocate(
     model: &FusedModel,
     calibration: &Calibration,
-    config: &CompileConfig,
+    (config, seeds): (&CompileConfig, Option<&LatticeSeeds>),
     observer: &mut dyn FnMut(Progress),
 ) -> Result<Option<Allocation>, CompileError> {
     let (max_drop, max_bytes) = (config.max_drop, config.max_bytes);
@@ -144,12 +148,12 @@ pub(crate) fn allocate(
     let groups = crate::narrow::groups(model);
     let knobs = Knob::all(model, &groups);
     let probed = PROBED_IMAGES.min(calibration.images().len() / 2);
-    let search = Search { model, calibration, config };
+    let search = Search::new((model, calibration), (config, seeds), &finest)?;
     let losses = sensitivities(&search, (&knobs, &finest), probed, observer)?;
     let path = Path::new(&search, (&knobs, &losses), finest, observer)?;
     let mut judge = Judge::new(&search, probed..calibration.images().len());
-    let place = choose(&path, &mut judge, (max_drop, max_bytes), observer)?;
-    let (widths, _) = path.place(place);
+    let place = choose((&search, &path), &mut judge, (max_drop, max_bytes), observer)?;
+    let widths = path.place(place);
     let verdict = judge.verdict(&widths)?;
     Ok(Some(Allocation {
         uniform_bytes: search.bytes(&uniform)?,
@@ -182,22 +186,16 @@ fn check(calibration: &Calibration, config: &CompileConfig) -> Result<(), Compil
 
 /// The place on the path that keeps to the budgets: the cheapest that keeps the accuracy, or the finest that is cheap enough.
 fn choose(
-    path: &Path,
+    (search, path): (&Search<'_>, &Path),
     judge: &mut Judge<'_>,
     (max_drop, max_bytes): (Option<f64>, Option<u64>),
     observer: &mut dyn FnMut(Progress),
 ) -> Result<usize, CompileError> {
-    let cheap = match max_bytes {
-        None => 0,
-        Some(most) => path.first_within(most).ok_or_else(|| CompileError::Budget {
-            fault: format!("no widths bring an inference below {} bytes", path.least_bytes()),
-            remedy: format!("raise max_bytes from {most}"),
-        })?,
-    };
+    let cheap = max_bytes.map_or(Ok(0), |most| first_within(search, path, most))?;
     let Some(most) = max_drop else { return Ok(cheap) };
     let mut keeps = |place: usize, done: usize| -> Result<bool, CompileError> {
         observer(Progress { stage: "judge", done, of: EVALUATIONS });
-        Ok(judge.verdict(&path.place(place).0)?.is_within(most))
+        Ok(judge.verdict(&path.place(place))?.is_within(most))
     };
     if !keeps(cheap, 0)? {
         let fault = match max_bytes {
@@ -225,6 +223,29 @@ fn choose(
     Ok(good)
 }
 
+/// The finest place of at most so many bytes.
+fn first_within(search: &Search<'_>, path: &Path, most: u64) -> Result<usize, CompileError> {
+    let is_within = |place: usize| Ok::<_, CompileError>(search.bytes(&path.place(place))? <= most);
+    let last = path.len() - 1;
+    if !is_within(last)? {
+        let least = search.bytes(&path.place(last))?;
+        return Err(CompileError::Budget {
+            fault: format!("no widths bring an inference below {least} bytes"),
+            remedy: format!("raise max_bytes from {most}"),
+        });
+    }
+    // `over` and all before it are taken to be too dear, `within` is not.
+    let (mut over, mut within) = (0, last);
+    if is_within(0)? {
+        return Ok(0);
+    }
+    while over + 1 < within {
+        let middle = (over + within) / 2;
+        if is_within(middle)? { within = middle } else { over = middle }
+    }
+    Ok(within)
+}
+
 impl Verdict {
     /// Whether at most `most` is lost, with a standard error to spare.
     fn is_within(&self, most: f64) -> bool {
@@ -237,32 +258,54 @@ struct Search<'a> {
     model: &'a FusedModel,
     calibration: &'a Calibration,
     config: &'a CompileConfig,
+    seeds: Option<&'a LatticeSeeds>,
+    /// What the finest plan takes: it decides for all while bits are weighed.
+    ot: OtKind,
+    lattice: BTreeSet<LayerId>,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn new(
+        (model, calibration): (&'a FusedModel, &'a Calibration),
+        (config, seeds): (&'a CompileConfig, Option<&'a LatticeSeeds>),
+        finest: &Widths,
+    ) -> Result<Self, CompileError> {
+        let (ot, lattice) = (config.ot.or(OtKind::SoftSpoken4), BTreeSet::new());
+        let search = Self { model, calibration, config, seeds, ot, lattice };
+        let (draft, lattice) = crate::search(model, calibration, &search.with(finest), seeds)?;
+        let kind =
+            draft.linear_steps().into_iter().find_map(|(id, linear, _)| match linear.correlation {
+                Correlation::Ot { kind, .. } if !lattice.contains(&draft.layer(id)) => Some(kind),
+                _ => None,
+            });
+        Ok(Self { ot: kind.unwrap_or(search.ot), lattice, ..search })
+    }
+
     /// The settings with these widths.
     fn with(&self, widths: &Widths) -> CompileConfig {
         CompileConfig { widths: Some(widths.clone()), ..self.config.clone() }
     }
 
-    /// The draft with these widths, by one kind of transfer: what is chosen in the end is no dearer.
-    fn draft(&self, widths: &Widths) -> Result<Draft, CompileError> {
-        let (config, lattice) = (&self.with(widths), &BTreeSet::new());
-        let (pricing, ot) = (Pricing::new(config), config.ot.or(OtKind::SoftSpoken4));
-        let context = Context { config, pricing, ot, lattice };
-        crate::narrow::narrow(self.model, self.calibration, &context)
+    fn context<'b>(&'b self, config: &'b CompileConfig) -> Context<'b> {
+        Context { config, pricing: Pricing::new(config), ot: self.ot, lattice: &self.lattice }
     }
 
-    /// Bytes of an inference, offline and online.
+    /// What an inference with these widths costs under the objective, step by step.
+    fn price(&self, widths: &Widths) -> Result<u64, CompileError> {
+        let config = self.with(widths);
+        let context = self.context(&config);
+        let draft = crate::narrow::narrow(self.model, self.calibration, &context)?;
+        Ok(context.pricing.steps(&draft, &self.lattice))
+    }
+
+    /// Bytes of an inference with these widths, everything chosen anew.
     fn bytes(&self, widths: &Widths) -> Result<u64, CompileError> {
-        let draft = self.draft(widths)?;
-        let steps = draft.plan().steps().iter();
-        Ok(steps
-            .map(|step| {
-                let (offline, online) = copriv_ir::cost::step_cost(draft.plan(), step);
-                offline.traffic.bytes() + online.bytes()
-            })
-            .sum())
+        let config = self.with(widths);
+        let (draft, lattice) = crate::search(self.model, self.calibration, &config, self.seeds)?;
+        let transfer = crate::lattice::transfer(self.model, &draft, &lattice, config.inferences)?;
+        let config = CompileConfig { objective: Objective::Bytes, ..config };
+        let pricing = Pricing::new(&config);
+        Ok(pricing.plan(&draft, &lattice).0 + pricing.lattice(transfer).0)
     }
 
     /// The logits of some calibration images with these widths.
@@ -271,14 +314,15 @@ impl Search<'_> {
         widths: &Widths,
         images: std::ops::Range<usize>,
     ) -> Result<Vec<Vec<f64>>, CompileError> {
-        let draft = self.draft(widths)?;
+        let config = self.with(widths);
+        let draft = crate::draft(self.model, self.calibration, &self.context(&config))?;
         let weights = crate::quantise::quantise_layers(self.model, &draft)?;
         let plan = draft.into_plan();
         let fault = |fault: String| CompileError::Weights { fault };
         let provenance = plan.provenance().clone();
-        let weights = copriv_ir::ServerWeights::new(&plan, weights, provenance).map_err(fault)?;
-        let evaluator = copriv_ir::evaluate::PlanEvaluator::new(&plan, &weights)
-            .map_err(|foreign| fault(foreign.to_string()))?;
+        let weights = ServerWeights::new(&plan, weights, provenance).map_err(fault)?;
+        let evaluator =
+            PlanEvaluator::new(&plan, &weights).map_err(|foreign| fault(foreign.to_string()))?;
         Ok(evaluator.batch_logits(&self.calibration.images()[images]))
     }
 }

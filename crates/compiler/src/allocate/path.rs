@@ -12,13 +12,12 @@ const FEWEST_BITS: u32 = 3;
 /// Widths, each a little coarser and cheaper than the one before.
 pub(super) struct Path {
     finest: Widths,
-    /// The knob that loses how many bits, and the bytes after it.
-    moves: Vec<(Knob, u32, u64)>,
-    finest_bytes: u64,
+    /// The knob that loses how many bits.
+    moves: Vec<(Knob, u32)>,
 }
 
 impl Path {
-    /// The whole way down: always the move with the least loss for its bytes. `losses` are those of [`PROBE`] bits less than
+    /// The whole way down: always the move with the least loss for what it saves. `losses` are those of [`PROBE`] bits less than
     /// `finest` for each knob.
     pub(super) fn new(
         search: &Search<'_>,
@@ -27,33 +26,33 @@ impl Path {
         observer: &mut dyn FnMut(Progress),
     ) -> Result<Self, CompileError> {
         let mut widths = finest.clone();
-        let finest_bytes = search.bytes(&widths)?;
+        let mut price = search.price(&widths)?;
         let groups = crate::narrow::groups(search.model);
         let touched: Vec<BTreeSet<LayerId>> =
             knobs.iter().map(|knob| touched(search.model, &groups, *knob)).collect();
         let mut gains: Vec<Option<Gain>> = vec![None; knobs.len()];
         let mut stale: Vec<bool> = vec![true; knobs.len()];
-        let (mut bytes, mut moves) = (finest_bytes, vec![]);
+        let mut moves = vec![];
         let most: usize =
             knobs.iter().map(|knob| (*knob.bits(&mut widths) - FEWEST_BITS) as usize).sum();
         loop {
             observer(Progress { stage: "bits", done: moves.len().min(most), of: most });
             for (number, knob) in knobs.iter().enumerate().filter(|(number, _)| stale[*number]) {
                 let start = *knob.bits(&mut finest.clone());
-                gains[number] = gain(search, (*knob, start, losses[number]), &widths, bytes)?;
+                gains[number] = gain(search, (*knob, start, losses[number]), &widths, price)?;
             }
             let best =
                 gains.iter().enumerate().filter_map(|(number, gain)| Some((number, (*gain)?)));
-            let best = best.min_by(|(_, a), (_, b)| a.loss_per_byte.total_cmp(&b.loss_per_byte));
+            let best = best.min_by(|(_, a), (_, b)| a.loss_per_price.total_cmp(&b.loss_per_price));
             let Some((number, gain)) = best else { break };
             *knobs[number].bits(&mut widths) -= gain.bits;
-            bytes = bytes.saturating_sub(gain.saved);
-            moves.push((knobs[number], gain.bits, bytes));
+            price = price.saturating_sub(gain.saved);
+            moves.push((knobs[number], gain.bits));
             for (stale, other) in stale.iter_mut().zip(&touched) {
                 *stale = !other.is_disjoint(&touched[number]);
             }
         }
-        Ok(Self { finest, moves, finest_bytes })
+        Ok(Self { finest, moves })
     }
 
     /// Number of places.
@@ -61,22 +60,11 @@ impl Path {
         self.moves.len() + 1
     }
 
-    /// The widths at a place, and their bytes.
-    pub(super) fn place(&self, place: usize) -> (Widths, u64) {
+    /// The widths at a place.
+    pub(super) fn place(&self, place: usize) -> Widths {
         let mut widths = self.finest.clone();
-        let moves = &self.moves[..place];
-        moves.iter().for_each(|(knob, bits, _)| *knob.bits(&mut widths) -= bits);
-        (widths, moves.last().map_or(self.finest_bytes, |(.., bytes)| *bytes))
-    }
-
-    /// The finest place of at most so many bytes.
-    pub(super) fn first_within(&self, most: u64) -> Option<usize> {
-        (0..self.len()).find(|&place| self.place(place).1 <= most)
-    }
-
-    /// Bytes of the coarsest place.
-    pub(super) fn least_bytes(&self) -> u64 {
-        self.place(self.moves.len()).1
+        self.moves[..place].iter().for_each(|(knob, bits)| *knob.bits(&mut widths) -= bits);
+        widths
     }
 }
 
@@ -85,7 +73,7 @@ impl Path {
 struct Gain {
     bits: u32,
     saved: u64,
-    loss_per_byte: f64,
+    loss_per_price: f64,
 }
 
 /// The best move of a knob that starts with `start` bits and loses `loss` with [`PROBE`] of them fewer: one bit, or two where one saves
@@ -94,7 +82,7 @@ fn gain(
     search: &Search<'_>,
     (knob, start, loss): (Knob, u32, f64),
     widths: &Widths,
-    bytes: u64,
+    price: u64,
 ) -> Result<Option<Gain>, CompileError> {
     // Each bit less means four times the noise.
     let noise = |bits: u32| loss * (2.0 * (f64::from(start - PROBE) - f64::from(bits))).exp2();
@@ -105,15 +93,15 @@ fn gain(
             return Ok(None);
         }
         *knob.bits(&mut widths) -= bits;
-        let after = match search.bytes(&widths) {
+        let after = match search.price(&widths) {
             Ok(after) => after,
             Err(CompileError::CoarseWeights { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        if after < bytes {
-            let saved = bytes - after;
-            let loss_per_byte = (noise(before - bits) - noise(before)) / saved as f64;
-            return Ok(Some(Gain { bits, saved, loss_per_byte }));
+        if after < price {
+            let saved = price - after;
+            let loss_per_price = (noise(before - bits) - noise(before)) / saved as f64;
+            return Ok(Some(Gain { bits, saved, loss_per_price }));
         }
     }
     Ok(None)
