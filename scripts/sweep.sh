@@ -8,7 +8,7 @@
 #
 # With --dry-run after the word it prints the command and does not run it. What to sweep is in the environment:
 #
-#   CONFIG   configuration                        configs/cifar100_mobilenet_v2_copriv.toml
+#   CONFIG   configuration                        configs/cifar100_mobilenet_v2_prune.toml
 #   DATA     folder of the data set               (copriv's own default)
 #   OUT      folder for the runs                  out/sweep
 #   METHODS  values of search.method              "copriv dp"
@@ -22,7 +22,7 @@
 # SIGTERM and SIGINT stop a point in good order; it then exits with 75, and the same command goes on with it.
 set -euo pipefail
 
-config=${CONFIG:-configs/cifar100_mobilenet_v2_copriv.toml}
+config=${CONFIG:-configs/cifar100_mobilenet_v2_prune.toml}
 out=${OUT:-out/sweep}
 copriv=${COPRIV:-copriv}
 budget_key=${BUDGET_KEY:-search.budget}
