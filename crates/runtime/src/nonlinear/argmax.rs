@@ -56,7 +56,7 @@ impl ArgMaxCorrelation {
     /// | server: `x0, y0, i0, j0` | | client: `x1, y1, i1, j1` |
     /// |---|---|---|
     /// | | `<->` [`drelu`] of `x - y`: `b` | |
-    /// | | `<->` [`SelectionCorrelation::multiply`]: `b (x - y)`, `b (i ^ j)` | |
+    /// | | `<->` products with one bit: `b (x - y)`, `b (i ^ j)` | |
     /// | `y0 +`, `j0 ^` its shares; next digit `1 ^ b0` | | `y1 +`, `j1 ^` its shares; next digit `b1` |
     ///
     /// # Errors
