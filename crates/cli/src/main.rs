@@ -7,6 +7,7 @@ mod artefact;
 mod commands;
 mod datasets;
 mod format;
+mod memory;
 mod picture;
 mod terminal;
 

@@ -2,7 +2,7 @@
 
 use crate::args::Train;
 use crate::terminal::Terminal;
-use crate::{datasets, format};
+use crate::{datasets, format, memory};
 use anyhow::{Context as _, Result};
 use copriv_trainer::train::{
     EpochMetrics, Observer, SearchMetrics, Stage, StepMetrics, TrainConfig, TrainOutcome,
@@ -51,6 +51,7 @@ pub fn train(
     let root = data.map_or_else(|| PathBuf::from("datasets"), Path::to_owned);
     let data = TrainingData::load(&manifest, &root, &config.data)
         .with_context(|| datasets::remedy(&manifest))?;
+    memory::keep_freed();
     let mut progress = Progress::new(terminal);
     let outcome = copriv_trainer::train::run(config, &data, out, resume, &mut progress, stop)?;
     progress.bar.finish_and_clear();
