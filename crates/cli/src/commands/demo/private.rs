@@ -4,7 +4,7 @@ use crate::picture;
 use crate::terminal::Terminal;
 use anyhow::{Context as _, Result, ensure};
 use copriv_ir::evaluate::PlanEvaluator;
-use copriv_ir::{Phase, Plan, ServerWeights, Traffic};
+use copriv_ir::{Phase, Plan, ServerWeights, Traffic, cost};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -68,15 +68,19 @@ impl PrivateRun {
     /// # Errors
     /// The first difference.
     pub fn check(&self, plan: &Plan, weights: &ServerWeights, pictures: &[PathBuf]) -> Result<()> {
-        let predicted = plan.predicted_comm();
+        let mut session = cost::SessionCost::new(plan);
+        let setup = session.setup();
         for (number, (answer, path)) in self.answers.iter().zip(pictures).enumerate() {
             let image = picture::read(path, plan.input())?;
             let is_right = answers_to(plan, weights, &image, &answer.logits)?;
             ensure!(is_right, "{}: private and clear logits differ", path.display());
+            let predicted = session.inference(plan);
             for phase in Phase::ALL {
                 let measured = answer.comm.get(&phase).copied().unwrap_or_default();
-                let again = number > 0 && phase == Phase::Setup;
-                let expected = if again { Traffic::default() } else { predicted.total(phase) };
+                let expected = match (phase, number) {
+                    (Phase::Setup, 0) => setup.total(phase),
+                    _ => predicted.total(phase),
+                };
                 ensure!(
                     measured == expected,
                     "{phase} traffic was {measured:?}, predicted {expected:?}"
