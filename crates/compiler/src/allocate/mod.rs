@@ -80,12 +80,12 @@ impl fmt::Display for Allocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { uniform_bytes, bytes, verdict, evaluations, .. } = self;
         let (before, after) = (*uniform_bytes as f64 / 1e6, *bytes as f64 / 1e6);
-        let saved = 100.0 * (1.0 - after / before.max(f64::MIN_POSITIVE));
+        let change = 100.0 * (after / before.max(f64::MIN_POSITIVE) - 1.0);
         let Verdict { drop, error, images, labelled } = verdict;
         let what = if *labelled { "points of accuracy lost" } else { "% of classes changed" };
         write!(
             f,
-            "{before:.1} -> {after:.1} MB ({saved:.0} % less than with the same bits everywhere); {drop:.2} +- {error:.2} {what} \
+            "{after:.1} MB ({change:+.0} % against the same bits everywhere); {drop:.2} +- {error:.2} {what} \
              on {images} calibration images, {evaluations} plans tried"
         )
     }
