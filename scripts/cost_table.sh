@@ -26,7 +26,7 @@ total = json.load(sys.stdin)["total"]
 def gigabytes(phase):
     return (total[phase]["server_to_client"] + total[phase]["client_to_server"]) / 1e9
 offline, online, rounds = gigabytes("offline"), gigabytes("online"), total["online"]["rounds"]
-how = f"`{preset}`" + (", lattice" if correlation == "lattice" else "")
+how = f"`{preset}`" + ({"ot": ", OT", "lattice": ", lattice"}[correlation] if preset == "fast" else "")
 print(f"| {description} | {how} | {offline:.3f} GB | {online:.4f} GB | {rounds} |")
 ' "$description" "$preset" "$correlation"
     done
