@@ -163,9 +163,10 @@ impl TrainConfig {
         let needs_epochs = search.is_none_or(|search| search.method.trains_alphas());
         let least = if needs_epochs { 1.0 } else { 0.0 };
         within(&format!("{stage}.epochs"), schedule.epochs as f64, least..=100_000.0)?;
-        if schedule.epochs > 0 {
-            within(&format!("{stage}.learning_rate"), schedule.learning_rate, 1e-9..=100.0)?;
+        if schedule.epochs == 0 {
+            return Ok(());
         }
+        within(&format!("{stage}.learning_rate"), schedule.learning_rate, 1e-9..=100.0)?;
         let warmup = format!("{stage}.warmup_epochs");
         within(&warmup, schedule.warmup_epochs, 0.0..=schedule.epochs as f64)
     }

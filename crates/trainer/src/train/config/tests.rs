@@ -100,6 +100,14 @@ fn errors_name_the_key() {
 }
 
 #[test]
+fn a_search_without_epochs_has_no_warm_up_to_check() {
+    let settings = ["search.method=dp", "search.epochs=0", "search.warmup_epochs=1"];
+    assert!(parse(&settings).is_ok());
+    let error = parse(&settings[1..]).expect_err("alphas take epochs to train");
+    assert!(error.contains("search.epochs"), "{error}");
+}
+
+#[test]
 fn a_search_needs_a_limit_that_its_method_knows() {
     let text = TEXT.replace("budget = 0.5", "");
     let parse = |setting: &str| TrainConfig::parse(&text, "tiny.toml", &[setting.to_owned()]);
