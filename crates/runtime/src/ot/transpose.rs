@@ -89,14 +89,20 @@ fn swap_squares<const WIDTH: usize>(rows: &mut [[u64; 2]; SIDE]) {
 mod wide {
     use super::SIDE;
     use std::arch::x86_64::{
-        __m512i, _mm_storeu_si128, _mm512_extracti32x4_epi32, _mm512_gf2p8affine_epi64_epi8,
-        _mm512_loadu_si512, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_unpackhi_epi8,
+        __m512i, _mm512_gf2p8affine_epi64_epi8, _mm512_loadu_si512, _mm512_set1_epi64,
+        _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512, _mm512_unpackhi_epi8,
         _mm512_unpackhi_epi16, _mm512_unpackhi_epi32, _mm512_unpacklo_epi8, _mm512_unpacklo_epi16,
         _mm512_unpacklo_epi32,
     };
 
     /// Rows of a tile: four words of each column.
     pub(super) const ROWS: usize = 512;
+
+    /// Parts of 16 rows from each lane of a tile.
+    const PARTS: usize = 8;
+
+    /// Groups of eight columns.
+    const GROUPS: usize = SIDE / 8;
 
     pub(super) fn is_available() -> bool {
         is_x86_feature_detected!("avx512f")
@@ -107,96 +113,105 @@ mod wide {
     /// See [`super::transpose`]; for whole tiles.
     #[target_feature(enable = "avx512f,avx512bw,gfni")]
     pub(super) fn transpose(columns: &[u128], stride: usize, rows: &mut [u128]) {
+        // What does not fit the registers waits in the nearest cache; nothing is moved but by them.
+        let mut squares = [[_mm512_setzero_si512(); GROUPS]; PARTS];
         for (tile, rows) in rows.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
-            let mut groups = [[_mm512_setzero_si512(); 8]; 16];
-            for (group, columns) in groups.iter_mut().zip(columns.chunks(8 * stride)) {
+            for (group, columns) in columns.chunks(8 * stride).enumerate().take(GROUPS) {
                 let mut eight = [_mm512_setzero_si512(); 8];
                 // In reverse: the matrix product below numbers bits from the highest.
                 for (register, column) in eight.iter_mut().rev().zip(columns.chunks_exact(stride)) {
-                    let words: &[u128; 4] = column[4 * tile..][..4].try_into().expect("four words");
-                    // SAFETY: the array has the 64 bytes that are loaded.
-                    *register = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
+                    *register = load(column[4 * tile..][..4].as_array().expect("four words"));
                 }
-                *group = squares(eight);
+                for (part, square) in transpose_squares(eight).into_iter().enumerate() {
+                    squares[part][group] = square;
+                }
             }
-            for (part, registers) in transposed(groups).into_iter().enumerate() {
-                let bytes = swap_bytes(registers);
-                for (row, register) in bytes.into_iter().enumerate() {
-                    let row = 16 * part + row;
-                    store(register, [row, SIDE + row, 2 * SIDE + row, 3 * SIDE + row], rows);
+            for (part, registers) in squares.iter().enumerate() {
+                let bytes = swap_bytes(*registers);
+                for (four, registers) in bytes.as_chunks().0.iter().enumerate() {
+                    let first = 16 * part + 4 * four;
+                    for (lane, register) in swap_lanes(*registers).into_iter().enumerate() {
+                        let to = rows[SIDE * lane + first..][..4].as_mut_array();
+                        store(to.expect("four rows"), register);
+                    }
                 }
             }
         }
     }
 
-    /// The registers of each part, one from every group.
-    fn transposed(groups: [[__m512i; 8]; 16]) -> [[__m512i; 16]; 8] {
-        std::array::from_fn(|part| groups.map(|group| group[part]))
-    }
-
     /// Eight columns as squares of 8 x 8 bits, each transposed: byte `r` of lane `l` of register `k` is for row `128 l + 16 k + r`.
+    #[inline]
     #[target_feature(enable = "avx512f,avx512bw,gfni")]
-    fn squares(columns: [__m512i; 8]) -> [__m512i; 8] {
+    fn transpose_squares(columns: [__m512i; 8]) -> [__m512i; PARTS] {
         let [c0, c1, c2, c3, c4, c5, c6, c7] = columns;
-        let mut squares = [_mm512_setzero_si512(); 8];
-        let halves = [
-            [
-                _mm512_unpacklo_epi8(c0, c1),
-                _mm512_unpacklo_epi8(c2, c3),
-                _mm512_unpacklo_epi8(c4, c5),
-                _mm512_unpacklo_epi8(c6, c7),
-            ],
-            [
-                _mm512_unpackhi_epi8(c0, c1),
-                _mm512_unpackhi_epi8(c2, c3),
-                _mm512_unpackhi_epi8(c4, c5),
-                _mm512_unpackhi_epi8(c6, c7),
-            ],
-        ];
-        for (squares, [a, b, c, d]) in squares.chunks_exact_mut(4).zip(halves) {
-            let (low, high) = (_mm512_unpacklo_epi16(a, b), _mm512_unpackhi_epi16(a, b));
-            let (low2, high2) = (_mm512_unpacklo_epi16(c, d), _mm512_unpackhi_epi16(c, d));
+        let (a, b) = (_mm512_unpacklo_epi8(c0, c1), _mm512_unpackhi_epi8(c0, c1));
+        let (c, d) = (_mm512_unpacklo_epi8(c2, c3), _mm512_unpackhi_epi8(c2, c3));
+        let (e, f) = (_mm512_unpacklo_epi8(c4, c5), _mm512_unpackhi_epi8(c4, c5));
+        let (g, h) = (_mm512_unpacklo_epi8(c6, c7), _mm512_unpackhi_epi8(c6, c7));
+        let mut squares = [_mm512_setzero_si512(); PARTS];
+        for (squares, [a, c, e, g]) in
+            squares.as_chunks_mut::<4>().0.iter_mut().zip([[a, c, e, g], [b, d, f, h]])
+        {
+            let (low, high) = (_mm512_unpacklo_epi16(a, c), _mm512_unpackhi_epi16(a, c));
+            let (low2, high2) = (_mm512_unpacklo_epi16(e, g), _mm512_unpackhi_epi16(e, g));
             squares[0] = _mm512_unpacklo_epi32(low, low2);
             squares[1] = _mm512_unpackhi_epi32(low, low2);
             squares[2] = _mm512_unpacklo_epi32(high, high2);
             squares[3] = _mm512_unpackhi_epi32(high, high2);
         }
         let identity = _mm512_set1_epi64(0x8040_2010_0804_0201_u64.cast_signed());
-        squares.map(|square| _mm512_gf2p8affine_epi64_epi8::<0>(identity, square))
+        for square in &mut squares {
+            *square = _mm512_gf2p8affine_epi64_epi8::<0>(identity, *square);
+        }
+        squares
     }
 
     /// Swaps registers and bytes in each lane: byte `g` of register `r` was byte `r` of register `g`.
     ///
     /// Each of the four shuffles rotates the eight bits of (register, byte) by one.
+    #[inline]
     #[target_feature(enable = "avx512f,avx512bw,gfni")]
     fn swap_bytes(mut registers: [__m512i; 16]) -> [__m512i; 16] {
         for _ in 0..4 {
-            registers = std::array::from_fn(|index| {
-                let (low, high) = (registers[index / 2], registers[index / 2 + 8]);
-                if index % 2 == 0 {
-                    _mm512_unpacklo_epi8(low, high)
-                } else {
-                    _mm512_unpackhi_epi8(low, high)
-                }
-            });
+            let [low, high] = registers.as_chunks::<8>().0 else { unreachable!("16 are twice 8") };
+            let mut shuffled = [_mm512_setzero_si512(); 16];
+            for (index, two) in shuffled.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                two[0] = _mm512_unpacklo_epi8(low[index], high[index]);
+                two[1] = _mm512_unpackhi_epi8(low[index], high[index]);
+            }
+            registers = shuffled;
         }
         registers
     }
 
-    /// The four lanes of a register to four rows.
+    /// Swaps registers and lanes: lane `r` of register `l` was lane `l` of register `r`.
+    #[inline]
     #[target_feature(enable = "avx512f,avx512bw,gfni")]
-    fn store(register: __m512i, places: [usize; 4], rows: &mut [u128; ROWS]) {
-        let lanes = [
-            _mm512_extracti32x4_epi32::<0>(register),
-            _mm512_extracti32x4_epi32::<1>(register),
-            _mm512_extracti32x4_epi32::<2>(register),
-            _mm512_extracti32x4_epi32::<3>(register),
-        ];
-        for (place, lane) in places.into_iter().zip(lanes) {
-            let row: *mut u128 = &raw mut rows[place];
-            // SAFETY: the row has the 16 bytes that are stored.
-            unsafe { _mm_storeu_si128(row.cast(), lane) };
-        }
+    fn swap_lanes([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+        let low = _mm512_shuffle_i32x4::<0b01_00_01_00>(a, b);
+        let low2 = _mm512_shuffle_i32x4::<0b01_00_01_00>(c, d);
+        let high = _mm512_shuffle_i32x4::<0b11_10_11_10>(a, b);
+        let high2 = _mm512_shuffle_i32x4::<0b11_10_11_10>(c, d);
+        [
+            _mm512_shuffle_i32x4::<0b10_00_10_00>(low, low2),
+            _mm512_shuffle_i32x4::<0b11_01_11_01>(low, low2),
+            _mm512_shuffle_i32x4::<0b10_00_10_00>(high, high2),
+            _mm512_shuffle_i32x4::<0b11_01_11_01>(high, high2),
+        ]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,gfni")]
+    fn load(words: &[u128; 4]) -> __m512i {
+        // SAFETY: the array has the 64 bytes that are loaded; the load needs no alignment.
+        unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,gfni")]
+    fn store(words: &mut [u128; 4], register: __m512i) {
+        // SAFETY: the array has the 64 bytes that are stored; the store needs no alignment.
+        unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), register) };
     }
 }
 
