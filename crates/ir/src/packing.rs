@@ -83,6 +83,33 @@ impl Packer {
         *self = packer;
     }
 
+    /// Appends the low bits of each of `words`, as many as `widths` say in turn, again and again; 1 to 64. Faster than one
+    /// by one.
+    pub fn push_in_turn(&mut self, words: &[u64], widths: &[u32]) {
+        let turn: usize = widths.iter().map(|&width| width as usize).sum();
+        let most = self.filled as usize + words.len().div_ceil(widths.len().max(1)) * turn;
+        let start = self.bytes.len();
+        self.bytes.resize(start + 8 * (most / 64 + 1), 0);
+        let whole = self.bytes[start..].as_chunks_mut::<8>().0;
+        // A word is written whenever something comes to it, so that nothing here depends on where words end.
+        let (mut at, mut pending, mut filled) = (0, self.pending, self.filled);
+        for words in words.chunks(widths.len().max(1)) {
+            for (word, width) in words.iter().zip(widths) {
+                let word = word & (u64::MAX >> (64 - width));
+                let low = pending | word << filled;
+                let high = word >> 1 >> (63 - filled);
+                whole[at] = low.to_le_bytes();
+                filled += width;
+                let is_full = filled >> 6;
+                pending = if is_full == 1 { high } else { low };
+                at += is_full as usize;
+                filled &= 63;
+            }
+        }
+        (self.pending, self.filled) = (pending, filled);
+        self.bytes.truncate(start + 8 * at);
+    }
+
     /// Appends the first `bits` bits of `bytes`.
     ///
     /// # Panics
@@ -121,51 +148,51 @@ impl Packer {
 #[derive(Clone)]
 pub struct Unpacker<'a> {
     bytes: &'a [u8],
-    pending: u64,
-    filled: u32,
+    /// Bits already read.
+    position: usize,
 }
 
 impl<'a> Unpacker<'a> {
     /// From the first bit of `bytes`.
     #[must_use]
     pub const fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, pending: 0, filled: 0 }
+        Self { bytes, position: 0 }
     }
 
     /// The next value of `bits` bits, at most 64; zeros past the end.
     #[inline]
     pub fn next(&mut self, bits: u32) -> u64 {
-        if bits == 0 {
-            return 0;
-        }
-        let mask = u64::MAX >> (64 - bits);
-        if bits <= self.filled {
-            let value = self.pending & mask;
-            self.pending = self.pending.checked_shr(bits).unwrap_or(0);
-            self.filled -= bits;
-            return value;
-        }
-        let word = self.word();
-        let value = (self.pending | word << self.filled) & mask;
-        let used = bits - self.filled;
-        self.pending = word.checked_shr(used).unwrap_or(0);
-        self.filled = 64 - used;
-        value
+        let (window, passed) = self.window::<16>(bits as usize);
+        let mask = u64::MAX.checked_shr(64 - bits).unwrap_or(0);
+        (u128::from_le_bytes(window) >> passed) as u64 & mask
+    }
+
+    /// The byte in which the next bit stands and those after it, zeros past the end, and how many bits of it were passed
+    /// before. Goes on by `bits`.
+    #[inline]
+    pub fn window<const BYTES: usize>(&mut self, bits: usize) -> ([u8; BYTES], u32) {
+        let (byte, passed) = (self.position / 8, (self.position % 8) as u32);
+        self.position += bits;
+        let rest = self.bytes.get(byte..).unwrap_or_default();
+        let window = rest.first_chunk().copied().unwrap_or_else(|| {
+            let mut window = [0; BYTES];
+            window[..rest.len()].copy_from_slice(rest);
+            window
+        });
+        (window, passed)
     }
 
     /// The next values of `bits` bits, 1 to 64; zeros past the end. Faster than one by one.
     pub fn fill(&mut self, values: &mut [u64], bits: u32) {
         let mask = u64::MAX >> (64 - bits);
-        let mut unpacker = self.clone();
         for values in values.chunks_mut((64 / bits) as usize) {
-            let word = unpacker.next(bits * values.len() as u32);
+            let word = self.next(bits * values.len() as u32);
             let mut shift = 0;
             for value in values {
                 *value = word >> shift & mask;
                 shift += bits;
             }
         }
-        *self = unpacker;
     }
 
     /// The next `bits` bits as bytes, the last one filled up with zeros; zeros past the end.
@@ -174,30 +201,20 @@ impl<'a> Unpacker<'a> {
     /// Where `bytes` has no room for them.
     pub fn fill_bytes(&mut self, bytes: &mut [u8], bits: usize) {
         let (words, rest) = bytes[..bits.div_ceil(8)].split_at_mut(bits / 64 * 8);
-        if self.filled == 0 && words.len() <= self.bytes.len() {
-            let (now, later) = self.bytes.split_at(words.len());
-            words.copy_from_slice(now);
-            self.bytes = later;
-        } else {
-            let mut unpacker = self.clone();
-            for word in words.as_chunks_mut::<8>().0 {
-                *word = unpacker.next(64).to_le_bytes();
+        let first = self.position / 8;
+        match self.bytes.get(first..first + words.len()) {
+            Some(now) if self.position.is_multiple_of(8) => {
+                words.copy_from_slice(now);
+                self.position += 8 * words.len();
             }
-            *self = unpacker;
+            _ => {
+                for word in words.as_chunks_mut::<8>().0 {
+                    *word = self.next(64).to_le_bytes();
+                }
+            }
         }
         let last = self.next((bits % 64) as u32).to_le_bytes();
         rest.copy_from_slice(&last[..rest.len()]);
-    }
-
-    fn word(&mut self) -> u64 {
-        if let Some((word, rest)) = self.bytes.split_first_chunk() {
-            self.bytes = rest;
-            return u64::from_le_bytes(*word);
-        }
-        let mut word = [0; 8];
-        word[..self.bytes.len()].copy_from_slice(self.bytes);
-        self.bytes = &[];
-        u64::from_le_bytes(word)
     }
 }
 
@@ -237,6 +254,40 @@ mod tests {
                 unpacker.fill(&mut read, bits);
                 let expected: Vec<u64> = values.iter().map(|v| v & (u64::MAX >> (64 - bits))).collect();
                 prop_assert_eq!(read, expected);
+            }
+        }
+
+        #[test]
+        fn words_of_widths_in_turn_are_the_same_as_one_by_one(
+            runs in prop::collection::vec(
+                (prop::collection::vec(1_u32..=64, 1..6), prop::collection::vec(any::<u64>(), 0..40)), 0..5),
+            lead in 0_u32..64,
+        ) {
+            let (mut one_by_one, mut in_turn) = (Packer::default(), Packer::default());
+            one_by_one.push(1, lead);
+            in_turn.push(1, lead);
+            for (widths, words) in &runs {
+                let turns = words.iter().zip(widths.iter().cycle());
+                turns.for_each(|(&word, &width)| one_by_one.push(word, width));
+                in_turn.push_in_turn(words, widths);
+            }
+            prop_assert_eq!(in_turn.finish(), one_by_one.finish());
+        }
+
+        #[test]
+        fn windows_show_what_comes(
+            bytes in prop::collection::vec(any::<u8>(), 0..40),
+            steps in prop::collection::vec(0_usize..70, 0..10),
+        ) {
+            let mut unpacker = Unpacker::new(&bytes);
+            let mut bits = Unpacker::new(&bytes);
+            for step in steps {
+                let (window, passed) = unpacker.window::<16>(step);
+                let mut window = u128::from_le_bytes(window) >> passed;
+                for _ in 0..step {
+                    prop_assert_eq!(bits.next(1), window as u64 & 1);
+                    window >>= 1;
+                }
             }
         }
 

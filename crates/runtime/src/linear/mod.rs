@@ -4,6 +4,7 @@ mod lanes;
 mod lattice;
 mod ot;
 mod pads;
+mod single;
 mod step;
 mod transfer;
 

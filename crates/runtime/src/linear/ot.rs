@@ -6,10 +6,11 @@
 //! | adds `p_0 + c x` to its share | `<-` payload | masks `x` for each bit; subtracts `p_0` from its share |
 //!
 //! A window of chunks is on its way at any time; neither party holds more of the stream than that. While the
-//! session's thread extends and talks, others work on the vectors of chunks: each adds to a share of its own.
+//! session's thread extends and talks, others work on chunks: each adds to a share of its own.
 
+use super::single::{Place, SingleTransfers};
 use super::transfer::VectorTransfers;
-use crate::ot::{Code, OtReceiver, OtSender};
+use crate::ot::{BLOCK, Code, OfferedRows, OtReceiver, OtSender, Plane, ReceiverBlock};
 use crate::packing::{Packer, Unpacker};
 use crate::threads::Threads;
 use crate::{Channel, RuntimeError};
@@ -41,6 +42,7 @@ pub(super) fn choose(
 ) -> Result<Zeroizing<Vec<u64>>, RuntimeError> {
     let mut workers = Worker::team(product, threads);
     let at_once = workers.len();
+    let mut requests = Worker::new(product);
     let mut lane = channel.lane();
     let mut chunks = chunks(&product);
     let mut in_flight: VecDeque<(Range<usize>, Zeroizing<Vec<u128>>)> = VecDeque::new();
@@ -54,9 +56,10 @@ pub(super) fn choose(
                 while in_flight.len() < WINDOW
                     && let Some(chunk) = chunks.next()
                 {
-                    let bits = choice_bits(&product, &choices[chunk.clone()]);
-                    let keys =
-                        receiver.extend(&mut lane, product.kind, Code::OneOf2, &bits)?.keys();
+                    let wanted = choice_plane(&product, &choices[chunk.clone()]);
+                    let wanted = (chunk.len() * product.choice_bits as usize, &wanted[..]);
+                    let block = receiver.extend(&mut lane, product.kind, Code::OneOf2, wanted)?;
+                    let keys = requests.take_pads(chunk.start, block);
                     in_flight.push_back((chunk, keys));
                 }
                 let Some((chunk, keys)) = in_flight.pop_front() else { break };
@@ -69,6 +72,7 @@ pub(super) fn choose(
             Ok::<_, RuntimeError>(next)
         })?;
         if next.is_empty() {
+            workers.push(requests);
             return Ok(Worker::share(workers));
         }
         buffers.extend(std::mem::replace(&mut jobs, next).into_iter().map(|job| job.payload));
@@ -91,14 +95,14 @@ pub(super) fn offer(
     let mut workers = Worker::team(product, threads);
     let at_once = workers.len();
     let mut chunks = chunks(&product);
-    let mut buffers: Vec<Vec<u8>> = Vec::new();
-    let mut receive = |channel: &mut Channel, chunk: Range<usize>, payload: Vec<u8>| {
+    let mut buffers: Vec<(Zeroizing<Vec<u128>>, Vec<u8>)> = Vec::new();
+    let mut receive = |channel: &mut Channel, chunk: Range<usize>, (spare, payload)| {
         let transfers = chunk.len() * product.choice_bits as usize;
-        let keys = sender.extend(channel, product.kind, Code::OneOf2, transfers)?.keys();
-        Ok::<_, RuntimeError>(Offered { chunk, keys, payload })
+        let block = sender.extend(channel, product.kind, Code::OneOf2, transfers)?;
+        Ok::<_, RuntimeError>(Offered { chunk, rows: block.take(spare), payload })
     };
     let Some(first) = chunks.next() else { return Ok(Worker::share(workers)) };
-    let mut jobs = vec![receive(channel, first, Vec::new())?];
+    let mut jobs = vec![receive(channel, first, Default::default())?];
     // All payload answers the first extension message and counts as one round with it.
     let mut lane = channel.lane();
     while !jobs.is_empty() {
@@ -111,7 +115,7 @@ pub(super) fn offer(
         for job in std::mem::replace(&mut jobs, next) {
             lane.send(&job.payload)?;
             watch(&lane);
-            buffers.push(job.payload);
+            buffers.push((job.rows.into_spare(), job.payload));
         }
     }
     Ok(Worker::share(workers))
@@ -142,6 +146,7 @@ fn together<J: Send, T>(
 /// A chunk as the chooser has it.
 struct Chosen {
     chunk: Range<usize>,
+    /// Empty where the vectors have one number.
     keys: Zeroizing<Vec<u128>>,
     payload: Vec<u8>,
 }
@@ -149,27 +154,38 @@ struct Chosen {
 /// A chunk as the OT sender has it, its payload still to be made.
 struct Offered {
     chunk: Range<usize>,
-    keys: Zeroizing<Vec<[u128; 2]>>,
+    rows: OfferedRows,
     payload: Vec<u8>,
 }
 
 /// What works on one chunk at a time, and adds up a part of the party's share.
 struct Worker {
     product: OtProduct,
-    transfers: VectorTransfers,
+    transfers: Transfers,
     share: Zeroizing<Vec<u64>>,
 }
 
+/// What becomes of the transfers.
+enum Transfers {
+    Single(SingleTransfers),
+    Vectors { transfers: Box<VectorTransfers>, keys: Zeroizing<Vec<[u128; 2]>> },
+}
+
 impl Worker {
+    fn new(product: OtProduct) -> Self {
+        let transfers = if product.len == 1 {
+            Transfers::Single(SingleTransfers::new(&product))
+        } else {
+            let transfers = Box::new(VectorTransfers::new(product));
+            Transfers::Vectors { transfers, keys: Zeroizing::default() }
+        };
+        let size = product.count * product.rows * product.len;
+        Self { product, transfers, share: Zeroizing::new(vec![0; size]) }
+    }
+
     /// One for each thread.
     fn team(product: OtProduct, threads: &Threads) -> Vec<Self> {
-        let size = product.count * product.rows * product.len;
-        let worker = |_| Self {
-            product,
-            transfers: VectorTransfers::new(product),
-            share: Zeroizing::new(vec![0; size]),
-        };
-        (0..threads.count().min(AT_ONCE)).map(worker).collect()
+        (0..threads.count().min(AT_ONCE)).map(|_| Self::new(product)).collect()
     }
 
     /// The sum of all their shares.
@@ -184,42 +200,77 @@ impl Worker {
 
     /// Makes the payload of a chunk.
     fn offer(&mut self, job: &mut Offered, vectors: &[u64]) {
-        let OtProduct { len, choice_bits, .. } = self.product;
+        let Self { product, transfers, share } = self;
+        let OtProduct { len, choice_bits, .. } = *product;
         let mut payload = Packer::over(std::mem::take(&mut job.payload));
-        self.transfers.go_to(job.chunk.start);
-        let keys = job.keys.chunks(choice_bits as usize);
-        for ((row, vector), keys) in places(&self.product, job.chunk.start).zip(keys) {
-            let vector = &vectors[vector * len..][..len];
-            let share = &mut self.share[row * len..][..len];
-            self.transfers.offer(keys, vector, share, &mut payload);
+        let places = places(product, job.chunk.start).take(job.chunk.len());
+        match transfers {
+            Transfers::Single(transfers) => {
+                let values = places.map(|(row, vector)| Place { row, number: vectors[vector] });
+                transfers.offer(&job.rows, values, share, &mut payload);
+            }
+            Transfers::Vectors { transfers, keys } => {
+                transfers.go_to(job.chunk.start);
+                job.rows.keys_to(keys);
+                for ((row, vector), keys) in places.zip(keys.chunks(choice_bits as usize)) {
+                    let vector = &vectors[vector * len..][..len];
+                    let share = &mut share[row * len..][..len];
+                    transfers.offer(keys, vector, share, &mut payload);
+                }
+            }
         }
         job.payload = payload.finish();
     }
 
+    /// What the chooser has to keep of the transfers of a chunk that begins with value number `first`: their keys, or nothing
+    /// where their pads can be added to its share at once.
+    fn take_pads(&mut self, first: usize, block: ReceiverBlock<'_>) -> Zeroizing<Vec<u128>> {
+        match &mut self.transfers {
+            Transfers::Single(transfers) => {
+                let values = places(&self.product, first).map(|(row, _)| Place { row, number: 0 });
+                let count = block.pads().len() / self.product.choice_bits as usize;
+                transfers.take_pads(block.pads(), values.take(count), &mut self.share);
+                Zeroizing::default()
+            }
+            Transfers::Vectors { .. } => block.keys(),
+        }
+    }
+
     /// Takes in the payload of a chunk.
     fn choose(&mut self, job: &mut Chosen, choices: &[u64]) {
+        let Self { product, transfers, share } = self;
+        let OtProduct { len, choice_bits, .. } = *product;
         let mut payload = Unpacker::new(&job.payload);
-        self.transfers.go_to(job.chunk.start);
-        let OtProduct { len, choice_bits, .. } = self.product;
-        let choices = choices[job.chunk.clone()].iter();
-        let values = choices.zip(job.keys.chunks(choice_bits as usize));
-        for ((row, _), (&value, keys)) in places(&self.product, job.chunk.start).zip(values) {
-            let share = &mut self.share[row * len..][..len];
-            self.transfers.choose(keys, value, share, &mut payload);
+        let values = places(product, job.chunk.start).zip(&choices[job.chunk.clone()]);
+        match transfers {
+            Transfers::Single(transfers) => {
+                let values = values.map(|((row, _), &number)| Place { row, number });
+                transfers.choose(values, share, &mut payload);
+            }
+            Transfers::Vectors { transfers, .. } => {
+                transfers.go_to(job.chunk.start);
+                for (((row, _), &value), keys) in values.zip(job.keys.chunks(choice_bits as usize))
+                {
+                    let share = &mut share[row * len..][..len];
+                    transfers.choose(keys, value, share, &mut payload);
+                }
+            }
         }
     }
 }
 
-/// The bits of a chunk's values, a byte each, least significant first.
-fn choice_bits(product: &OtProduct, choices: &[u64]) -> Zeroizing<Vec<u8>> {
-    let width = product.choice_bits as usize;
-    let mut all = Zeroizing::new(vec![0; choices.len() * width]);
-    for (bits, value) in all.chunks_exact_mut(width).zip(choices) {
-        for (at, bit) in bits.iter_mut().enumerate() {
-            *bit = (value >> at & 1) as u8;
-        }
+/// The bits of a chunk's values one after the other, least significant first.
+fn choice_plane(product: &OtProduct, choices: &[u64]) -> Zeroizing<[Plane; 1]> {
+    let mut packer = Packer::with_capacity(BLOCK / 8);
+    choices.iter().for_each(|&value| packer.push(value, product.choice_bits));
+    let bytes = Zeroizing::new(packer.finish());
+    let mut plane = Zeroizing::new([[0; BLOCK / 128]]);
+    for (word, bytes) in plane.as_flattened_mut().iter_mut().zip(bytes.chunks(16)) {
+        let mut whole = [0; 16];
+        whole[..bytes.len()].copy_from_slice(bytes);
+        *word = u128::from_le_bytes(whole);
     }
-    all
+    plane
 }
 
 /// The values of each chunk.

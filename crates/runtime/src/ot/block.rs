@@ -1,17 +1,20 @@
 //! One direction's work on a block of transfers: streams of columns, their sums, rows.
 
+use super::cipher::Part;
 use super::code::Code;
-use super::hash::{self, TweakedHash};
+use super::hash::TweakedHash;
 use super::transpose::{SIDE, transpose};
-use aes::Aes128Enc;
 use copriv_ir::Party;
-use zeroize::Zeroize;
+use zeroize::Zeroizing;
 
 /// Most transfers of one message.
 pub const BLOCK: usize = copriv_ir::cost::ot::BLOCK as usize;
 
 /// Words of 128 transfers in a block.
 pub(super) const WORDS: usize = BLOCK / SIDE;
+
+/// One bit of the choices of a block's transfers.
+pub type Plane = [u128; WORDS];
 
 /// What a tweak is for. All hashes of a session share a key, so no two uses may share a tweak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,18 +50,14 @@ pub(super) struct BlockState {
     pub hash: TweakedHash,
     /// Tweaks of the transfers.
     tweaks: Tweaks,
-    /// AES counter of the next block's column streams.
-    counter: u128,
-    /// Words in use in the current block.
-    words: usize,
-    counters: [u128; WORDS],
+    /// The current block's part of the columns' streams.
+    pub part: Part,
     /// What a message is received into or sent from.
     pub message: Vec<u8>,
-    stream: [u128; WORDS],
-    /// 128 columns of `WORDS` words, for IKNP sums of the code's columns.
-    columns: Vec<u128>,
+    /// The 128 columns that become rows, for IKNP sums of the code's columns.
+    pub columns: Zeroizing<Vec<Plane>>,
     /// One row for each transfer.
-    pub rows: Vec<u128>,
+    pub rows: Zeroizing<Vec<u128>>,
 }
 
 impl BlockState {
@@ -67,13 +66,10 @@ impl BlockState {
         Self {
             hash: TweakedHash::new(),
             tweaks: Tweaks::new(sender, domain),
-            counter: 0,
-            words: 0,
-            counters: [0; WORDS],
+            part: Part { counter: 0, words: 0 },
             message: Vec::new(),
-            stream: [0; WORDS],
-            columns: vec![0; SIDE * WORDS],
-            rows: vec![0; BLOCK],
+            columns: Zeroizing::new(vec![[0; WORDS]; SIDE]),
+            rows: Zeroizing::new(vec![0; BLOCK]),
         }
     }
 
@@ -82,78 +78,52 @@ impl BlockState {
     /// The columns are what the last block left in them.
     pub(super) fn begin(&mut self, count: usize) -> u128 {
         assert!(count <= BLOCK, "a block has at most {BLOCK} transfers, not {count}");
-        self.words = count.div_ceil(SIDE);
-        for counter in &mut self.counters[..self.words] {
-            *counter = self.counter;
-            self.counter += 1;
-        }
+        let counter = self.part.counter + self.part.words as u128;
+        self.part = Part { counter, words: count.div_ceil(SIDE) };
         self.tweaks.next(count)
-    }
-
-    /// The stream of one column.
-    #[inline]
-    pub(super) fn stream(&mut self, cipher: &Aes128Enc) -> &mut [u128] {
-        let Self { counters, stream, words, .. } = self;
-        let stream = &mut stream[..*words];
-        hash::encrypt_to(cipher, &counters[..*words], stream);
-        stream
-    }
-
-    /// Fills `stream` with as many words as the block has.
-    #[inline]
-    pub(super) fn stream_into(&self, cipher: &Aes128Enc, stream: &mut [u128; WORDS]) {
-        hash::encrypt_to(cipher, &self.counters[..self.words], &mut stream[..self.words]);
-    }
-
-    /// Puts the stream of a cipher in the place of one of the 128 columns that become rows.
-    #[inline]
-    pub(super) fn stream_to(&mut self, cipher: &Aes128Enc, column: usize) -> &mut [u128] {
-        let Self { counters, columns, words, .. } = self;
-        let column = &mut columns[column * WORDS..][..*words];
-        hash::encrypt_to(cipher, &counters[..*words], column);
-        column
     }
 
     /// Empties the columns into which others are mixed.
     pub(super) fn clear_columns(&mut self) {
-        self.columns.fill(0);
+        self.columns.as_flattened_mut().fill(0);
     }
 
-    /// Words in use in the current block.
-    pub(super) fn words(&self) -> usize {
-        self.words
-    }
-
-    /// One of the 128 columns that become rows.
-    pub(super) fn column(&mut self, column: usize) -> &mut [u128] {
-        &mut self.columns[column * WORDS..][..self.words]
-    }
-
-    /// Adds the stream, which is column `column` of `group`, into the mixed columns that take it.
+    /// Adds a column of `group` into the mixed columns that take it.
     #[inline]
-    pub(super) fn mix(&mut self, code: Code, group: usize, column: usize) {
+    pub(super) fn mix(&mut self, code: Code, (group, column): (usize, usize), stream: &Plane) {
         let size = code.group_size();
         for (part, _) in code.mixes().iter().enumerate().filter(|(_, mix)| *mix >> group & 1 == 1) {
-            let target = (part * size + column % size) * WORDS;
-            xor(&mut self.columns[target..target + self.words], &self.stream);
+            xor(&mut self.columns[part * size + column % size], stream);
         }
     }
 
     /// Turns the mixed columns into rows.
     pub(super) fn finish(&mut self) {
-        transpose(&self.columns, WORDS, &mut self.rows[..self.words * SIDE]);
+        let rows = &mut self.rows[..self.part.words * SIDE];
+        transpose(self.columns.as_flattened(), WORDS, rows);
     }
 }
 
-impl Drop for BlockState {
-    fn drop(&mut self) {
-        self.stream.zeroize();
-        self.columns.zeroize();
-        self.rows.zeroize();
+/// Adds a column to another.
+#[inline]
+pub(super) fn xor(sum: &mut Plane, words: &Plane) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has just been found to have this feature.
+        return unsafe { xor_avx2(sum, words) };
     }
+    xor_portable(sum, words);
 }
 
-pub(super) fn xor(sum: &mut [u128], words: &[u128]) {
+/// The portable way, compiled for processors with 256-bit registers.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn xor_avx2(sum: &mut Plane, words: &Plane) {
+    xor_portable(sum, words);
+}
+
+#[inline(always)]
+fn xor_portable(sum: &mut Plane, words: &Plane) {
     sum.iter_mut().zip(words).for_each(|(sum, word)| *sum ^= word);
 }
 
@@ -173,9 +143,13 @@ pub(super) fn gather(bytes: &[u8], bit: u32) -> [u128; WORDS] {
 
 /// Adds bit `j` of `plane` to bit `bit` of byte `j`.
 pub(super) fn scatter(plane: &[u128], bit: u32, bytes: &mut [u8]) {
-    for (bytes, word) in bytes.chunks_mut(SIDE).zip(plane) {
-        for (at, byte) in bytes.iter_mut().enumerate() {
-            *byte ^= ((word >> at & 1) as u8) << bit;
+    let eights = plane.iter().flat_map(|word| word.to_le_bytes());
+    for (bytes, eight) in bytes.chunks_mut(8).zip(eights) {
+        // Eight copies, one bit left in each; adding carries it to the top.
+        let copies = (u64::from(eight) * 0x0101_0101_0101_0101) & 0x8040_2010_0804_0201;
+        let ones = (copies + 0x7f7f_7f7f_7f7f_7f7f) >> 7 & 0x0101_0101_0101_0101;
+        for (byte, one) in bytes.iter_mut().zip((ones << bit).to_le_bytes()) {
+            *byte ^= one;
         }
     }
 }
@@ -189,21 +163,21 @@ pub(super) fn write(message: &mut [u8], column: &[u128]) {
     }
 }
 
-/// The words of a message's column.
-pub(super) fn words(column: &[u8]) -> impl Iterator<Item = u128> {
+/// The words of a message's column, zeros beyond its end.
+pub(super) fn read(column: &[u8], plane: &mut Plane) {
     let (whole, rest) = column.as_chunks();
-    let last = (!rest.is_empty()).then(|| {
-        let mut bytes = [0; 16];
-        bytes[..rest.len()].copy_from_slice(rest);
-        bytes
-    });
-    whole.iter().copied().chain(last).map(u128::from_le_bytes)
+    plane.iter_mut().zip(whole).for_each(|(word, bytes)| *word = u128::from_le_bytes(*bytes));
+    let mut last = [0; 16];
+    last[..rest.len()].copy_from_slice(rest);
+    if let Some((word, beyond)) = plane.get_mut(whole.len()..).and_then(<[_]>::split_first_mut) {
+        *word = u128::from_le_bytes(last);
+        beyond.fill(0);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aes::cipher::KeyInit;
     use std::collections::HashSet;
 
     #[test]
@@ -224,11 +198,12 @@ mod tests {
     #[test]
     fn column_streams_never_repeat() {
         let mut state = BlockState::new(Party::Server, Domain::Iknp);
-        let key = Aes128Enc::new(&[9; 16].into());
         let mut used = HashSet::new();
         for count in [1, 128, 129, BLOCK, 3] {
             state.begin(count);
-            assert!(state.stream(&key).iter().all(|word| used.insert(*word)));
+            let Part { counter, words } = state.part;
+            assert_eq!(words, count.div_ceil(128));
+            assert!((0..words as u128).all(|word| used.insert(counter + word)));
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Random 1-of-N transfers of every kind, block by block.
 
 use super::base::BaseOts;
-use super::hash::{self, TweakedHash};
+use super::block::{Plane, WORDS, scatter};
 use super::iknp::{IknpReceiver, IknpSender};
+use super::rows::{ReceiverBlock, SenderBlock};
 use super::silent::{SilentReceiver, SilentSender};
 use super::soft_spoken::{SoftSpokenReceiver, SoftSpokenSender};
 use super::{Code, Prg};
@@ -97,30 +98,31 @@ impl OtReceiver {
         Self { iknp: IknpReceiver::new(party, base), soft_spoken: Vec::new(), silent: None }
     }
 
-    /// Makes one transfer for each of `choices`, at most [`BLOCK`](super::BLOCK) of them and each less than
-    /// `code.options()`. The choices stay hidden from the sender.
+    /// Makes `count` transfers, at most [`BLOCK`](super::BLOCK), with these choices: a plane for each bit of them. What lies
+    /// in planes beyond `count` does not matter. The choices stay hidden from the sender.
     ///
     /// # Errors
     /// [`RuntimeError::NotSetUp`], [`RuntimeError::NotReserved`] where the session was not prepared for them; as
     /// [`Channel::send`].
     ///
     /// # Panics
-    /// If there are more than [`BLOCK`](super::BLOCK) choices.
+    /// If `count` is greater than [`BLOCK`](super::BLOCK), or there are not as many planes as bits of a choice.
     pub fn extend(
         &mut self,
         channel: &mut Channel,
         kind: OtKind,
         code: Code,
-        choices: &[u8],
+        (count, choices): (usize, &[Plane]),
     ) -> Result<ReceiverBlock<'_>, RuntimeError> {
+        assert_eq!(choices.len(), code.bits() as usize, "a plane for each bit of a choice");
         match kind {
-            OtKind::Iknp => self.iknp.extend(channel, code, choices),
+            OtKind::Iknp => self.iknp.extend(channel, code, (count, choices)),
             OtKind::SoftSpoken2 | OtKind::SoftSpoken4 | OtKind::SoftSpoken8 => {
-                self.soft_spoken(kind)?.extend(channel, code, choices)
+                self.soft_spoken(kind)?.extend(channel, (count, choices))
             }
             OtKind::Silent => {
                 let receiver = self.silent.as_mut().ok_or(RuntimeError::NotSetUp { kind })?;
-                receiver.extend(channel, code, choices)
+                receiver.extend(channel, code, (count, choices))
             }
         }
     }
@@ -142,8 +144,10 @@ impl OtReceiver {
     ) -> Result<(Zeroizing<Vec<u8>>, ReceiverBlock<'_>), RuntimeError> {
         match kind {
             OtKind::Iknp => {
-                let choices = random_choices(rng, code, count);
-                let block = self.iknp.extend(channel, code, &choices)?;
+                let planes = random_planes(rng, code);
+                let mut choices = Zeroizing::new(vec![0; count]);
+                (0..).zip(&*planes).for_each(|(bit, plane)| scatter(plane, bit, &mut choices));
+                let block = self.iknp.extend(channel, code, (count, &planes))?;
                 Ok((choices, block))
             }
             OtKind::SoftSpoken2 | OtKind::SoftSpoken4 | OtKind::SoftSpoken8 => {
@@ -162,84 +166,13 @@ impl OtReceiver {
     }
 }
 
-/// A block of transfers as the sender knows them. The pads are derived when asked for.
-pub struct SenderBlock<'a> {
-    pub(super) rows: &'a [u128],
-    /// What is added to a row for each option.
-    pub(super) offsets: &'a [u128],
-    /// Tweak of the first transfer.
-    pub(super) first: u128,
-    pub(super) hash: &'a TweakedHash,
-}
-
-impl SenderBlock<'_> {
-    /// Calls `f` with the position of each transfer and its N pads.
-    #[inline]
-    pub fn for_each(self, f: impl FnMut(usize, &[u128])) {
-        match self.offsets.len() {
-            2 => self.each::<2>(f),
-            4 => self.each::<4>(f),
-            8 => self.each::<8>(f),
-            _ => self.each::<16>(f),
-        }
+/// Random choices of a whole block.
+fn random_planes(rng: &mut Prg, code: Code) -> Zeroizing<Vec<Plane>> {
+    let mut planes = Zeroizing::new(vec![[0; WORDS]; code.bits() as usize]);
+    for word in planes.as_flattened_mut() {
+        *word = u128::from_le_bytes(rng.array());
     }
-
-    /// Both pads of each transfer; for 1-of-2 transfers.
-    #[must_use]
-    pub fn keys(self) -> Zeroizing<Vec<[u128; 2]>> {
-        let mut keys = Zeroizing::new(Vec::with_capacity(self.rows.len()));
-        if let Some(offsets) = self.offsets.first_chunk::<2>() {
-            keys.extend(self.rows.iter().map(|row| offsets.map(|offset| row ^ offset)));
-        }
-        self.hash.hash(keys.as_flattened_mut(), |index| self.first + (index / 2) as u128);
-        keys
-    }
-
-    #[inline]
-    fn each<const OPTIONS: usize>(self, mut f: impl FnMut(usize, &[u128])) {
-        let Some(offsets) = self.offsets.first_chunk::<OPTIONS>() else { return };
-        let mut pads = Zeroizing::new([0; hash::BATCH]);
-        let mut position = 0;
-        for rows in self.rows.chunks(hash::BATCH / OPTIONS) {
-            let pads = &mut pads[..rows.len() * OPTIONS];
-            for (pads, row) in pads.as_chunks_mut::<OPTIONS>().0.iter_mut().zip(rows) {
-                *pads = offsets.map(|offset| row ^ offset);
-            }
-            let first = self.first + position as u128;
-            self.hash.hash(pads, |index| first + (index / OPTIONS) as u128);
-            for pads in pads.as_chunks::<OPTIONS>().0 {
-                f(position, pads);
-                position += 1;
-            }
-        }
-    }
-}
-
-/// A block of transfers as the receiver knows them.
-pub struct ReceiverBlock<'a> {
-    pub(super) pads: &'a [u128],
-}
-
-impl ReceiverBlock<'_> {
-    /// The chosen pad of each transfer.
-    #[must_use]
-    pub fn pads(&self) -> &[u128] {
-        self.pads
-    }
-
-    /// The chosen pad of each transfer, to keep.
-    #[must_use]
-    pub fn keys(self) -> Zeroizing<Vec<u128>> {
-        Zeroizing::new(self.pads.to_vec())
-    }
-}
-
-fn random_choices(rng: &mut Prg, code: Code, count: usize) -> Zeroizing<Vec<u8>> {
-    let mut choices = Zeroizing::new(vec![0; count]);
-    rng.fill(&mut choices);
-    let mask = u8::MAX >> (8 - code.bits());
-    choices.iter_mut().for_each(|choice| *choice &= mask);
-    choices
+    planes
 }
 
 impl fmt::Debug for OtSender {
@@ -296,9 +229,11 @@ mod tests {
                 let (choices, block) = if at_random {
                     receiver.extend_random(channel, kind, code, (count, rng)).expect("extends")
                 } else {
-                    let choices = random_choices(rng, code, count);
-                    let block = receiver.extend(channel, kind, code, &choices).expect("extends");
-                    (choices, block)
+                    let planes = random_planes(rng, code);
+                    let mut choices = Zeroizing::new(vec![0; count]);
+                    (0..).zip(&*planes).for_each(|(bit, plane)| scatter(plane, bit, &mut choices));
+                    let block = receiver.extend(channel, kind, code, (count, &planes));
+                    (choices, block.expect("extends"))
                 };
                 seen.chosen.extend(choices.iter().copied().zip(block.pads().iter().copied()));
             }

@@ -1,7 +1,10 @@
 //! Breaking correlations: a tweakable hash from AES with a fixed key.
 
+#[cfg(target_arch = "x86_64")]
+use super::wide_aes::{self, RoundKeys};
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
 use aes::{Aes128Enc, Block};
+use std::fmt;
 use zeroize::Zeroizing;
 
 /// `H(x, i) = pi(pi(x) ^ i) ^ pi(x)` with `pi` = AES-128 under a public key.
@@ -9,34 +12,103 @@ use zeroize::Zeroizing;
 /// Tweakable circular correlation robust in the random-permutation model (TMMO of Guo, Katz, Wang and Yu,
 /// "Efficient and secure multiparty computation from fixed-key block ciphers", S&P 2020): for a secret
 /// `d`, the values `H(x ^ d, i)` at tweaks `i` that do not repeat look random.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct TweakedHash {
     pi: Aes128Enc,
+    /// The same for the widest registers, where the processor has them.
+    #[cfg(target_arch = "x86_64")]
+    wide: Option<RoundKeys>,
 }
+
+/// The tweaks of values one after the other: the first `2^shared` have `first`, as many after them the next one, and so on.
+#[derive(Clone, Copy, Debug)]
+pub struct TweakRun {
+    /// The first one.
+    pub first: u128,
+    /// Logarithm of how many values share one.
+    pub shared: u32,
+}
+
+impl TweakRun {
+    /// One for each value.
+    #[must_use]
+    pub const fn each(first: u128) -> Self {
+        Self { first, shared: 0 }
+    }
+
+    /// The same for all.
+    #[must_use]
+    pub const fn same(tweak: u128) -> Self {
+        Self { first: tweak, shared: usize::BITS - 1 }
+    }
+
+    /// That of value number `position`.
+    fn tweak(self, position: usize) -> u128 {
+        self.first + (position >> self.shared) as u128
+    }
+}
+
+/// The first digits of pi: nothing up its sleeve.
+const KEY: [u8; 16] = 0x243f_6a88_85a3_08d3_1319_8a2e_0370_7344_u128.to_be_bytes();
 
 /// Blocks that are hashed together: many, because each call of the cipher has to spread its keys.
 pub(super) const BATCH: usize = 256;
 
 impl TweakedHash {
-    /// The hash. The key is the first digits of pi: nothing up its sleeve.
+    /// The hash.
     #[must_use]
     pub fn new() -> Self {
         Self {
-            pi: Aes128Enc::new(
-                &0x243f_6a88_85a3_08d3_1319_8a2e_0370_7344_u128.to_be_bytes().into(),
-            ),
+            pi: Aes128Enc::new(&KEY.into()),
+            #[cfg(target_arch = "x86_64")]
+            wide: RoundKeys::new(&KEY),
         }
     }
 
-    /// Replaces each `x` by `H(x, tweak)`; `tweak` maps a position to its tweak.
+    /// Replaces each `x` by `H(x, i)`, `i` being its tweak.
     #[inline]
-    pub fn hash(&self, values: &mut [u128], tweak: impl Fn(usize) -> u128) {
+    pub fn hash(&self, values: &mut [u128], tweaks: TweakRun) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(pi) = &self.wide
+            && (tweaks.first as u64).checked_add(values.len() as u64).is_some()
+        {
+            // SAFETY: there are such round keys only where the processor has what it needs.
+            return unsafe { wide_aes::hash(pi, values, tweaks) };
+        }
+        self.hash_portable(values, tweaks);
+    }
+
+    /// The hashes of rows, and of rows plus `offset`, both at tweaks from `first` on.
+    ///
+    /// # Panics
+    /// If there are not as many places as rows.
+    pub(super) fn hash_pairs(
+        &self,
+        (rows, offset): (&[u128], u128),
+        first: u128,
+        [zero, one]: [&mut [u128]; 2],
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(pi) = &self.wide
+            && (first as u64).checked_add(rows.len() as u64).is_some()
+        {
+            // SAFETY: as above.
+            return unsafe { wide_aes::hash_pairs(pi, (rows, offset), first, [zero, one]) };
+        }
+        for (to, offset) in [(zero, 0), (one, offset)] {
+            to.copy_from_slice(rows);
+            to.iter_mut().for_each(|row| *row ^= offset);
+            self.hash_portable(to, TweakRun::each(first));
+        }
+    }
+
+    fn hash_portable(&self, values: &mut [u128], tweaks: TweakRun) {
         let mut room = Zeroizing::new([0; BATCH]);
         for (batch, values) in values.chunks_mut(BATCH).enumerate() {
             let inner = &mut room[..values.len()];
             encrypt_to(&self.pi, values, inner);
             for (position, (value, inner)) in values.iter_mut().zip(&*inner).enumerate() {
-                *value = inner ^ tweak(batch * BATCH + position);
+                *value = inner ^ tweaks.tweak(batch * BATCH + position);
             }
             self.permute(values);
             values.iter_mut().zip(&*inner).for_each(|(value, inner)| *value ^= inner);
@@ -107,6 +179,12 @@ fn blocks_mut(values: &mut [u128]) -> &mut [Block] {
     unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
 }
 
+impl fmt::Debug for TweakedHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TweakedHash").finish_non_exhaustive()
+    }
+}
+
 impl Default for TweakedHash {
     fn default() -> Self {
         Self::new()
@@ -128,12 +206,38 @@ mod tests {
     }
 
     #[test]
-    fn batches_follow_the_definition() {
-        let mut values: Vec<u128> = (0..600).map(|i| (i * i) << 60).collect();
-        let expected: Vec<u128> =
-            values.iter().zip(1000..).map(|(&x, tweak)| reference(x, tweak)).collect();
-        TweakedHash::new().hash(&mut values, |position| 1000 + position as u128);
-        assert_eq!(values, expected);
+    fn every_way_follows_the_definition() {
+        let hash = TweakedHash::new();
+        for (len, first) in
+            [(600, 1000), (1, 3), (47, 1 << 127 | 5), (100, u128::from(u64::MAX) - 7)]
+        {
+            for shared in [0, 1, 2, 3, 4, usize::BITS - 1] {
+                let run = TweakRun { first, shared };
+                let values: Vec<u128> = (0..len).map(|i| (i * i) << 60).collect();
+                let mut expected = values.clone();
+                for (position, value) in expected.iter_mut().enumerate() {
+                    *value = reference(*value, first + (position >> shared) as u128);
+                }
+                let [mut best, mut portable] = [values.clone(), values];
+                hash.hash(&mut best, run);
+                hash.hash_portable(&mut portable, run);
+                assert_eq!(best, expected, "{run:?}");
+                assert_eq!(portable, expected, "{run:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn pairs_are_hashed_one_by_one() {
+        let hash = TweakedHash::new();
+        for (len, first) in [(600, 1000), (25, 1 << 127 | 5), (100, u128::from(u64::MAX) - 7)] {
+            let rows: Vec<u128> = (0..len).map(|i| (i * i) << 60).collect();
+            let [mut zero, mut one] = [(); 2].map(|()| vec![0; rows.len()]);
+            hash.hash_pairs((&rows, 77), first, [&mut zero, &mut one]);
+            for ((row, tweak), pair) in rows.iter().zip(first..).zip(zero.iter().zip(&one)) {
+                assert_eq!(pair, (&reference(*row, tweak), &reference(row ^ 77, tweak)));
+            }
+        }
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! IKNP: 240 base transfers stretched into any number of random 1-of-N transfers.
 
 use super::base::BaseOts;
-use super::block::{BlockState, Domain, WORDS, gather, words, write, xor};
+use super::block::{BlockState, Domain, Plane, WORDS, read, write, xor};
+use super::cipher::Cipher;
 use super::code::Code;
-use super::extension::{ReceiverBlock, SenderBlock};
+use super::hash::TweakRun;
+use super::rows::{ReceiverBlock, SenderBlock};
 use crate::{Channel, RuntimeError};
-use aes::Aes128Enc;
-use aes::cipher::KeyInit;
 use copriv_ir::Party;
 use zeroize::Zeroizing;
 
@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 /// | `q_c = G(k_c[s_c]) ^ s_c u_c` | | |
 /// | pad `w`: `H(mix(q_j ^ s & code(w)), j)` | | pad `w_j`: `H(mix(t_j), j)` |
 pub(super) struct IknpSender {
-    columns: Vec<Aes128Enc>,
+    columns: Vec<Cipher>,
     /// The secret `s`, one byte of zeros or ones a column.
     masks: Zeroizing<Vec<u8>>,
     /// `mix(s & code(w))` for each code and `w`.
@@ -31,7 +31,7 @@ pub(super) struct IknpSender {
 
 /// The party that learns one pad of each transfer. See [`IknpSender`].
 pub(super) struct IknpReceiver {
-    columns: Vec<[Aes128Enc; 2]>,
+    columns: Vec<[Cipher; 2]>,
     block: BlockState,
 }
 
@@ -45,7 +45,7 @@ impl IknpSender {
             }
         }
         Self {
-            columns: base.chosen.iter().map(cipher).collect(),
+            columns: base.chosen.iter().map(Cipher::new).collect(),
             masks: Zeroizing::new(masks),
             offsets,
             block: BlockState::new(party, Domain::Iknp),
@@ -72,73 +72,71 @@ impl IknpSender {
         message.resize(code.columns() * bytes, 0);
         channel.recv_into(&mut message)?;
         let corrections = message.chunks_exact(bytes.max(1));
-        if code == Code::OneOf2 {
-            // Its columns are not mixed.
-            for (column, correction) in corrections.enumerate() {
-                let mask = u128::from_le_bytes([self.masks[column]; 16]);
-                let stream = self.block.stream_to(&self.columns[column], column);
-                unmask(stream, correction, mask);
-            }
-        } else {
+        let groups = code.groups();
+        let places = groups.flat_map(|group| code.columns_of(group).map(move |at| (group, at)));
+        if code != Code::OneOf2 {
             self.block.clear_columns();
-            let columns = code
-                .groups()
-                .flat_map(|group| code.columns_of(group).map(move |column| (group, column)));
-            for ((group, column), correction) in columns.zip(corrections) {
-                let mask = u128::from_le_bytes([self.masks[column]; 16]);
-                unmask(self.block.stream(&self.columns[column]), correction, mask);
-                self.block.mix(code, group, column);
+        }
+        let (mut correction, mut stream) = ([0; WORDS], Zeroizing::new([0; WORDS]));
+        for (place, bits) in places.zip(corrections) {
+            read(bits, &mut correction);
+            let mask = u128::from_le_bytes([self.masks[place.1]; 16]);
+            let (cipher, correction) = (&self.columns[place.1], (&correction, mask));
+            if code == Code::OneOf2 {
+                // Its columns are not mixed.
+                cipher.unmask(self.block.part, correction, &mut self.block.columns[place.1]);
+            } else {
+                cipher.unmask(self.block.part, correction, &mut stream);
+                self.block.mix(code, place, &stream);
             }
         }
         self.block.message = message;
         self.block.finish();
         let offsets = &self.offsets[code.bits() as usize - 1][..code.options()];
-        let BlockState { rows, hash, .. } = &self.block;
-        Ok(SenderBlock { rows: &rows[..count], offsets, first, hash })
+        let BlockState { rows, hash, .. } = &mut self.block;
+        Ok(SenderBlock { rows, count, offsets, first, hash })
     }
 }
 
 impl IknpReceiver {
     pub(super) fn new(party: Party, base: &BaseOts) -> Self {
-        let columns = base.both.iter().map(|keys| keys.each_ref().map(cipher)).collect();
+        let columns = base.both.iter().map(|keys| keys.each_ref().map(Cipher::new)).collect();
         Self { columns, block: BlockState::new(party.peer(), Domain::Iknp) }
     }
 
-    /// Makes one transfer for each of `choices`, at most [`BLOCK`](super::BLOCK) of them and each less than
-    /// `code.options()`: sends one message of `code.columns() * choices.len().div_ceil(8)` bytes. The choices
-    /// stay hidden from the sender.
+    /// Makes `count` transfers, at most [`BLOCK`](super::BLOCK), with these choices, a plane for each bit: sends one message of
+    /// `code.columns() * count.div_ceil(8)` bytes. The choices stay hidden from the sender.
     ///
     /// # Errors
     /// As [`Channel::send`].
     ///
     /// # Panics
-    /// If there are more than [`BLOCK`](super::BLOCK) choices.
+    /// If `count` is greater than [`BLOCK`](super::BLOCK).
     pub(super) fn extend(
         &mut self,
         channel: &mut Channel,
         code: Code,
-        choices: &[u8],
+        (count, choices): (usize, &[Plane]),
     ) -> Result<ReceiverBlock<'_>, RuntimeError> {
-        let first = self.block.begin(choices.len());
-        let bytes = choices.len().div_ceil(8);
-        let planes = choice_planes(code, choices);
+        let first = self.block.begin(count);
+        let bytes = count.div_ceil(8);
         let mut message = std::mem::take(&mut self.block.message);
         message.resize(code.columns() * bytes, 0);
         let mut parts = message.chunks_exact_mut(bytes.max(1));
         if code != Code::OneOf2 {
             self.block.clear_columns();
         }
+        let (mut correction, mut stream) = ([0; WORDS], Zeroizing::new([0; WORDS]));
         for group in code.groups() {
-            let symbols = Zeroizing::new(group_symbols(&planes, group));
+            let symbols = Zeroizing::new(group_symbols(choices, group));
             for (column, part) in code.columns_of(group).zip(&mut parts) {
-                let mut correction = *symbols;
-                let [zero, one] = &self.columns[column];
-                xor(&mut correction, self.block.stream(one));
+                let (pair, block) = (&self.columns[column], &mut self.block);
                 if code == Code::OneOf2 {
-                    xor(&mut correction, self.block.stream_to(zero, column));
+                    let made = [&mut block.columns[column], &mut correction];
+                    Cipher::streams(pair, block.part, &symbols, made);
                 } else {
-                    xor(&mut correction, self.block.stream(zero));
-                    self.block.mix(code, group, column);
+                    Cipher::streams(pair, block.part, &symbols, [&mut stream, &mut correction]);
+                    block.mix(code, (group, column), &stream);
                 }
                 write(part, &correction);
             }
@@ -147,19 +145,10 @@ impl IknpReceiver {
         self.block.message = message;
         self.block.finish();
         let BlockState { rows, hash, .. } = &mut self.block;
-        let rows = &mut rows[..choices.len()];
-        hash.hash(rows, |position| first + position as u128);
+        let rows = &mut rows[..count];
+        hash.hash(rows, TweakRun::each(first));
         Ok(ReceiverBlock { pads: rows })
     }
-}
-
-/// Adds a correction to the stream of a column whose bit of the secret is one.
-fn unmask(stream: &mut [u128], correction: &[u8], mask: u128) {
-    stream.iter_mut().zip(words(correction)).for_each(|(word, bits)| *word ^= bits & mask);
-}
-
-fn cipher(key: &[u8; 16]) -> Aes128Enc {
-    Aes128Enc::new(key.into())
 }
 
 /// `mix(s & code(choice))`, bit by bit.
@@ -177,13 +166,8 @@ fn mixed_word(code: Code, choice: usize, secret: &[u8]) -> u128 {
     word
 }
 
-/// Bit `b` of all choices in plane `b`.
-fn choice_planes(code: Code, choices: &[u8]) -> Zeroizing<Vec<[u128; WORDS]>> {
-    Zeroizing::new((0..code.bits()).map(|bit| gather(choices, bit)).collect())
-}
-
 /// The symbol of each choice in a group: the parity of the choice's bits in `group`.
-fn group_symbols(planes: &[[u128; WORDS]], group: usize) -> [u128; WORDS] {
+fn group_symbols(planes: &[Plane], group: usize) -> Plane {
     let mut symbols = [0; WORDS];
     for (_, plane) in planes.iter().enumerate().filter(|(bit, _)| group >> bit & 1 == 1) {
         xor(&mut symbols, plane);
@@ -220,8 +204,14 @@ mod tests {
             }
         }
         let mut pad = [mixed];
-        TweakedHash::new().hash(&mut pad, |_| transfer);
+        TweakedHash::new().hash(&mut pad, TweakRun::same(transfer));
         pad[0]
+    }
+
+    /// The choice 1, always.
+    fn all_ones(code: Code) -> Vec<Plane> {
+        let plane = |bit| [if bit == 0 { u128::MAX } else { 0 }; WORDS];
+        (0..code.bits()).map(plane).collect()
     }
 
     #[test]
@@ -231,7 +221,8 @@ mod tests {
             let (mut server, mut client) = Channel::pair().expect("threads start");
             let mut sender = IknpSender::new(Party::Server, &base);
             let mut receiver = IknpReceiver::new(Party::Client, &base);
-            let chosen = receiver.extend(&mut client, code, &[1; 3]).expect("extends").keys();
+            let chosen =
+                receiver.extend(&mut client, code, (3, &all_ones(code))).expect("extends").keys();
             client.flush().expect("sends");
             let mut offered = Vec::new();
             let block = sender.extend(&mut server, code, 3).expect("extends");

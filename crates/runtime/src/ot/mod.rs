@@ -5,6 +5,7 @@
 
 mod base;
 mod block;
+mod cipher;
 mod code;
 mod extension;
 mod field;
@@ -13,17 +14,21 @@ mod iknp;
 mod lpn;
 mod noise_tree;
 mod prg;
+mod rows;
 mod seed_tree;
 mod silent;
 mod soft_spoken;
 mod transpose;
 mod triples;
+#[cfg(target_arch = "x86_64")]
+mod wide_aes;
 
-pub use block::BLOCK;
+pub use block::{BLOCK, Plane};
 pub use code::Code;
-pub use extension::{OtReceiver, OtSender, ReceiverBlock, SenderBlock};
+pub use extension::{OtReceiver, OtSender};
 pub use hash::TweakedHash;
 pub use prg::Prg;
+pub use rows::{OfferedRows, ReceiverBlock, SenderBlock};
 pub use triples::{Pairs, Singles};
 
 use crate::{Channel, RuntimeError};

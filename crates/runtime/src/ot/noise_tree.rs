@@ -6,7 +6,7 @@
 //! the sum with `delta`. As `r` is random, so is the path, and no choice has to be sent.
 
 use super::block::{Domain, Tweaks};
-use super::hash::{self, TweakedHash};
+use super::hash::{self, TweakRun, TweakedHash};
 use copriv_ir::Party;
 use zeroize::Zeroizing;
 
@@ -70,7 +70,7 @@ impl Grower {
             // The node of the path is zero, and so both its children become H(0).
             let tweak = self.tweaks.next(1);
             let mut unknown = [0];
-            self.hash.hash(&mut unknown, |_| tweak);
+            self.hash.hash(&mut unknown, TweakRun::same(tweak));
             let [unknown] = unknown;
             let [left, right] = self.descend(nodes, tweak);
             let branch = (key & 1).wrapping_neg();
@@ -102,7 +102,7 @@ impl Grower {
             let count = BATCH.min(half - start);
             parents[..count].copy_from_slice(&nodes[start..start + count]);
             left[..count].copy_from_slice(&parents[..count]);
-            self.hash.hash(&mut left[..count], |_| tweak);
+            self.hash.hash(&mut left[..count], TweakRun::same(tweak));
             let children = nodes[2 * start..2 * (start + count)].as_chunks_mut::<2>().0;
             for (children, (parent, left)) in children.iter_mut().zip(parents.iter().zip(&*left)) {
                 *children = [*left, parent ^ left];

@@ -5,13 +5,13 @@
 //! sender, `t = q ^ c delta` at the receiver, who has the random bit `c`. Here `delta` ends in a one and every `q` in a zero, so that `c`
 //! is the last bit of `t`.
 
-use super::block::{BLOCK, Domain, Tweaks, gather, words, write};
+use super::block::{BLOCK, Domain, Plane, Tweaks, WORDS, read, write};
 use super::code::Code;
-use super::extension::{ReceiverBlock, SenderBlock};
 use super::field::{add_multiple, multiples};
-use super::hash::TweakedHash;
+use super::hash::{TweakRun, TweakedHash};
 use super::lpn;
 use super::noise_tree::{self, Grower};
+use super::rows::{ReceiverBlock, SenderBlock};
 use super::soft_spoken::{SoftSpokenReceiver, SoftSpokenSender};
 use crate::{Channel, RuntimeError};
 use copriv_ir::Party;
@@ -145,8 +145,9 @@ impl SilentSender {
         for power in 0..code.bits() {
             let plane = supply.draw(count)?;
             if choices == Choices::Chosen {
-                let corrections = channel.recv(bytes)?;
-                for (rows, word) in plane.chunks_mut(128).zip(words(&corrections)) {
+                let mut corrections = [0; WORDS];
+                read(&channel.recv(bytes)?, &mut corrections);
+                for (rows, word) in plane.chunks_mut(128).zip(corrections) {
                     for (at, q) in rows.iter_mut().enumerate() {
                         *q ^= (word >> at & 1).wrapping_neg() & *self.delta;
                     }
@@ -157,7 +158,7 @@ impl SilentSender {
         }
         let first = tweaks.next(count);
         let offsets = &self.multiples[..code.options()];
-        Ok(SenderBlock { rows: &rows[..count], offsets, first, hash })
+        Ok(SenderBlock { rows, count, offsets, first, hash })
     }
 }
 
@@ -238,21 +239,24 @@ impl SilentReceiver {
         &mut self,
         channel: &mut Channel,
         code: Code,
-        choices: &[u8],
+        (count, choices): (usize, &[Plane]),
     ) -> Result<ReceiverBlock<'_>, RuntimeError> {
-        let count = choices.len();
         let bytes = count.div_ceil(8);
         self.pool.check(code, count)?;
         let Pool { supply, rows, .. } = &mut self.pool;
         rows[..count].fill(0);
-        for power in 0..code.bits() {
+        for (power, choices) in (0..).zip(choices) {
             let plane = supply.draw(count)?;
-            let mut corrections = Zeroizing::new(gather(choices, power));
+            let mut corrections = Zeroizing::new(*choices);
             for (rows, word) in plane.chunks(128).zip(&mut *corrections) {
                 rows.iter().enumerate().for_each(|(at, t)| *word ^= (t & 1) << at);
             }
             let mut message = vec![0; bytes];
             write(&mut message, &*corrections);
+            // Beyond the last transfer nothing hides the plane.
+            if let Some(last) = message.last_mut() {
+                *last &= u8::MAX >> (8 * bytes - count);
+            }
             channel.send(&message)?;
             add_multiple(&mut rows[..count], plane, power);
             plane.fill(0);
@@ -348,7 +352,7 @@ impl Pool {
     fn receiver_block(&mut self, count: usize) -> ReceiverBlock<'_> {
         let first = self.tweaks.next(count);
         let pads = &mut self.rows[..count];
-        self.hash.hash(pads, |position| first + position as u128);
+        self.hash.hash(pads, TweakRun::each(first));
         ReceiverBlock { pads }
     }
 }

@@ -1,14 +1,14 @@
 //! SoftSpoken OT extension: fewer bytes than IKNP for more computation.
 
 use super::base::BaseOts;
-use super::block::{BLOCK, BlockState, Domain, WORDS, gather, scatter, words, write, xor};
+use super::block::{BLOCK, BlockState, Domain, Plane, WORDS, read, scatter, write, xor};
+use super::cipher::Cipher;
 use super::code::Code;
-use super::extension::{ReceiverBlock, SenderBlock};
 use super::field::{add_multiple, multiples};
+use super::hash::TweakRun;
+use super::rows::{ReceiverBlock, SenderBlock};
 use super::seed_tree;
 use crate::{Channel, RuntimeError};
-use aes::Aes128Enc;
-use aes::cipher::KeyInit;
 use copriv_ir::cost::ot::Choices;
 use copriv_ir::{OtKind, Party};
 use zeroize::Zeroizing;
@@ -30,8 +30,10 @@ struct Field {
     kind: OtKind,
     bits: usize,
     /// The leaves of each tree in turn.
-    leaves: Vec<Aes128Enc>,
+    leaves: Vec<Cipher>,
     block: BlockState,
+    /// Sums of a tree's streams.
+    sums: Zeroizing<Vec<Plane>>,
     /// What is to be hashed.
     rows: Zeroizing<Vec<u128>>,
 }
@@ -93,9 +95,9 @@ impl SoftSpokenSender {
             let Field { rows, block, .. } = &mut self.field;
             add_multiple(&mut rows[..count], &block.rows[..count], power);
         }
-        let Field { rows, block, .. } = &self.field;
+        let Field { rows, block, .. } = &mut self.field;
         let offsets = &self.multiples[..code.options()];
-        Ok(SenderBlock { rows: &rows[..count], offsets, first, hash: &block.hash })
+        Ok(SenderBlock { rows, count, offsets, first, hash: &block.hash })
     }
 
     /// At most [`BLOCK`] transfers with random choices, not yet hashed: the rows `q`.
@@ -124,14 +126,15 @@ impl SoftSpokenSender {
         channel.recv_into(&mut message)?;
         let corrections = message.chunks_exact(bytes.max(1)).map(Some);
         let corrections = std::iter::repeat_n(None, unsent).chain(corrections);
+        let mut difference = [0; WORDS];
         for (tree, correction) in (0..trees).zip(corrections) {
-            field.fold(tree);
-            for bit in tree * field.bits..(tree + 1) * field.bits {
+            let first = tree * field.bits;
+            let columns = field.fold(tree).0;
+            let Some(correction) = correction else { continue };
+            read(correction, &mut difference);
+            for (bit, column) in (first..).zip(columns) {
                 let mask = (*self.delta >> bit & 1).wrapping_neg();
-                let column = field.block.column(bit).iter_mut();
-                for (q, d) in column.zip(words(correction.unwrap_or_default())) {
-                    *q ^= d & mask;
-                }
+                column.iter_mut().zip(&difference).for_each(|(q, d)| *q ^= d & mask);
             }
         }
         field.block.message = message;
@@ -163,15 +166,12 @@ impl SoftSpokenReceiver {
     pub(super) fn extend(
         &mut self,
         channel: &mut Channel,
-        code: Code,
-        choices: &[u8],
+        (count, choices): (usize, &[Plane]),
     ) -> Result<ReceiverBlock<'_>, RuntimeError> {
-        let count = choices.len();
         let mut first = 0;
         self.field.rows[..count].fill(0);
-        for power in 0..code.bits() {
-            let plane = Zeroizing::new(gather(choices, power));
-            (first, _) = self.plane(channel, count, Some(&plane))?;
+        for (power, plane) in (0..).zip(choices) {
+            (first, _) = self.plane(channel, count, Some(plane))?;
             self.field.take_plane(count, power);
         }
         Ok(self.field.receiver_block(count, first))
@@ -210,8 +210,8 @@ impl SoftSpokenReceiver {
         &mut self,
         channel: &mut Channel,
         count: usize,
-        choices: Option<&[u128; WORDS]>,
-    ) -> Result<(u128, Zeroizing<[u128; WORDS]>), RuntimeError> {
+        choices: Option<&Plane>,
+    ) -> Result<(u128, Zeroizing<Plane>), RuntimeError> {
         let field = &mut self.field;
         let first = field.block.begin(count);
         let (trees, bytes) = (128 / field.bits, count.div_ceil(8));
@@ -221,13 +221,13 @@ impl SoftSpokenReceiver {
         message.resize(sent * bytes, 0);
         let mut parts = message.chunks_exact_mut(bytes.max(1));
         for tree in 0..trees {
-            let mut sum = field.fold(tree);
+            let sum = field.fold(tree).1;
             match &chosen {
                 Some(choices) => {
-                    xor(&mut *sum, &**choices);
+                    xor(sum, choices);
                     parts.next().into_iter().for_each(|part| write(part, &*sum));
                 }
-                None => chosen = Some(sum),
+                None => chosen = Some(Zeroizing::new(*sum)),
             }
         }
         channel.send(&message)?;
@@ -248,41 +248,24 @@ impl Field {
         Self {
             kind,
             bits,
-            leaves: leaves.iter().map(|leaf| Aes128Enc::new(leaf.into())).collect(),
+            leaves: leaves.iter().map(Cipher::new).collect(),
             block: BlockState::new(sender, domain),
+            sums: Zeroizing::new(vec![[0; WORDS]; bits + 1]),
             rows: Zeroizing::new(vec![0; BLOCK]),
         }
     }
 
-    /// Adds up the streams of a tree: returns `sum_x r_x` and leaves `sum_x x r_x` in the tree's columns.
+    /// Adds up the streams of a tree: `sum_x x r_x` in the tree's columns, and `sum_x r_x`. Both are returned.
     ///
-    /// Where the tree lacks leaf 0, the first sum is without it. The second does not miss it.
-    fn fold(&mut self, tree: usize) -> Zeroizing<[u128; WORDS]> {
-        let Self { bits, leaves, block, .. } = self;
-        let (bits, words) = (*bits, block.words());
-        let each = leaves.len() / (128 / bits);
-        let leaves = &leaves[tree * each..][..each];
-        for bit in 0..bits {
-            block.column(tree * bits + bit).fill(0);
-        }
-        let missing = (1 << bits) - each;
-        // Sums of complete subtrees, as in a binary counter: neighbours of equal size merge.
-        let mut sums = Zeroizing::new([[0; WORDS]; 9]);
-        let mut top = 0;
-        for x in 0..1_usize << bits {
-            sums[top] = [0; WORDS];
-            if x >= missing {
-                block.stream_into(&leaves[x - missing], &mut sums[top]);
-            }
-            for bit in 0..x.trailing_ones() as usize {
-                let (left, right) = sums.split_at_mut(top);
-                xor(block.column(tree * bits + bit), &right[0][..words]);
-                xor(&mut left[top - 1][..words], &right[0][..words]);
-                top -= 1;
-            }
-            top += 1;
-        }
-        Zeroizing::new(sums[0])
+    /// Where the tree lacks leaf 0, the second sum is without it. The first does not miss it.
+    fn fold(&mut self, tree: usize) -> (&mut [Plane], &mut Plane) {
+        let Self { bits, leaves, block, sums, .. } = self;
+        let each = leaves.len() / (128 / *bits);
+        Cipher::fold(&leaves[tree * each..][..each], block.part, sums);
+        let columns = &mut block.columns[tree * *bits..][..*bits];
+        let (total, parts) = sums.split_last_mut().expect("one for each bit, and one");
+        columns.copy_from_slice(parts);
+        (columns, total)
     }
 
     /// Adds the rows of a plane to those that are to be hashed.
@@ -292,7 +275,7 @@ impl Field {
 
     fn receiver_block(&mut self, count: usize, first: u128) -> ReceiverBlock<'_> {
         let pads = &mut self.rows[..count];
-        self.block.hash.hash(pads, |position| first + position as u128);
+        self.block.hash.hash(pads, TweakRun::each(first));
         ReceiverBlock { pads }
     }
 }
