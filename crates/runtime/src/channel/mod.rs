@@ -6,7 +6,9 @@ mod transport;
 mod writer;
 
 pub use frame::{Control, Refusal};
-pub use transport::{MemoryReader, MemoryTransport, MemoryWriter, TcpTransport, Transport};
+pub use transport::{
+    MemoryReader, MemoryTransport, MemoryWriter, Shortcut, TcpTransport, Transport,
+};
 
 use crate::RuntimeError;
 use copriv_ir::{CommTable, Party, Phase, StepId};
@@ -50,13 +52,13 @@ impl Channel {
     /// # Errors
     /// [`RuntimeError::Io`] where the transport cannot be split or no thread started.
     pub fn new<T: Transport>(transport: T, party: Party) -> Result<Self, RuntimeError> {
-        let (reader, writer) = transport
-            .split()
-            .map_err(|source| RuntimeError::Io { what: "split the connection", source })?;
+        let split = |source| RuntimeError::Io { what: "split the connection", source };
+        let shortcut = transport.shortcut().map_err(split)?;
+        let (reader, writer) = transport.split().map_err(split)?;
         let writer = if T::WRITES_AT_ONCE {
             Writer::Direct { output: Box::new(writer), spare: Vec::new() }
         } else {
-            let thread = Background::spawn(writer)
+            let thread = Background::spawn(writer, shortcut)
                 .map_err(|source| RuntimeError::Io { what: "start a thread", source })?;
             Writer::Background(thread)
         };
@@ -99,7 +101,19 @@ impl Channel {
             self.flush()?;
             self.stamp = stamp;
         }
+        if message.len() >= EAGER {
+            self.flush()?;
+        }
         while !message.is_empty() {
+            if self.outgoing.len() == HEADER && message.len() >= EAGER {
+                let (now, later) = message.split_at(MAX_PAYLOAD.min(message.len()));
+                let header = Header { payload: now.len(), stamp, kind: Kind::Data }.encode();
+                let written = self.writer.write_now(&header, now);
+                if written.map_err(|source| self.lost(source))? {
+                    message = later;
+                    continue;
+                }
+            }
             let room = HEADER + MAX_PAYLOAD - self.outgoing.len();
             let (now, later) = message.split_at(room.min(message.len()));
             self.outgoing.extend_from_slice(now);

@@ -1,7 +1,7 @@
 //! What carries the bytes: TCP, or memory for two parties in one process.
 
 use crate::RuntimeError;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
@@ -16,11 +16,29 @@ pub trait Transport {
     /// Whether a write returns at once whatever the peer does. Otherwise a channel writes from a thread of its own.
     const WRITES_AT_ONCE: bool = false;
 
+    /// A way to write from the sender's own thread what goes without waiting, if there is one. The rest is left to the channel's
+    /// thread.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn shortcut(&self) -> io::Result<Option<Box<dyn Shortcut>>> {
+        Ok(None)
+    }
+
     /// Takes it apart.
     ///
     /// # Errors
     /// What the operating system says.
     fn split(self) -> io::Result<(Self::Reader, Self::Writer)>;
+}
+
+/// Writes without ever waiting.
+pub trait Shortcut: Send {
+    /// Writes as much of the parts, one after the other, as there is room for now; how many bytes that was, which may be none.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn write_now(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
 }
 
 /// A TCP connection.
@@ -50,8 +68,34 @@ impl Transport for TcpTransport {
     type Reader = TcpStream;
     type Writer = TcpStream;
 
+    #[cfg(target_os = "linux")]
+    fn shortcut(&self) -> io::Result<Option<Box<dyn Shortcut>>> {
+        Ok(Some(Box::new(TcpShortcut(self.stream.try_clone()?))))
+    }
+
     fn split(self) -> io::Result<(TcpStream, TcpStream)> {
         Ok((self.stream.try_clone()?, self.stream))
+    }
+}
+
+/// A connection that takes what fits its buffer in the kernel.
+#[cfg(target_os = "linux")]
+struct TcpShortcut(TcpStream);
+
+#[cfg(target_os = "linux")]
+impl Shortcut for TcpShortcut {
+    fn write_now(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        use rustix::io::Errno;
+        use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        loop {
+            match sendmsg(&self.0, parts, &mut SendAncillaryBuffer::default(), flags) {
+                Err(Errno::INTR) => {}
+                // On Linux WOULDBLOCK is the same.
+                Err(Errno::AGAIN) => return Ok(0),
+                other => return Ok(other?),
+            }
+        }
     }
 }
 

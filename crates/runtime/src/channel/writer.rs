@@ -1,7 +1,8 @@
 //! Writing so that whoever sends does not wait for the network.
 
+use super::transport::Shortcut;
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -40,6 +41,18 @@ impl Writer {
         }
     }
 
+    /// Writes a frame from where its payload is. Does nothing and returns `false` where that would mean to wait; then it
+    /// has to be [pushed](Self::push).
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub(super) fn write_now(&mut self, header: &[u8], payload: &[u8]) -> io::Result<bool> {
+        match self {
+            Self::Direct { .. } => Ok(false),
+            Self::Background(thread) => thread.write_now(header, payload),
+        }
+    }
+
     /// An empty frame, in the room of one that has been written where there is one.
     pub(super) fn frame(&mut self) -> Vec<u8> {
         let mut frame = match self {
@@ -52,23 +65,60 @@ impl Writer {
 }
 
 /// A thread that writes; dropping it writes out the rest.
-#[derive(Debug)]
+///
+/// While it has nothing to do the caller's thread takes the shortcut, if there is one: waking another thread costs more than
+/// writing.
 pub(super) struct Background {
     queue: Arc<Queue>,
     thread: Option<JoinHandle<()>>,
+    shortcut: Option<Box<dyn Shortcut>>,
 }
 
 impl Background {
-    pub(super) fn spawn(output: impl Write + Send + 'static) -> io::Result<Self> {
+    pub(super) fn spawn(
+        output: impl Write + Send + 'static,
+        shortcut: Option<Box<dyn Shortcut>>,
+    ) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let shared = Arc::clone(&queue);
         let thread = thread::Builder::new()
             .name("channel-writer".into())
             .spawn(move || shared.write_all_to(output))?;
-        Ok(Self { queue, thread: Some(thread) })
+        Ok(Self { queue, thread: Some(thread), shortcut })
     }
 
-    fn push(&self, frame: Vec<u8>) -> io::Result<()> {
+    fn push(&mut self, mut frame: Vec<u8>) -> io::Result<()> {
+        if let Some(written) = self.take_shortcut(&[IoSlice::new(&frame)])? {
+            if written == frame.len() {
+                self.queue.lock().keep(frame);
+                return Ok(());
+            }
+            frame.drain(..written);
+        }
+        self.enqueue(frame)
+    }
+
+    fn write_now(&mut self, header: &[u8], payload: &[u8]) -> io::Result<bool> {
+        let parts = [IoSlice::new(header), IoSlice::new(payload)];
+        let Some(written) = self.take_shortcut(&parts)? else { return Ok(false) };
+        if written < header.len() + payload.len() {
+            let mut rest = header[written.min(header.len())..].to_vec();
+            rest.extend_from_slice(&payload[written.saturating_sub(header.len())..]);
+            self.enqueue(rest)?;
+        }
+        Ok(true)
+    }
+
+    /// How many bytes of the parts went out at once; `None` where the thread has something to write first.
+    fn take_shortcut(&mut self, parts: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        match &mut self.shortcut {
+            // Nobody but us gives it work, so it stays idle.
+            Some(shortcut) if self.queue.lock().is_idle() => shortcut.write_now(parts).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn enqueue(&self, frame: Vec<u8>) -> io::Result<()> {
         let mut state = self.queue.lock();
         while state.failed.is_none() && state.bytes > 0 && state.bytes + frame.len() > QUEUE_LIMIT {
             state = self.queue.wait(state);
@@ -111,6 +161,20 @@ struct State {
     failed: Option<(io::ErrorKind, String)>,
 }
 
+impl State {
+    /// Whether everything is written.
+    fn is_idle(&self) -> bool {
+        self.bytes == 0 && self.failed.is_none()
+    }
+
+    /// Keeps the room of a written frame.
+    fn keep(&mut self, frame: Vec<u8>) {
+        if self.spare.len() < SPARE_FRAMES {
+            self.spare.push(frame);
+        }
+    }
+}
+
 impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -126,9 +190,7 @@ impl Queue {
             let written = output.write_all(&frame).and_then(|()| output.flush());
             let mut state = self.lock();
             state.bytes -= frame.len();
-            if state.spare.len() < SPARE_FRAMES {
-                state.spare.push(frame);
-            }
+            state.keep(frame);
             if let Err(error) = written {
                 state.failed = Some((error.kind(), error.to_string()));
                 state.frames.clear();
