@@ -1,15 +1,12 @@
 //! The forward pass: one walk over the graph's nodes.
 
-use super::layer::{Layer, Norm};
-use super::{Model, Quantiser, values};
+use super::layer::Layer;
+use super::{Model, Quantiser};
 use crate::ops::{self, Gate, GateWeight};
 use burn::tensor::Tensor;
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
-use copriv_ir::{Condition, ConvGeometry, Graph, NodeId, Op};
-
-/// Share of the newest batch in the running statistics, as in PyTorch.
-const STATISTICS_MOMENTUM: f64 = 0.1;
+use copriv_ir::{Condition, Graph, NodeId, Op};
 
 /// Which statistics batch norms use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,12 +85,26 @@ impl Model {
         while maps.len() < nodes.len() {
             let id = maps.len();
             let mut take = |input: &NodeId| take(&mut maps, input.0, readers[input.0].last == id);
+            let links = self.links(id, &readers, gates, pass);
+            if let (Some(last), [input]) = (links.last(), nodes[id].inputs.as_slice())
+                && let Some(x) = take(input)
+            {
+                let output = self.chain(x, &links, pass);
+                let quantiser = pass.quantiser.as_ref().filter(|_| last.is_rounded);
+                let output = match quantiser {
+                    Some(quantiser) => quantiser.value(last.norm, output),
+                    None => output,
+                };
+                maps.extend((id..last.end).map(|_| None));
+                maps.push(Some(output));
+                continue;
+            }
             let mut inputs = nodes[id].inputs.iter().filter_map(&mut take);
             let fused = self.fused_activation(id, &readers);
             let gate = self.gate(fused, gates);
             let output = match (inputs.next(), inputs.next()) {
                 (Some(x), Some(other)) => ops::add(x, other, &gate),
-                (Some(x), None) => self.apply(id, x, &gate, gates, pass),
+                (Some(x), None) => self.apply(id, x, gates, pass),
                 (None, _) => images.clone(),
             };
             let quantiser =
@@ -112,7 +123,7 @@ impl Model {
 
     /// The condition of the activation that is computed along with node `id`: the next node, if it
     /// alone reads this one.
-    fn fused_activation(&self, id: usize, readers: &[Readers]) -> Option<Condition> {
+    pub(super) fn fused_activation(&self, id: usize, readers: &[Readers]) -> Option<Condition> {
         let nodes = self.graph.nodes();
         let next = nodes.get(id + 1)?;
         let fits = matches!(nodes[id].op, Op::BatchNorm | Op::Add)
@@ -125,7 +136,7 @@ impl Model {
     }
 
     /// Whether the output of node `id`, with the activation behind it, is a value of the fused network.
-    fn is_rounded(&self, id: usize, gate: &Gate, readers: &[Readers]) -> bool {
+    pub(super) fn is_rounded(&self, id: usize, gate: &Gate, readers: &[Readers]) -> bool {
         let node = &self.graph.nodes()[id];
         let is_activated = !matches!(gate.weight, GateWeight::None);
         match node.op {
@@ -139,36 +150,9 @@ impl Model {
         }
     }
 
-    /// By how much the batch norm after convolution `id` scales each channel.
-    fn norm_factors(&self, id: usize, geometry: &ConvGeometry) -> Vec<f32> {
-        let Some(Some(Layer::Norm(norm))) = self.layers.get(id + 1) else {
-            return vec![1.0; geometry.out_channels];
-        };
-        let variance = values(norm.running_var.value_sync());
-        let factor =
-            |(weight, variance): (f32, f32)| weight / (variance + Graph::BATCH_NORM_EPSILON).sqrt();
-        values(norm.weight.val()).into_iter().zip(variance).map(factor).collect()
-    }
-
     /// The output of a node of one input; vectors are maps of one pixel.
-    fn apply(
-        &self,
-        id: usize,
-        x: Tensor<4>,
-        gate: &Gate,
-        gates: &[GateValue],
-        pass: &Pass,
-    ) -> Tensor<4> {
+    fn apply(&self, id: usize, x: Tensor<4>, gates: &[GateValue], pass: &Pass) -> Tensor<4> {
         match (&self.graph.nodes()[id].op, &self.layers[id]) {
-            (Op::Conv(geometry), Some(Layer::Conv(conv))) => {
-                let weight = conv.weight.val();
-                let weight = match &pass.quantiser {
-                    Some(quantiser) => quantiser.weight(weight, &self.norm_factors(id, geometry)),
-                    None => weight,
-                };
-                ops::convolution(x, weight, geometry)
-            }
-            (Op::BatchNorm, Some(Layer::Norm(norm))) => norm.forward(x, gate, pass.mode),
             (Op::Linear { .. }, Some(Layer::Linear(linear))) => {
                 let x = x.flatten::<2>(1, 3);
                 let x = pass.dropout.iter().fold(x, |x, factors| x * factors.clone());
@@ -188,7 +172,7 @@ impl Model {
     }
 
     /// What an activation of this condition does; without one nothing.
-    fn gate(&self, condition: Option<Condition>, gates: &[GateValue]) -> Gate {
+    pub(super) fn gate(&self, condition: Option<Condition>, gates: &[GateValue]) -> Gate {
         let value = |gate: usize| gates.get(gate).unwrap_or(&GateValue::Kept);
         let when = |present| if present { GateWeight::Full } else { GateWeight::None };
         let weight = match condition {
@@ -209,33 +193,6 @@ impl Model {
     }
 }
 
-impl Norm {
-    fn forward(&self, x: Tensor<4>, gate: &Gate, mode: Mode) -> Tensor<4> {
-        let epsilon = f64::from(Graph::BATCH_NORM_EPSILON);
-        let (weight, bias) = (self.weight.val(), self.bias.val());
-        let (mean, var) = (self.running_mean.value_sync(), self.running_var.value_sync());
-        if mode == Mode::Evaluate {
-            return ops::normalise(x, [weight, bias, mean, var], epsilon, gate);
-        }
-        let [batch, _, height, width] = x.dims();
-        let count = (batch * height * width) as f64;
-        let (output, batch_mean, batch_var) =
-            ops::normalise_batch(x, [weight, bias], epsilon, gate);
-        // PyTorch keeps the unbiased variance and normalises by the biased one.
-        let unbiased = batch_var.mul_scalar(count / (count - 1.0).max(1.0));
-        let blend = |old: Tensor<1>, new: Tensor<1>| {
-            let is_autodiff = old.is_autodiff();
-            let old = if is_autodiff { old.inner() } else { old };
-            let mixed =
-                old.mul_scalar(1.0 - STATISTICS_MOMENTUM) + new.mul_scalar(STATISTICS_MOMENTUM);
-            if is_autodiff { Tensor::from_inner(mixed) } else { mixed }
-        };
-        self.running_mean.update(blend(mean, batch_mean));
-        self.running_var.update(blend(var, unbiased));
-        output
-    }
-}
-
 /// A node's output, moved out where nobody needs it afterwards.
 fn take(maps: &mut [Option<Tensor<4>>], node: usize, is_last: bool) -> Option<Tensor<4>> {
     let map = maps.get_mut(node)?;
@@ -244,8 +201,8 @@ fn take(maps: &mut [Option<Tensor<4>>], node: usize, is_last: bool) -> Option<Te
 
 /// Who reads a node's output.
 #[derive(Clone, Copy, Default)]
-struct Readers {
-    count: usize,
+pub(super) struct Readers {
+    pub(super) count: usize,
     last: usize,
 }
 

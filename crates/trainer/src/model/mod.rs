@@ -2,6 +2,7 @@
 
 mod forward;
 mod layer;
+mod links;
 mod quantise;
 
 pub(crate) use forward::Pass;

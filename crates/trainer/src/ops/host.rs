@@ -8,13 +8,15 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::{DType, Tensor, TensorData};
-use rayon::prelude::*;
 use std::fmt::Debug;
-use std::mem::MaybeUninit;
 
 type Tracked = FloatTensor<Autodiff<Flex>>;
 
 /// A contiguous tensor of 32-bit floats on the host.
+///
+/// Tensors of four axes are in channels-last order: what burn knows as `[batch, channels, height, width]` is
+/// `[batch, height, width, channels]` here. To burn such a tensor is one with other strides, so nothing is copied as long as it is
+/// handed from one of these operations to the next.
 #[derive(Clone, Debug)]
 pub(super) struct HostTensor {
     tensor: FlexTensor,
@@ -27,31 +29,15 @@ impl HostTensor {
         Self { tensor, shape }
     }
 
-    /// A tensor whose chunks of `chunk` values are written by several threads. `write` is given the
-    /// number of a chunk and its values, all 0.
-    pub(super) fn build(
-        shape: Vec<usize>,
-        chunk: usize,
-        write: impl Fn(usize, &mut [f32]) + Sync,
-    ) -> Self {
-        let len = shape.iter().product();
-        let mut values = Vec::with_capacity(len);
-        let unwritten: &mut [MaybeUninit<f32>] = &mut values.spare_capacity_mut()[..len];
-        unwritten.par_chunks_mut(chunk.max(1)).enumerate().for_each(|(number, chunk)| {
-            // By the thread that works on the chunk next: zeros for a whole tensor at once would be a
-            // pass over memory on one thread.
-            chunk.fill(MaybeUninit::new(0.0));
-            // SAFETY: every value of the chunk was just written.
-            write(number, unsafe { chunk.assume_init_mut() });
-        });
-        // SAFETY: the chunks cover the first `len` values, and each was filled.
-        unsafe { values.set_len(len) };
-        Self::new(values, shape)
-    }
-
     fn of(tensor: &FlexTensor) -> Self {
+        let is_map = tensor.layout().num_dims() == 4;
+        let tensor = if is_map { tensor.permute(&[0, 2, 3, 1]) } else { tensor.clone() };
         let shape = tensor.layout().shape().iter().copied().collect();
         Self { tensor: tensor.to_contiguous(), shape }
+    }
+
+    fn into_flex(self) -> FlexTensor {
+        if self.shape.len() == 4 { self.tensor.permute(&[0, 3, 1, 2]) } else { self.tensor }
     }
 
     pub(super) fn values(&self) -> &[f32] {
@@ -67,10 +53,10 @@ impl HostTensor {
         &self.shape
     }
 
-    /// Batch, channels and pixels a channel, of a tensor `[batch, channels, height, width]`.
-    pub(super) fn planes(&self) -> (usize, usize, usize) {
+    /// Batch, and height and width, of a tensor `[batch, height, width, channels]`.
+    pub(super) fn extents(&self) -> (usize, [usize; 2]) {
         let side = |axis: usize| self.shape.get(axis).copied().unwrap_or(1);
-        (side(0), side(1), side(2) * side(3))
+        (side(0), [side(1), side(2)])
     }
 }
 
@@ -80,6 +66,11 @@ pub(super) trait HostOp<const N: usize>: Clone + Debug + Send + 'static {
     type Found: Clone + Debug + Send + 'static;
 
     fn forward(&self, inputs: &[HostTensor; N]) -> (HostTensor, Self::Found);
+
+    /// The forward pass where no backward pass will follow.
+    fn evaluate(&self, inputs: &[HostTensor; N]) -> (HostTensor, Self::Found) {
+        self.forward(inputs)
+    }
 
     /// Gradients of those inputs that are wanted, from that of the output.
     fn backward(
@@ -137,8 +128,8 @@ pub(super) fn apply<const N: usize, O: HostOp<N>>(
             Operand::Tracked(_) | Operand::Elsewhere => None,
         });
         let inputs = all(inputs)?;
-        let (output, found) = op.forward(&inputs);
-        return Some((Tensor::from_primitive::<Flex>(output.tensor), found));
+        let (output, found) = op.evaluate(&inputs);
+        return Some((Tensor::from_primitive::<Flex>(output.into_flex()), found));
     }
     let tracked = operands.map(|operand| match operand {
         Operand::Tracked(tensor) => Some(tensor),
@@ -150,8 +141,8 @@ pub(super) fn apply<const N: usize, O: HostOp<N>>(
     let (output, found) = op.forward(&inputs);
     let recorded = Recorded(op);
     let output = match recorded.prepare::<NoCheckpointing>(guards).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => prep.finish((inputs, found.clone()), output.tensor),
-        OpsKind::UnTracked(prep) => prep.finish(output.tensor),
+        OpsKind::Tracked(prep) => prep.finish((inputs, found.clone()), output.into_flex()),
+        OpsKind::UnTracked(prep) => prep.finish(output.into_flex()),
     };
     Some((Tensor::from_primitive::<Autodiff<Flex>>(output), found))
 }
@@ -181,7 +172,7 @@ impl<const N: usize, O: HostOp<N>> Backward<Flex, N> for Recorded<O> {
         let results = self.0.backward(&inputs, &found, &gradient, wanted);
         for (parent, result) in ops.parents.into_iter().zip(results) {
             if let (Some(parent), Some(result)) = (parent, result) {
-                gradients.register::<Flex>(parent.id, result.tensor);
+                gradients.register::<Flex>(parent.id, result.into_flex());
             }
         }
     }

@@ -1,10 +1,9 @@
 //! The sum at the end of a residual block, and the gate after it.
 
 use super::host::{HostOp, HostTensor};
-use super::norm::{slope, upper};
+use super::map::build;
 use super::vector::vectorised;
 use copriv_ir::Activation;
-use rayon::prelude::*;
 
 /// Inputs: two maps and the gate's weight. With z the sum of the maps it is `g act(z) + (1 - g) z`.
 #[derive(Clone, Debug)]
@@ -22,12 +21,13 @@ impl HostOp<3> for GatedSum {
         let gate = gate.values().first().copied().unwrap_or(1.0);
         let upper = upper(self.activation);
         let (a_values, b_values) = (a.values(), b.values());
-        let output = HostTensor::build(a.shape().to_vec(), CHUNK, |number, output| {
-            let chunk = number * CHUNK..number * CHUNK + output.len();
+        let (output, _) = build(a_values.len(), CHUNK, |number, output| {
+            let chunk = number * CHUNK..((number + 1) * CHUNK).min(a_values.len());
+            let output = output.take(chunk.len());
             let (a, b) = (&a_values[chunk.clone()], &b_values[chunk]);
             vectorised(|| values(output, a, b, upper, gate));
         });
-        (output, ())
+        (HostTensor::new(output, a.shape().to_vec()), ())
     }
 
     fn backward(
@@ -39,15 +39,14 @@ impl HostOp<3> for GatedSum {
     ) -> [Option<HostTensor>; 3] {
         let gate = gate.values().first().copied().unwrap_or(1.0);
         let upper = upper(self.activation);
-        let mut dz = vec![0.0; a.values().len()];
-        let maps = a.values().par_chunks(CHUNK).zip(b.values().par_chunks(CHUNK));
-        let inputs = maps.zip(gradient.values().par_chunks(CHUNK));
+        let (a_values, b_values, dy) = (a.values(), b.values(), gradient.values());
         // Collected before they are added, so that the sum does not depend on the threads.
-        let differences: Vec<f64> = dz
-            .par_chunks_mut(CHUNK)
-            .zip(inputs)
-            .map(|(dz, ((a, b), dy))| vectorised(|| gradients(dz, a, b, dy, upper, gate)))
-            .collect();
+        let (dz, differences) = build(dy.len(), CHUNK, |number, dz| {
+            let chunk = number * CHUNK..((number + 1) * CHUNK).min(dy.len());
+            let dz = dz.take(chunk.len());
+            let (a, b, dy) = (&a_values[chunk.clone()], &b_values[chunk.clone()], &dy[chunk]);
+            vectorised(|| gradients(dz, a, b, dy, upper, gate))
+        });
         let dz = HostTensor::new(dz, a.shape().to_vec());
         let gate_gradient = differences.iter().sum::<f64>() as f32;
         [
@@ -81,4 +80,18 @@ fn gradients(dz: &mut [f32], a: &[f32], b: &[f32], dy: &[f32], upper: f32, gate:
         }
     }
     f64::from(sums.iter().sum::<f32>())
+}
+
+/// Above this the activation is flat.
+fn upper(activation: Activation) -> f32 {
+    match activation {
+        Activation::Relu => f32::INFINITY,
+        Activation::Relu6 => 6.0,
+    }
+}
+
+/// Derivative of a gate; a choice without a branch.
+#[inline(always)]
+fn slope(z: f32, upper: f32, gate: f32) -> f32 {
+    if (z > 0.0) & (z < upper) { 1.0 } else { 1.0 - gate }
 }

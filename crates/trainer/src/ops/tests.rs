@@ -1,0 +1,262 @@
+//! On burn-ndarray the same functions are burn's own operations.
+
+use super::*;
+use crate::model::values;
+use burn::tensor::Device;
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+#[allow(deprecated)] // It is the reference here.
+fn devices() -> [Device; 2] {
+    [Device::flex().autodiff(), Device::ndarray().autodiff()]
+}
+
+/// Values off zero, so that rounding does not decide on which side of the kink they are.
+fn random(seed: u64, count: usize) -> Vec<f32> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    (0..count).map(|_| random.random_range(-1.0..1.0)).collect()
+}
+
+fn leaf<const D: usize>(seed: u64, shape: [usize; D], device: &Device) -> Tensor<D> {
+    let data = TensorData::new(random(seed, shape.iter().product()), shape);
+    tracked(Tensor::from_data(data, device))
+}
+
+fn tracked<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    if tensor.is_autodiff() { tensor.require_grad() } else { tensor }
+}
+
+/// A loss that weighs every output differently.
+fn loss(output: Tensor<4>) -> Tensor<1> {
+    let weights = random(99, output.shape().num_elements());
+    let weights = Tensor::from_data(TensorData::new(weights, output.dims()), &output.device());
+    (output * weights).sum()
+}
+
+fn gradient<const D: usize>(tensor: &Tensor<D>, gradients: &burn::tensor::Gradients) -> Vec<f32> {
+    values(tensor.grad(gradients).expect("a leaf that was used"))
+}
+
+/// Runs on both devices and compares every list of values.
+fn assert_same(name: &str, run: impl Fn(&Device) -> Vec<Vec<f32>>) {
+    let [fast, reference] = devices().map(|device| run(&device));
+    assert_eq!(fast.len(), reference.len());
+    for (list, (fast, reference)) in fast.iter().zip(&reference).enumerate() {
+        assert_eq!(fast.len(), reference.len(), "{name}, list {list}");
+        let scale = reference.iter().fold(1e-3f32, |max, x| max.max(x.abs()));
+        for (fast, reference) in fast.iter().zip(reference) {
+            let difference = (fast - reference).abs();
+            assert!(difference < 5e-5 * scale, "{name}, list {list}: {fast}, {reference}");
+        }
+    }
+}
+
+fn gates(device: &Device) -> Vec<(Gate, Option<Tensor<1>>)> {
+    let weight = tracked(Tensor::<1>::from_data([0.3], device));
+    let weights = [
+        (GateWeight::None, None),
+        (GateWeight::Full, None),
+        (GateWeight::Tensor(weight.clone()), Some(weight)),
+    ];
+    let each = |(weight, leaf): (GateWeight, Option<Tensor<1>>)| {
+        [Activation::Relu, Activation::Relu6]
+            .map(|activation| (Gate { activation, weight: weight.clone() }, leaf.clone()))
+    };
+    weights.into_iter().flat_map(each).collect()
+}
+
+/// Units of these geometries that all have one gate, and their leaves.
+fn units(
+    geometries: &[ConvGeometry],
+    gate: &Gate,
+    device: &Device,
+) -> (Vec<Unit>, Vec<(Tensor<4>, [Tensor<1>; 2])>) {
+    let unit = |(number, geometry): (usize, &ConvGeometry)| {
+        let (seed, channels) = (10 * number as u64, geometry.out_channels);
+        let weight = leaf(seed + 1, geometry.weight_shape(), device);
+        let norm = [leaf(seed + 2, [channels], device), leaf(seed + 3, [channels], device)];
+        // Scaled up, so that ReLU6 is cut off above too.
+        let parameters = norm.clone().map(|leaf| leaf.mul_scalar(6.0));
+        let constant = |list: Vec<f32>| Tensor::from_data(list.as_slice(), device);
+        let variance = random(seed + 5, channels).into_iter().map(|x| x * x + 1e-8).collect();
+        let running = [constant(random(seed + 4, channels)), constant(variance)];
+        let unit = Unit {
+            geometry: *geometry,
+            weight: weight.clone(),
+            parameters,
+            running,
+            gate: gate.clone(),
+        };
+        (unit, (weight, norm))
+    };
+    geometries.iter().enumerate().map(unit).unzip()
+}
+
+/// Output, moments and the gradients of all leaves.
+fn results(
+    geometries: &[ConvGeometry],
+    shape: [usize; 4],
+    by: NormaliseBy,
+    case: usize,
+    device: &Device,
+) -> Vec<Vec<f32>> {
+    let (gate, gate_leaf) = gates(device).swap_remove(case);
+    let (units, leaves) = units(geometries, &gate, device);
+    let x = leaf(0, shape, device);
+    let (output, moments) = chain(x.clone(), &units, 1e-5, by);
+    let mut lists = vec![values(output.clone())];
+    lists.extend(moments.into_iter().flatten().map(values));
+    let gradients = loss(output).backward();
+    lists.push(gradient(&x, &gradients));
+    for (weight, [scale, shift]) in &leaves {
+        lists.push(gradient(weight, &gradients));
+        lists.extend([gradient(scale, &gradients), gradient(shift, &gradients)]);
+    }
+    lists.extend(gate_leaf.iter().map(|leaf| gradient(leaf, &gradients)));
+    lists
+}
+
+const WAYS: [NormaliseBy; 2] = [NormaliseBy::Batch, NormaliseBy::Running];
+
+#[test]
+fn single_convolutions_with_norm_and_gate_are_burns() {
+    let depthwise = |channels, stride| ConvGeometry::depthwise(channels, 3, stride);
+    let cases = [
+        (depthwise(5, 1), [3, 5, 7, 18]),
+        (depthwise(20, 2), [9, 20, 9, 8]),
+        (depthwise(2, 1), [9, 2, 1, 1]),
+        (depthwise(3, 2), [7, 3, 2, 2]),
+        (ConvGeometry::same(6, 50, 1, 1), [11, 6, 5, 4]),
+        (ConvGeometry::same(70, 17, 1, 1), [9, 70, 3, 5]),
+        (ConvGeometry::same(3, 4, 1, 2), [2, 3, 6, 6]),
+        (ConvGeometry::same(3, 4, 3, 1), [2, 3, 6, 6]),
+        (ConvGeometry::same(19, 5, 3, 2), [9, 19, 7, 4]),
+        (ConvGeometry::same(3, 4, 7, 2), [2, 3, 13, 12]),
+    ];
+    for (geometry, shape) in cases {
+        for (by, case) in WAYS.into_iter().flat_map(|by| (0..6).map(move |case| (by, case))) {
+            assert_same(&format!("{geometry}, {by:?}, gate {case}"), |device| {
+                results(&[geometry], shape, by, case, device)
+            });
+        }
+    }
+}
+
+/// An inverted residual block behind a first convolution, and more units than one operation holds.
+fn long() -> ([ConvGeometry; 8], [usize; 4]) {
+    let point = |inputs, outputs| ConvGeometry::same(inputs, outputs, 1, 1);
+    let geometries = [
+        ConvGeometry::same(3, 7, 3, 1),
+        point(7, 34),
+        ConvGeometry::depthwise(34, 3, 2),
+        point(34, 6),
+        point(6, 20),
+        ConvGeometry::depthwise(20, 3, 1),
+        point(20, 5),
+        ConvGeometry::same(5, 4, 3, 2),
+    ];
+    (geometries, [10, 3, 9, 8])
+}
+
+#[test]
+fn chains_are_burns() {
+    let (geometries, shape) = long();
+    for count in [2, 3, 5, 8] {
+        for by in WAYS {
+            assert_same(&format!("{count} units, {by:?}"), |device| {
+                results(&geometries[..count], shape, by, 4, device)
+            });
+        }
+    }
+}
+
+#[test]
+fn gradients_are_finite_differences() {
+    let device = Device::flex().autodiff();
+    let (geometries, shape) = long();
+    // Without activations there are no kinks.
+    let gate = Gate { activation: Activation::Relu, weight: GateWeight::None };
+    let (units, leaves) = units(&geometries[..4], &gate, &device);
+    let x = leaf(0, shape, &device);
+    let run = |x: Tensor<4>, units: &[Unit]| loss(chain(x, units, 1e-5, NormaliseBy::Batch).0);
+    let gradients = run(x.clone(), &units).backward();
+    let compare = |analytic: Vec<f32>, step: &dyn Fn(&[f32]) -> f64| {
+        let direction = random(77, analytic.len());
+        let pairs = analytic.iter().zip(&direction);
+        let expected: f64 = pairs.map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();
+        let size = 1e-2;
+        let moved = |sign: f32| direction.iter().map(|d| sign * size * d).collect::<Vec<f32>>();
+        let found = (step(&moved(1.0)) - step(&moved(-1.0))) / (2.0 * f64::from(size));
+        let scale = analytic.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+        assert!((found - expected).abs() < 0.02 * scale, "{found}, {expected}, {scale}");
+    };
+    let scalar = |tensor: Tensor<1>| f64::from(values(tensor)[0]);
+    let shift = |shape: [usize; 4], by: &[f32]| {
+        Tensor::<4>::from_data(TensorData::new(by.to_vec(), shape), &device)
+    };
+    compare(gradient(&x, &gradients), &|by| scalar(run(x.clone() + shift(shape, by), &units)));
+    for (number, (weight, _)) in leaves.iter().enumerate() {
+        compare(gradient(weight, &gradients), &|by| {
+            let mut units = units.clone();
+            units[number].weight = weight.clone() + shift(weight.dims(), by);
+            scalar(run(x.clone(), &units))
+        });
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_threads() {
+    let (geometries, [_, channels, height, width]) = long();
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+        pool.install(|| {
+            let device = Device::flex().autodiff();
+            results(&geometries, [41, channels, height, width], NormaliseBy::Batch, 4, &device)
+        })
+    };
+    let alone = run(1);
+    assert_eq!(run(2), alone);
+    assert_eq!(run(5), alone);
+}
+
+#[test]
+fn without_autodiff_they_are_the_same() {
+    let (geometries, shape) = long();
+    let run = |device: &Device| {
+        let gate = gates(device).swap_remove(3).0;
+        let (units, _) = units(&geometries, &gate, device);
+        let x = leaf(0, shape, device);
+        WAYS.map(|by| values(chain(x.clone(), &units, 1e-5, by).0))
+    };
+    assert_eq!(run(&Device::flex().autodiff()), run(&Device::flex()));
+}
+
+#[test]
+fn gated_sums_are_burns() {
+    for case in 0..6 {
+        assert_same(&format!("gate {case}"), |device| {
+            let (gate, gate_leaf) = gates(device).swap_remove(case);
+            let [a, b] = [11, 12].map(|seed| leaf(seed, [3, 5, 30, 21], device));
+            let output = add(a.clone(), b.clone().mul_scalar(9.0), &gate);
+            let mut lists = vec![values(output.clone())];
+            let gradients = loss(output).backward();
+            lists.extend([gradient(&a, &gradients), gradient(&b, &gradients)]);
+            lists.extend(gate_leaf.iter().map(|leaf| gradient(leaf, &gradients)));
+            lists
+        });
+    }
+}
+
+/// A constant gradient is broadcast, so it is no contiguous tensor.
+#[test]
+fn gradients_and_inputs_need_not_be_contiguous() {
+    let geometry = ConvGeometry::same(3, 2, 1, 1);
+    assert_same("transposed input, summed output", |device| {
+        let gate = gates(device).swap_remove(1).0;
+        let (units, leaves) = units(&[geometry], &gate, device);
+        let x = leaf(1, [2, 3, 4, 5], device);
+        let (output, _) = chain(x.clone().swap_dims(2, 3), &units, 1e-5, NormaliseBy::Running);
+        let gradients = output.sum().backward();
+        vec![gradient(&x, &gradients), gradient(&leaves[0].0, &gradients)]
+    });
+}
