@@ -135,6 +135,19 @@ impl Packer {
         self.push(u64::from_le_bytes(last), (bits % 64) as u32);
     }
 
+    /// Lets `f` write the next `bits` bits, whole words of 64, in their place, and `slack` bytes after them that are forgotten.
+    /// Does nothing and returns `false` where what came before does not fill whole words.
+    pub fn write_words(&mut self, bits: usize, slack: usize, f: impl FnOnce(&mut [u8])) -> bool {
+        if self.filled > 0 || !bits.is_multiple_of(64) {
+            return false;
+        }
+        let start = self.bytes.len();
+        self.bytes.resize(start + bits / 8 + slack, 0);
+        f(&mut self.bytes[start..]);
+        self.bytes.truncate(start + bits / 8);
+        true
+    }
+
     /// All bytes, the last one filled up with zeros.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
@@ -180,6 +193,20 @@ impl<'a> Unpacker<'a> {
             window
         });
         (window, passed)
+    }
+
+    /// The next `bits` bits, and at least `slack` bytes after them, where they begin with a byte and there are so many.
+    #[must_use]
+    pub fn read_bytes(&mut self, bits: usize, slack: usize) -> Option<&'a [u8]> {
+        if !self.position.is_multiple_of(8) {
+            return None;
+        }
+        let rest = self.bytes.get(self.position / 8..)?;
+        let found = rest.len() >= bits.div_ceil(8) + slack;
+        found.then(|| {
+            self.position += bits;
+            rest
+        })
     }
 
     /// The next values of `bits` bits, 1 to 64; zeros past the end. Faster than one by one.
@@ -272,6 +299,39 @@ mod tests {
                 in_turn.push_in_turn(words, widths);
             }
             prop_assert_eq!(in_turn.finish(), one_by_one.finish());
+        }
+
+        #[test]
+        fn words_are_written_and_read_in_place(
+            lead in prop_oneof![Just(0_u32), Just(64), 0_u32..64],
+            words in prop::collection::vec(any::<u64>(), 0..9),
+            (slack, step) in (0_usize..70, 0_usize..20),
+        ) {
+            let (mut one_by_one, mut in_place) = (Packer::default(), Packer::default());
+            one_by_one.push(1, lead);
+            in_place.push(1, lead);
+            let written = in_place.write_words(64 * words.len(), slack, |bytes| {
+                assert_eq!(bytes.len(), 8 * words.len() + slack);
+                bytes.fill(0xff);
+                for (to, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(&words) {
+                    *to = word.to_le_bytes();
+                }
+            });
+            prop_assert_eq!(written, lead % 64 == 0);
+            words.iter().filter(|_| written).for_each(|&word| one_by_one.push(word, 64));
+            let bytes = in_place.finish();
+            prop_assert_eq!(&bytes, &one_by_one.finish());
+
+            let mut unpacker = Unpacker::new(&bytes);
+            unpacker.next(step as u32);
+            match unpacker.read_bytes(step, slack) {
+                Some(rest) => {
+                    prop_assert_eq!(rest, &bytes[step / 8..]);
+                    prop_assert!(step % 8 == 0 && rest.len() >= step.div_ceil(8) + slack);
+                    prop_assert_eq!(unpacker.position, 2 * step);
+                }
+                None => prop_assert_eq!(unpacker.position, step),
+            }
         }
 
         #[test]

@@ -115,12 +115,63 @@ impl TweakedHash {
         }
     }
 
+    /// Replaces the first half of `nodes` by the children `H(x, tweak)` and `x ^ H(x, tweak)` of each `x`. The sums of the left and of
+    /// the right ones. There must be a power of two of them.
+    pub(super) fn children(&self, nodes: &mut [u128], tweak: u128) -> [u128; 2] {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(pi) = &self.wide
+            && nodes.len() >= 8
+        {
+            // SAFETY: as above.
+            return unsafe { wide_aes::children(pi, nodes, tweak) };
+        }
+        self.children_portable(nodes, tweak)
+    }
+
+    fn children_portable(&self, nodes: &mut [u128], tweak: u128) -> [u128; 2] {
+        let half = nodes.len() / 2;
+        let mut sums = [0; 2];
+        let mut batch = Zeroizing::new([[0; BATCH]; 2]);
+        let [parents, left] = &mut *batch;
+        // From the last, for children are written over parents.
+        for start in (0..half).step_by(BATCH).rev() {
+            let count = BATCH.min(half - start);
+            parents[..count].copy_from_slice(&nodes[start..start + count]);
+            left[..count].copy_from_slice(&parents[..count]);
+            self.hash_portable(&mut left[..count], TweakRun::same(tweak));
+            let children = nodes[2 * start..2 * (start + count)].as_chunks_mut::<2>().0;
+            for (children, (parent, left)) in children.iter_mut().zip(parents.iter().zip(&*left)) {
+                *children = [*left, parent ^ left];
+                sums[0] ^= children[0];
+                sums[1] ^= children[1];
+            }
+        }
+        sums
+    }
+
     /// Stretches secret keys, each to an equal part of `words`: `H(key, tweak), H(key, tweak + 1), ...`, one
     /// AES a word. `tweak` maps a key's position to its first tweak.
     pub fn expand(&self, keys: &[u128], tweak: impl Fn(usize) -> u128, words: &mut [u128]) {
+        let each = (words.len() / keys.len().max(1)).max(1);
+        let words = &mut words[..each * keys.len()];
+        #[cfg(target_arch = "x86_64")]
+        if let Some(pi) = &self.wide
+            && (0..keys.len()).all(|key| (tweak(key) as u64).checked_add(each as u64).is_some())
+        {
+            // SAFETY: as above.
+            return unsafe { wide_aes::expand(pi, keys, tweak, (words, each)) };
+        }
+        self.expand_portable(keys, tweak, (words, each));
+    }
+
+    fn expand_portable(
+        &self,
+        keys: &[u128],
+        tweak: impl Fn(usize) -> u128,
+        (words, each): (&mut [u128], usize),
+    ) {
         let mut whitened = Zeroizing::new(keys.to_vec());
         self.permute(&mut whitened);
-        let each = (words.len() / keys.len().max(1)).max(1);
         for (position, words) in words.chunks_exact_mut(each).enumerate() {
             let first = tweak(position);
             for (index, word) in (0..).zip(words) {
@@ -228,6 +279,23 @@ mod tests {
     }
 
     #[test]
+    fn every_way_makes_the_same_children() {
+        let hash = TweakedHash::new();
+        for parents in [1, 2, 4, 8, 16, 32, 64, 512] {
+            let nodes: Vec<u128> = (0..2 * parents).map(|i| (i * i) << 60 | 5).collect();
+            let [mut best, mut portable] = [nodes.clone(), nodes.clone()];
+            let sums = [hash.children(&mut best, 9), hash.children_portable(&mut portable, 9)];
+            let mut expected = [0; 2];
+            for (at, parent) in nodes[..parents as usize].iter().enumerate() {
+                let left = reference(*parent, 9);
+                assert_eq!(best[2 * at..][..2], [left, parent ^ left], "{parents} {at}");
+                expected = [expected[0] ^ left, expected[1] ^ parent ^ left];
+            }
+            assert_eq!((best, sums), (portable, [expected; 2]), "{parents}");
+        }
+    }
+
+    #[test]
     fn pairs_are_hashed_one_by_one() {
         let hash = TweakedHash::new();
         for (len, first) in [(600, 1000), (25, 1 << 127 | 5), (100, u128::from(u64::MAX) - 7)] {
@@ -242,13 +310,19 @@ mod tests {
 
     #[test]
     fn expansion_is_the_hash_at_consecutive_tweaks() {
-        let keys = [42, 43, 44];
-        for each in [1, 5, 70] {
-            let mut words = vec![0; 3 * each];
-            TweakedHash::new().expand(&keys, |position| 1000 * position as u128, &mut words);
-            for (index, word) in words.iter().enumerate() {
-                let tweak = 1000 * (index / each) + index % each;
-                assert_eq!(*word, reference(keys[index / each], tweak as u128));
+        let hash = TweakedHash::new();
+        let keys: Vec<u128> = (42..71).map(|key| (key * key) << 77).collect();
+        for (each, base) in
+            [1, 2, 4, 5, 16, 70, 256].into_iter().flat_map(|e| [(e, 0), (e, u64::MAX - 3)])
+        {
+            let tweak = |position: usize| u128::from(base) + ((position as u128) << 64);
+            let [mut best, mut portable] = [(); 2].map(|()| vec![0; keys.len() * each]);
+            hash.expand(&keys, tweak, &mut best);
+            hash.expand_portable(&keys, tweak, (&mut portable, each));
+            for (index, word) in best.iter().enumerate() {
+                let expected =
+                    reference(keys[index / each], tweak(index / each) + (index % each) as u128);
+                assert_eq!((*word, portable[index]), (expected, expected), "{each} {base} {index}");
             }
         }
     }

@@ -16,6 +16,7 @@ mod noise_tree;
 mod prg;
 mod rows;
 mod seed_tree;
+mod selected;
 mod silent;
 mod soft_spoken;
 mod transpose;

@@ -6,32 +6,27 @@
 //! the sum with `delta`. As `r` is random, so is the path, and no choice has to be sent.
 
 use super::block::{Domain, Tweaks};
-use super::hash::{self, TweakRun, TweakedHash};
+use super::hash::{TweakRun, TweakedHash};
+use super::selected::change_pair;
 use copriv_ir::Party;
-use zeroize::Zeroizing;
 
 /// Bytes of the message for a tree of `depth` levels: nothing for the first.
 pub(super) const fn message_bytes(depth: usize) -> usize {
     (depth - 1) * 16
 }
 
-/// Parents whose children are made together.
-const BATCH: usize = hash::BATCH;
-
 /// Grows the trees of one direction.
 pub(super) struct Grower {
     hash: TweakedHash,
     /// A tweak for each level of each tree.
     tweaks: Tweaks,
-    /// Parents, and the left child of each.
-    batch: Zeroizing<[[u128; BATCH]; 2]>,
 }
 
 impl Grower {
     /// For the direction in which `sender` is the OT sender.
     pub(super) fn new(sender: Party) -> Self {
         let tweaks = Tweaks::new(sender, Domain::Trees);
-        Self { hash: TweakedHash::new(), tweaks, batch: Zeroizing::new([[0; BATCH]; 2]) }
+        Self { hash: TweakedHash::new(), tweaks }
     }
 
     /// The sender's leaves, `2^depth` of them and each with its last bit cleared, from its `depth` transfers `q`. Appends the
@@ -47,7 +42,7 @@ impl Grower {
         (leaves[0], leaves[1]) = (root, root ^ delta);
         for (parents, key) in (1..).map(|level| 1 << level).zip(keys) {
             let tweak = self.tweaks.next(1);
-            let [left, _] = self.descend(&mut leaves[..2 * parents], tweak);
+            let [left, _] = self.hash.children(&mut leaves[..2 * parents], tweak);
             message.extend_from_slice(&(key ^ left).to_le_bytes());
         }
         leaves.iter_mut().for_each(|leaf| *leaf &= !1);
@@ -72,54 +67,20 @@ impl Grower {
             let mut unknown = [0];
             self.hash.hash(&mut unknown, TweakRun::same(tweak));
             let [unknown] = unknown;
-            let [left, right] = self.descend(nodes, tweak);
+            let [left, right] = self.hash.children(nodes, tweak);
             let branch = (key & 1).wrapping_neg();
             let wanted = u128::from_le_bytes(*message) ^ key;
             let sibling = wanted ^ left & !branch ^ right & branch;
             let changes =
                 [unknown & branch | sibling & !branch, unknown & !branch | sibling & branch];
-            for (parent, nodes) in nodes.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-                let here = equal(parent, path);
-                nodes[0] ^= changes[0] & here;
-                nodes[1] ^= changes[1] & here;
-            }
+            change_pair(nodes, path, changes, u128::MAX);
             sum = left ^ right ^ changes[0] ^ changes[1];
             path = 2 * path + (1 ^ *key as usize & 1);
         }
-        for (position, leaf) in leaves.iter_mut().enumerate() {
-            let here = equal(position, path);
-            *leaf = (*leaf & !here | sum & here) & !1 | here & 1;
-        }
+        // The leaf of the path is still zero.
+        let (leaf, is_right) = (sum | 1, (path as u128 & 1).wrapping_neg());
+        change_pair(leaves, path / 2, [leaf & !is_right, leaf & is_right], !1);
     }
-
-    /// Replaces the first half of `nodes` by the children of each. The sums of the left and of the right ones.
-    fn descend(&mut self, nodes: &mut [u128], tweak: u128) -> [u128; 2] {
-        let half = nodes.len() / 2;
-        let mut sums = [0; 2];
-        let [parents, left] = &mut *self.batch;
-        // From the last, for children are written over parents.
-        for start in (0..half).step_by(BATCH).rev() {
-            let count = BATCH.min(half - start);
-            parents[..count].copy_from_slice(&nodes[start..start + count]);
-            left[..count].copy_from_slice(&parents[..count]);
-            self.hash.hash(&mut left[..count], TweakRun::same(tweak));
-            let children = nodes[2 * start..2 * (start + count)].as_chunks_mut::<2>().0;
-            for (children, (parent, left)) in children.iter_mut().zip(parents.iter().zip(&*left)) {
-                *children = [*left, parent ^ left];
-                sums[0] ^= children[0];
-                sums[1] ^= children[1];
-            }
-        }
-        sums
-    }
-}
-
-/// All ones if the numbers are equal, else zero.
-#[inline]
-fn equal(a: usize, b: usize) -> u128 {
-    let differs = (a ^ b) as u64;
-    let same = u128::from(((differs | differs.wrapping_neg()) >> 63).wrapping_sub(1));
-    same << 64 | same
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::hash::{TweakRun, TweakedHash};
 use super::lpn;
 use super::noise_tree::{self, Grower};
 use super::rows::{ReceiverBlock, SenderBlock};
+use super::selected::{add_last_bits, add_where};
 use super::soft_spoken::{SoftSpokenReceiver, SoftSpokenSender};
 use crate::{Channel, RuntimeError};
 use copriv_ir::Party;
@@ -147,11 +148,7 @@ impl SilentSender {
             if choices == Choices::Chosen {
                 let mut corrections = [0; WORDS];
                 read(&channel.recv(bytes)?, &mut corrections);
-                for (rows, word) in plane.chunks_mut(128).zip(corrections) {
-                    for (at, q) in rows.iter_mut().enumerate() {
-                        *q ^= (word >> at & 1).wrapping_neg() & *self.delta;
-                    }
-                }
+                add_where(plane, &corrections, *self.delta);
             }
             add_multiple(&mut rows[..count], plane, power);
             plane.fill(0);
@@ -248,9 +245,7 @@ impl SilentReceiver {
         for (power, choices) in (0..).zip(choices) {
             let plane = supply.draw(count)?;
             let mut corrections = Zeroizing::new(*choices);
-            for (rows, word) in plane.chunks(128).zip(&mut *corrections) {
-                rows.iter().enumerate().for_each(|(at, t)| *word ^= (t & 1) << at);
-            }
+            add_last_bits(plane, &mut corrections);
             let mut message = vec![0; bytes];
             write(&mut message, &*corrections);
             // Beyond the last transfer nothing hides the plane.

@@ -5,9 +5,11 @@
 
 mod hash;
 mod streams;
+mod tree;
 
-pub(super) use hash::{hash, hash_pairs};
+pub(super) use hash::{expand, hash, hash_pairs};
 pub(super) use streams::{fold, stream, streams, unmask};
+pub(super) use tree::children;
 
 use std::arch::x86_64::*;
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -33,7 +35,7 @@ impl RoundKeys {
     /// Of a key, where the processor can.
     pub(super) fn new(key: &[u8; 16]) -> Option<Self> {
         // SAFETY: the features were detected.
-        is_available().then(|| Self(unsafe { expand(u128::from_le_bytes(*key)) }))
+        is_available().then(|| Self(unsafe { schedule(u128::from_le_bytes(*key)) }))
     }
 
     #[inline]
@@ -49,7 +51,7 @@ impl RoundKeys {
 
 /// The key schedule (FIPS 197, section 5.2).
 #[target_feature(enable = "aes")]
-fn expand(key: u128) -> [u128; 11] {
+fn schedule(key: u128) -> [u128; 11] {
     let mut keys = [key; 11];
     macro_rules! next {
         ($($round:literal $constant:literal)*) => {

@@ -6,6 +6,9 @@ use crate::packing::{Packer, Unpacker};
 use std::arch::x86_64::*;
 use std::sync::LazyLock;
 
+/// Bytes of a register: loads and stores may go so far beyond what is packed.
+const REGISTER: usize = 64;
+
 macro_rules! kernels {
     ($lane:ty, $count:literal, $offer:ident, $choose:ident,
      $joiner:ident, $splitter:ident, $set1:ident, $add:ident, $sub:ident, $shift:ident) => {
@@ -28,18 +31,25 @@ macro_rules! kernels {
             let sums = vectors.sum.as_chunks_mut::<$count>().0;
             let blocks = registers.chunks(BLOCK / $count).zip(sums.chunks_mut(BLOCK / $count));
             for ((vectors_of_block, sums), start) in blocks.zip((0..vectors.len).step_by(BLOCK)) {
-                let mut at = 0;
-                let pads = (&mut zero).zip(&mut one);
-                for ((vector, sum), (zero, one)) in vectors_of_block.iter().zip(sums).zip(pads) {
-                    let (zero, one) = (load(zero), load(one));
-                    let x = $sub(_mm512_xor_si512(load(vector), sign), sign);
-                    let masked = $add($sub(zero, one), x);
-                    store(sum, $sub(load(sum), $shift(zero, shift)));
-                    let Some(to) = bytes[at..].first_chunk_mut::<64>() else { break };
-                    store(to, joiner.join(masked));
-                    at += step;
+                let mut write = |bytes: &mut [u8]| {
+                    let mut at = 0;
+                    let pads = (&mut zero).zip(&mut one);
+                    let numbers = vectors_of_block.iter().zip(sums.iter_mut());
+                    for ((vector, sum), (zero, one)) in numbers.zip(pads) {
+                        let (zero, one) = (load(zero), load(one));
+                        let x = $sub(_mm512_xor_si512(load(vector), sign), sign);
+                        let masked = $add($sub(zero, one), x);
+                        store(sum, $sub(load(sum), $shift(zero, shift)));
+                        let Some(to) = bytes[at..].first_chunk_mut::<64>() else { break };
+                        store(to, joiner.join(masked));
+                        at += step;
+                    }
+                };
+                let bits = (vectors.len - start).min(BLOCK) * width as usize;
+                if !to.write_words(bits, REGISTER, &mut write) {
+                    write(bytes);
+                    to.push_bytes(bytes, bits);
                 }
-                to.push_bytes(bytes, (vectors.len - start).min(BLOCK) * width as usize);
             }
         }
 
@@ -61,7 +71,10 @@ macro_rules! kernels {
             let blocks = vectors.sum.as_chunks_mut::<$count>().0.chunks_mut(BLOCK / $count);
             for (sums, start) in blocks.zip((0..vectors.len).step_by(BLOCK)) {
                 let bits = (vectors.len - start).min(BLOCK) * width as usize;
-                from.fill_bytes(bytes, bits);
+                let bytes = from.read_bytes(bits, REGISTER).unwrap_or_else(|| {
+                    from.fill_bytes(bytes, bits);
+                    bytes
+                });
                 let mut at = 0;
                 for (sum, pad) in sums.iter_mut().zip(&mut pads) {
                     let sent = _mm512_and_si512(splitter.split(&bytes[at..]), chosen);

@@ -3,6 +3,7 @@
 use super::{LANES, RoundKeys, Spread, broadcast, encrypt, load, store};
 use crate::ot::hash::TweakRun;
 use std::arch::x86_64::*;
+use zeroize::Zeroizing;
 
 /// Registers that are encrypted together: enough to fill the pipeline, few enough to stay registers with what belongs to
 /// them.
@@ -93,6 +94,63 @@ pub(in crate::ot) fn hash_pairs(
     for (to, offset) in [(zero, 0), (one, offset)] {
         to[at..].iter_mut().zip(rest).for_each(|(to, row)| *to = row ^ offset);
         hash(pi, &mut to[at..], run);
+    }
+}
+
+/// Stretches keys, each to `each` of the words: see [`TweakedHash::expand`](crate::ot::TweakedHash::expand). The last 64 bits of
+/// tweaks must not overflow.
+#[target_feature(enable = "avx512f,vaes")]
+pub(in crate::ot) fn expand(
+    pi: &RoundKeys,
+    keys: &[u128],
+    tweak: impl Fn(usize) -> u128,
+    (words, each): (&mut [u128], usize),
+) {
+    let round_keys = pi.spread();
+    let mut whitened = Zeroizing::new(keys.to_vec());
+    for keys in whitened.chunks_mut(LANES * TOGETHER) {
+        let mut batch = Zeroizing::new([0; LANES * TOGETHER]);
+        batch[..keys.len()].copy_from_slice(keys);
+        let mut blocks = [_mm512_setzero_si512(); TOGETHER];
+        let registers = || 0..keys.len().div_ceil(LANES);
+        for register in registers() {
+            blocks[register] = load(&batch.as_chunks().0[register]);
+        }
+        encrypt(&round_keys, &mut blocks);
+        for register in registers() {
+            store(&mut batch.as_chunks_mut().0[register], blocks[register]);
+        }
+        keys.copy_from_slice(&batch[..keys.len()]);
+    }
+    // Whole registers for each key: what is too much of one is written over by the next.
+    let (mut key, mut at) = (0, 0);
+    while key < keys.len() {
+        let (mut start, mut count) = ([0; TOGETHER], 0);
+        let mut whites = [_mm512_setzero_si512(); TOGETHER];
+        let mut blocks = whites;
+        while count < TOGETHER && key < keys.len() {
+            start[count] = each * key + at;
+            whites[count] = broadcast(whitened[key]);
+            let tweaks = Tweaks::new(TweakRun::each(tweak(key))).of(at);
+            blocks[count] = _mm512_xor_si512(whites[count], tweaks);
+            count += 1;
+            at += LANES;
+            if at >= each {
+                (key, at) = (key + 1, 0);
+            }
+        }
+        encrypt(&round_keys, &mut blocks);
+        for register in 0..count {
+            let stretched = _mm512_xor_si512(blocks[register], whites[register]);
+            let to = &mut words[start[register]..];
+            if let Some(to) = to.first_chunk_mut() {
+                store(to, stretched);
+            } else {
+                let mut few = [0; LANES];
+                store(&mut few, stretched);
+                to.copy_from_slice(&few[..to.len()]);
+            }
+        }
     }
 }
 
