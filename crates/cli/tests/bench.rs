@@ -2,7 +2,7 @@
 
 mod program;
 
-use copriv_ir::{Activation, Comparison, OtKind, Ring, cost};
+use copriv_ir::{Activation, Comparison, OtKind, PoolWindow, Ring, Shape, cost};
 use program::{Workplace, json};
 use serde_json::Value;
 
@@ -19,7 +19,9 @@ fn bench(place: &Workplace, arguments: &[&str]) -> Vec<Value> {
             "cpu_seconds",
             "job",
             "params",
+            "peak_memory",
             "per_cpu_second",
+            "phases",
             "rounds",
             "seconds",
             "variant",
@@ -34,6 +36,21 @@ fn bench(place: &Workplace, arguments: &[&str]) -> Vec<Value> {
             assert_eq!(found, ["offline", "online"]);
         }
         assert!(row["seconds"].is_f64() && row["cpu_seconds"].is_f64());
+        let sum = |key: &str| -> f64 {
+            let seconds = |phase: &str| row["phases"][phase][key].as_f64().expect("a number");
+            seconds("offline") + seconds("online")
+        };
+        assert!(sum("seconds") >= row["seconds"].as_f64().expect("a number"));
+        assert!(sum("cpu_seconds") >= row["cpu_seconds"].as_f64().expect("a number"));
+        for (phase, party) in [
+            ("offline", "server"),
+            ("offline", "client"),
+            ("online", "server"),
+            ("online", "client"),
+        ] {
+            let waited = row["phases"][phase]["waiting"][party].as_f64();
+            assert!(waited.is_some_and(|waited| waited >= 0.0), "{row}");
+        }
         assert!(row["per_cpu_second"].as_f64().is_some_and(|rate| rate > 0.0));
     }
     rows
@@ -63,6 +80,17 @@ fn jobs_print_the_cost_models_bytes_beside_a_baseline() {
             .as_u64()
             .is_some_and(|bytes| bytes >= elements * (8 * 128 + 44) / 64)
     );
+
+    let rows = bench(&place, &["argmax", "--elements", "50", "--bits", "20"]);
+    let (offline, online) = cost::argmax(ring, 50, &comparison);
+    assert_eq!(rows[0]["bytes"]["offline"], offline.traffic.bytes());
+    assert_eq!(rows[0]["bytes"]["online"], online.bytes());
+    let rows = bench(&place, &["max-pool", "--shape", "3,8,3,2", "--bits", "20"]);
+    let window = PoolWindow { kernel: 3, stride: 2, padding: 1 };
+    let (offline, online) = cost::max_pool(window, Shape::new(3, 8, 8), ring, &comparison);
+    assert_eq!(rows[0]["bytes"]["offline"], offline.traffic.bytes());
+    assert_eq!(rows[0]["bytes"]["online"], online.bytes());
+    assert!(rows.len() > 1);
 
     let rows = bench(&place, &["truncate", "--elements", "50", "--bits", "16", "--shift", "5"]);
     assert!(rows.len() > 1);
@@ -135,6 +163,8 @@ fn bad_requests_are_refused() {
     place.fail(&["bench", "relu", "--elements", "0"]);
     place.fail(&["bench", "relu", "--elements", "8", "--bits", "65"]);
     place.fail(&["bench", "conv", "--shape", "0,0,0,0,0"]);
+    place.fail(&["bench", "max-pool", "--shape", "1,2,0,1"]);
+    place.fail(&["bench", "argmax", "--elements", "0"]);
     std::fs::write(place.path("n.toml"), "client_to_server = 1e6").expect("writes");
     let error = place.fail(&["bench", "ot", "--elements", "8", "--network", "n.toml"]);
     assert!(error.contains("server_to_client"), "{error}");

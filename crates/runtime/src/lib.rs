@@ -21,7 +21,9 @@ mod linear;
 mod threads;
 
 pub use bits::Bits;
-pub use channel::{Channel, Control, Lane, MemoryTransport, Refusal, TcpTransport, Transport};
+pub use channel::{
+    Channel, Control, Lane, MemoryTransport, Refusal, TcpTransport, Transport, Waiting,
+};
 pub use copriv_ir::packing;
 pub use error::RuntimeError;
 pub use session::{ClientSession, Inference, Prepared, ServerSession};

@@ -11,6 +11,10 @@ pub enum Bench {
     Relu(Elements),
     /// Dropping fractional bits: our truncations beside CrypTFlow2's.
     Truncate(Truncation),
+    /// Max pooling: our comparisons beside CrypTFlow2's.
+    MaxPool(Pooling),
+    /// The class with the greatest of many logits: our comparisons beside CrypTFlow2's.
+    Argmax(Classes),
     /// The offline phase of a convolution: our lowerings and choosers beside CrypTFlow2's, and beside a bare
     /// copy of as many bytes.
     Conv(Convolution),
@@ -58,6 +62,56 @@ pub struct Truncation {
 }
 
 #[derive(Args, Debug)]
+pub struct Pooling {
+    /// Channels, pixels a side, side of the windows, stride. The border is half a window, rounded down, as in ResNets.
+    #[arg(long, value_name = "C,H,R,S", default_value = "64,32,3,2")]
+    pub shape: PoolShape,
+    /// Bits of the ring.
+    #[arg(long, value_name = "L", default_value_t = 32)]
+    pub bits: u32,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Args, Debug)]
+pub struct Classes {
+    /// How many logits.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub elements: usize,
+    /// Bits of the ring.
+    #[arg(long, value_name = "L", default_value_t = 32)]
+    pub bits: u32,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `C,H,R,S`.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolShape {
+    pub channels: usize,
+    pub side: usize,
+    pub kernel: usize,
+    pub stride: usize,
+}
+
+impl std::str::FromStr for PoolShape {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let [channels, side, kernel, stride] = numbers(text, "four whole numbers C,H,R,S")?;
+        Ok(Self { channels, side, kernel, stride })
+    }
+}
+
+/// Numbers between commas.
+fn numbers<const N: usize>(text: &str, expected: &str) -> Result<[usize; N], String> {
+    let numbers: Result<Vec<usize>, _> =
+        text.split(',').map(|number| number.trim().parse()).collect();
+    let numbers = numbers.ok().and_then(|numbers| numbers.try_into().ok());
+    numbers.ok_or_else(|| format!("expected {expected}"))
+}
+
+#[derive(Args, Debug)]
 pub struct Convolution {
     /// Input channels, output channels, pixels a side, kernel, stride.
     #[arg(long, value_name = "C,K,H,R,S", default_value = "64,64,32,3,1")]
@@ -86,14 +140,9 @@ impl std::str::FromStr for ConvShape {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let numbers: Result<Vec<usize>, _> =
-            text.split(',').map(|number| number.trim().parse()).collect();
-        match numbers.as_deref() {
-            Ok(&[inputs, outputs, side, kernel, stride]) => {
-                Ok(Self { inputs, outputs, side, kernel, stride })
-            }
-            _ => Err("expected five whole numbers C,K,H,R,S".into()),
-        }
+        let [inputs, outputs, side, kernel, stride] =
+            numbers(text, "five whole numbers C,K,H,R,S")?;
+        Ok(Self { inputs, outputs, side, kernel, stride })
     }
 }
 

@@ -3,12 +3,15 @@
 mod frame;
 mod meter;
 mod transport;
+mod waiting;
 mod writer;
 
 pub use frame::{Control, Refusal};
 pub use transport::{
     MemoryReader, MemoryTransport, MemoryWriter, Shortcut, TcpTransport, Transport,
 };
+
+pub use waiting::Waiting;
 
 use crate::RuntimeError;
 use copriv_ir::{CommTable, Party, Phase, StepId};
@@ -44,6 +47,7 @@ pub struct Channel {
     /// Bytes left to read of the data frame that came last.
     incoming: usize,
     meter: Meter,
+    waiting: Waiting,
 }
 
 impl Channel {
@@ -55,10 +59,11 @@ impl Channel {
         let split = |source| RuntimeError::Io { what: "split the connection", source };
         let shortcut = transport.shortcut().map_err(split)?;
         let (reader, writer) = transport.split().map_err(split)?;
+        let waiting = Waiting::default();
         let writer = if T::WRITES_AT_ONCE {
             Writer::Direct { output: Box::new(writer), spare: Vec::new() }
         } else {
-            let thread = Background::spawn(writer, shortcut)
+            let thread = Background::spawn(writer, shortcut, waiting.clone())
                 .map_err(|source| RuntimeError::Io { what: "start a thread", source })?;
             Writer::Background(thread)
         };
@@ -70,6 +75,7 @@ impl Channel {
             stamp: 0,
             incoming: 0,
             meter: Meter::new(party),
+            waiting,
         })
     }
 
@@ -86,6 +92,12 @@ impl Channel {
     #[must_use]
     pub fn party(&self) -> Party {
         self.party
+    }
+
+    /// How long this end waits, now and wherever the channel goes.
+    #[must_use]
+    pub fn waiting(&self) -> Waiting {
+        self.waiting.clone()
     }
 
     /// Sends a message. It may wait in a buffer until [`Self::flush`] or the next receive.
@@ -151,7 +163,7 @@ impl Channel {
                 self.incoming = self.next_data()?;
             }
             let (now, later) = message.split_at_mut(self.incoming.min(message.len()));
-            self.reader.read_exact(now).map_err(|source| self.lost(source))?;
+            self.read(now)?;
             self.incoming -= now.len();
             message = later;
         }
@@ -266,7 +278,7 @@ impl Channel {
             return Err(self.misbehaved("control frame", "a control word", "data"));
         };
         let mut body = vec![0; payload];
-        self.reader.read_exact(&mut body).map_err(|source| self.lost(source))?;
+        self.read(&mut body)?;
         match Control::decode((tag, stamp), &body, self.peer())? {
             Control::Abort => Err(RuntimeError::PeerAborted { peer: self.peer() }),
             control => Ok(control),
@@ -288,7 +300,7 @@ impl Channel {
     /// # Errors
     /// [`RuntimeError::ConnectionLost`].
     pub fn recv_raw(&mut self, bytes: &mut [u8]) -> Result<(), RuntimeError> {
-        self.reader.read_exact(bytes).map_err(|source| self.lost(source))?;
+        self.read(bytes)?;
         self.meter.receive(bytes.len());
         self.meter.see(1);
         Ok(())
@@ -312,6 +324,11 @@ impl Channel {
 
     fn lost(&self, source: io::Error) -> RuntimeError {
         RuntimeError::ConnectionLost { peer: self.peer(), source }
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> Result<(), RuntimeError> {
+        let Self { waiting, reader, .. } = self;
+        waiting.during(|| reader.read_exact(bytes)).map_err(|source| self.lost(source))
     }
 
     fn push(&mut self, frame: Vec<u8>) -> Result<(), RuntimeError> {
@@ -339,7 +356,7 @@ impl Channel {
 
     fn next_header(&mut self) -> Result<Header, RuntimeError> {
         let mut header = [0; HEADER];
-        self.reader.read_exact(&mut header).map_err(|source| self.lost(source))?;
+        self.read(&mut header)?;
         Header::decode(header, self.peer())
     }
 

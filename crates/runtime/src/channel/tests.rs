@@ -303,3 +303,21 @@ fn two_that_go_at_once_do_not_wait_for_each_other() {
         scope.spawn(move || drop(client));
     });
 }
+
+#[test]
+fn waiting_is_counted_at_the_party_that_waits() {
+    let (mut server, mut client) = Channel::pair().expect("threads start");
+    let (ours, theirs) = (server.waiting(), client.waiting());
+    let pause = Duration::from_millis(50);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            thread::sleep(pause);
+            client.send(&[1; 10]).expect("sends");
+            client.flush().expect("sends");
+        });
+        server.recv(10).expect("arrives");
+    });
+    // The other one may have begun first, but not by much.
+    assert!(ours.seconds() > 0.5 * pause.as_secs_f64(), "{}", ours.seconds());
+    assert!(theirs.seconds() < ours.seconds());
+}

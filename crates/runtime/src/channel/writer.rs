@@ -1,5 +1,6 @@
 //! Writing so that whoever sends does not wait for the network.
 
+use super::Waiting;
 use super::transport::Shortcut;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
@@ -72,19 +73,21 @@ pub(super) struct Background {
     queue: Arc<Queue>,
     thread: Option<JoinHandle<()>>,
     shortcut: Option<Box<dyn Shortcut>>,
+    waiting: Waiting,
 }
 
 impl Background {
     pub(super) fn spawn(
         output: impl Write + Send + 'static,
         shortcut: Option<Box<dyn Shortcut>>,
+        waiting: Waiting,
     ) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let shared = Arc::clone(&queue);
         let thread = thread::Builder::new()
             .name("channel-writer".into())
             .spawn(move || shared.write_all_to(output))?;
-        Ok(Self { queue, thread: Some(thread), shortcut })
+        Ok(Self { queue, thread: Some(thread), shortcut, waiting })
     }
 
     fn push(&mut self, mut frame: Vec<u8>) -> io::Result<()> {
@@ -121,7 +124,7 @@ impl Background {
     fn enqueue(&self, frame: Vec<u8>) -> io::Result<()> {
         let mut state = self.queue.lock();
         while state.failed.is_none() && state.bytes > 0 && state.bytes + frame.len() > QUEUE_LIMIT {
-            state = self.queue.wait(state);
+            state = self.waiting.during(|| self.queue.wait(state));
         }
         if let Some((kind, message)) = &state.failed {
             return Err(io::Error::new(*kind, message.clone()));

@@ -1,7 +1,7 @@
 //! Both parties of a plan in this process, and what each step costs them together.
 
 use super::model::Model;
-use super::usage::{Moment, Spent, peak_memory, reset_peak_memory};
+use super::usage::{Moment, Spent, Waits, peak_memory, reset_peak_memory};
 use crate::commands::serve::PATIENCE;
 use anyhow::{Result, anyhow, ensure};
 use copriv_ir::evaluate::PlanEvaluator;
@@ -15,6 +15,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 /// What one inference of a plan cost both parties together.
 pub struct Measured {
@@ -44,7 +45,8 @@ pub fn run(model: &Model, tolerance: u64, threads: usize) -> Result<Measured> {
     let end = |stream, party| Channel::new(TcpTransport::new(stream, PATIENCE)?, party);
     let channels = (end(far, Party::Server)?, end(near, Party::Client)?);
     reset_peak_memory();
-    let mut clock = StepClock::default();
+    let waits = Waits::of(&channels.0, &channels.1);
+    let mut clock = StepClock { waits, spent: BTreeMap::new(), current: None };
     let inference = converse(model, channels, threads, |mut session| {
         clock.start();
         let prepared = session.prepare(&mut |phase, step, _| clock.at(phase, step))?;
@@ -138,8 +140,8 @@ fn check(model: &Model, inference: &Inference, tolerance: u64) -> Result<()> {
 }
 
 /// Books time on the step that goes on, as the client's progress tells.
-#[derive(Default)]
 struct StepClock {
+    waits: Waits,
     spent: BTreeMap<(StepId, Phase), Spent>,
     current: Option<(Moment, Option<(StepId, Phase)>)>,
 }
@@ -147,7 +149,7 @@ struct StepClock {
 impl StepClock {
     /// From here on time belongs to the first step that is named.
     fn start(&mut self) {
-        self.current = Some((Moment::now(), None));
+        self.current = Some((Moment::now(&self.waits), None));
     }
 
     /// A step begins or goes on.
@@ -160,7 +162,7 @@ impl StepClock {
             None => self.current = Some((since, Some((step, phase)))),
             Some(_) => {
                 self.stop();
-                self.current = Some((Moment::now(), Some((step, phase))));
+                self.current = Some((Moment::now(&self.waits), Some((step, phase))));
             }
         }
     }
@@ -168,7 +170,7 @@ impl StepClock {
     /// The last step is over.
     fn stop(&mut self) {
         if let Some((since, Some(step))) = self.current.take() {
-            *self.spent.entry(step).or_default() += Moment::now().since(since);
+            *self.spent.entry(step).or_default() += Moment::now(&self.waits).since(since);
         }
     }
 }
@@ -182,7 +184,7 @@ pub fn copy_seconds(bytes: u64) -> Result<f64> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let mut near = TcpStream::connect(listener.local_addr()?)?;
     let (mut far, _) = listener.accept()?;
-    let start = Moment::now();
+    let start = Instant::now();
     thread::scope(|scope| {
         let writer = scope.spawn(move || -> std::io::Result<()> {
             let block = vec![0; BLOCK];
@@ -197,6 +199,6 @@ pub fn copy_seconds(bytes: u64) -> Result<f64> {
         let mut block = vec![0; BLOCK];
         while far.read(&mut block)? > 0 {}
         writer.join().map_err(|_| anyhow!("the writer panicked"))??;
-        Ok(Moment::now().since(start).wall)
+        Ok(start.elapsed().as_secs_f64())
     })
 }

@@ -2,7 +2,8 @@
 //!
 //! Both parties are threads of this process and speak over loopback TCP. CPU time is that of all threads of both parties,
 //! in the kernel too; bytes are payload bytes, held to what the plan predicts; results are held to those
-//! in the clear before anything is printed. The session's set-up is not counted.
+//! in the clear before anything is printed. The session's set-up is not counted. Of the time on the clock it is said how long each
+//! party's talking thread waited for the other; the rest is computing, or waiting for a core.
 
 mod link;
 mod measure;
@@ -29,6 +30,8 @@ pub fn run(args: &Bench, threads: usize, terminal: &Terminal) -> Result<()> {
         Bench::Truncate(args) => {
             bench(variant::truncate(args), &args.elements.common, threads, terminal)
         }
+        Bench::MaxPool(args) => bench(variant::max_pool(args), &args.common, threads, terminal),
+        Bench::Argmax(args) => bench(variant::argmax(args), &args.common, threads, terminal),
         Bench::Conv(args) => bench(variant::conv(args), &args.common, threads, terminal),
         Bench::Plan(args) => plan::run(args, threads, terminal),
         Bench::Profile(args) => profile::run(args, terminal),

@@ -41,19 +41,22 @@ impl Model {
         draft.finish()
     }
 
-    /// Steps on random shares of `elements` numbers, the last of which is measured. The shares come from a linear
-    /// step of one weight.
+    /// Steps on random shares of a map, the last of which is measured. The shares come from a linear step of one weight a
+    /// channel.
     ///
     /// # Errors
     /// What is wrong with a step.
-    pub fn on_shares(elements: usize, bits: u32, ops: Vec<StepOp>) -> Result<Self> {
+    pub fn on_shares(input: Shape, bits: u32, ops: Vec<StepOp>) -> Result<Self> {
         let ring = Ring::new(bits)?;
         ensure!(bits >= 4, "--bits must be at least 4");
-        let mut draft = Draft::new(Shape::new(1, elements, 1), ring, SCALE.min(bits - 2));
+        let mut draft = Draft::new(input, ring, SCALE.min(bits - 2));
         let correlation = Correlation::Ot { kind: OtKind::Iknp, chooser: Party::Server };
-        let (geometry, lowering) = (ConvGeometry::same(1, 1, 1, 1), Lowering::Direct);
+        let channels = input.channels;
+        let geometry =
+            ConvGeometry { groups: channels, ..ConvGeometry::same(channels, channels, 1, 1) };
+        let lowering = Lowering::Direct;
         let step = LinearStep { geometry, lowering, correlation, weight_scale: 0, weight_bits: 2 };
-        draft.linear(step, vec![1]);
+        draft.linear(step, vec![1; channels]);
         for op in ops {
             let fact = op.output(&[&draft.last()]).map_err(|fault| anyhow!(fault))?;
             draft.push(op, fact);

@@ -84,9 +84,19 @@ fn one(
     }
     let kinds = kinds.into_iter().map(|(name, kind)| (name.to_owned(), kind));
     let cells = kinds.chain([("total".to_owned(), total)]).map(|(name, kind)| kind.cells(name));
-    let header = ["step", "count", "offline", "online", "CPU offline", "CPU online", "wall"];
+    let header = [
+        "step",
+        "count",
+        "offline",
+        "online",
+        "CPU offline",
+        "CPU online",
+        "wall",
+        "waiting offline",
+        "waiting online",
+    ];
     terminal.data(name)?;
-    terminal.data(format::table(header.map(str::to_owned).to_vec(), cells, 1..7))?;
+    terminal.data(format::table(header.map(str::to_owned).to_vec(), cells, 1..9))?;
     if let Some(hint) = row.hint {
         let hint = format::mebibytes(hint);
         terminal.data(format_args!("hint, downloaded once by each client: {hint}"))?;
@@ -119,6 +129,8 @@ impl Kind {
             seconds(self.spent[0].cpu),
             seconds(self.spent[1].cpu),
             seconds(self.spent.iter().map(|spent| spent.wall).sum()),
+            report::waiting(&self.spent[0]),
+            report::waiting(&self.spent[1]),
         ]
     }
 }

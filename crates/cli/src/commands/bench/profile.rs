@@ -41,7 +41,7 @@ pub fn run(args: &Profile, terminal: &Terminal) -> Result<()> {
 fn comparisons(kind: OtKind, elements: usize, rates: &mut ComputeRates) -> Result<()> {
     let comparison = Comparison { ot: kind, leaf_bits: 4, tables: false };
     let op = StepOp::Activation { function: Activation::Relu, comparison };
-    let model = Model::on_shares(elements, BITS, vec![op])?;
+    let model = Model::on_shares(Shape::new(1, elements, 1), BITS, vec![op])?;
     let (measured, [offline, online]) = measure(&model)?;
     let transfers = offline.transfers[kind as usize];
     let rate = transfers as f64 / cpu(&model, &measured, Phase::Offline);

@@ -75,6 +75,14 @@ impl Row {
             params["hint_bytes"] = json!(hint);
         }
         let [offline, online] = self.traffic;
+        let phase = |spent: &Spent| {
+            let [server, client] = spent.waited;
+            json!({
+                "seconds": spent.wall,
+                "cpu_seconds": spent.cpu,
+                "waiting": { "server": server, "client": client },
+            })
+        };
         json!({
             "job": job,
             "variant": self.name,
@@ -84,6 +92,8 @@ impl Row {
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
             "per_cpu_second": self.rate,
+            "phases": { "offline": phase(&self.spent[0]), "online": phase(&self.spent[1]) },
+            "peak_memory": self.peak,
         })
     }
 }
@@ -127,6 +137,8 @@ pub fn table(unit: &str, rows: &[Row]) -> Table {
         "CPU offline",
         "CPU online",
         "wall",
+        "waiting offline",
+        "waiting online",
         &format!("{unit} / CPU s"),
         "peak memory",
     ];
@@ -142,11 +154,19 @@ pub fn table(unit: &str, rows: &[Row]) -> Table {
             format!("{:.3} s", row.spent[0].cpu),
             format!("{:.3} s", row.spent[1].cpu),
             format!("{:.3} s", row.seconds),
+            waiting(&row.spent[0]),
+            waiting(&row.spent[1]),
             rate(row.rate),
             row.peak.map_or_else(|| "-".into(), format::mebibytes),
         ]
     });
-    format::table(header.map(str::to_owned).to_vec(), cells, 1..10)
+    format::table(header.map(str::to_owned).to_vec(), cells, 1..12)
+}
+
+/// How long the server's and the client's talking threads stood still.
+pub fn waiting(spent: &Spent) -> String {
+    let [server, client] = spent.waited;
+    format!("{server:.3}, {client:.3} s")
 }
 
 /// Of small things millions.

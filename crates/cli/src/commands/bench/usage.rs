@@ -1,5 +1,6 @@
 //! What this process has used: CPU time and memory.
 
+use copriv_runtime::{Channel, Waiting};
 use cpu_time::ProcessTime;
 use std::fs;
 use std::time::Instant;
@@ -9,6 +10,17 @@ use std::time::Instant;
 pub struct Moment {
     wall: Instant,
     cpu: ProcessTime,
+    waited: [f64; 2],
+}
+
+/// How long each party has waited: the server, the client.
+#[derive(Clone, Default)]
+pub struct Waits([Waiting; 2]);
+
+impl Waits {
+    pub fn of(server: &Channel, client: &Channel) -> Self {
+        Self([server.waiting(), client.waiting()])
+    }
 }
 
 /// What passed between two moments.
@@ -18,17 +30,21 @@ pub struct Spent {
     pub wall: f64,
     /// Seconds of all threads of the process, in the kernel too.
     pub cpu: f64,
+    /// Of the seconds on the clock, those that the server's, the client's talking thread stood still.
+    pub waited: [f64; 2],
 }
 
 impl Moment {
-    pub fn now() -> Self {
-        Self { wall: Instant::now(), cpu: ProcessTime::now() }
+    pub fn now(waits: &Waits) -> Self {
+        let waited = waits.0.each_ref().map(Waiting::seconds);
+        Self { wall: Instant::now(), cpu: ProcessTime::now(), waited }
     }
 
     pub fn since(self, earlier: Self) -> Spent {
         Spent {
             wall: self.wall.duration_since(earlier.wall).as_secs_f64(),
             cpu: self.cpu.duration_since(earlier.cpu).as_secs_f64(),
+            waited: [0, 1].map(|party| self.waited[party] - earlier.waited[party]),
         }
     }
 }
@@ -37,6 +53,7 @@ impl std::ops::AddAssign for Spent {
     fn add_assign(&mut self, other: Self) {
         self.wall += other.wall;
         self.cpu += other.cpu;
+        self.waited.iter_mut().zip(other.waited).for_each(|(sum, waited)| *sum += waited);
     }
 }
 

@@ -1,12 +1,12 @@
 //! What each job measures: one line a variant, the published baseline first.
 
 use super::model::Model;
-use crate::args::bench::{Convolution, Elements, Truncation};
+use crate::args::bench::{Classes, Convolution, Elements, PoolShape, Pooling, Truncation};
 use crate::format;
 use anyhow::{Result, bail, ensure};
 use copriv_ir::{
     Activation, Comparison, ConvGeometry, Correlation, LinearStep, Lowering, OtKind, Party, Phase,
-    Shape, StepOp, TruncateMethod, WinogradTile,
+    PoolWindow, Shape, StepOp, TruncateMethod, WinogradTile,
 };
 use serde_json::{Value, json};
 
@@ -97,19 +97,68 @@ fn tables() -> impl Iterator<Item = (String, Comparison)> {
 
 /// ReLU of random numbers.
 pub fn relu(args: &Elements) -> Result<Job> {
-    let variants = comparisons().chain(tables()).map(|(name, comparison)| {
-        let op = StepOp::Activation { function: Activation::Relu, comparison };
-        let model = Model::on_shares(args.elements, args.bits, vec![op])?;
-        Ok(Variant { name, model, tolerance: 0 })
-    });
+    let op = |comparison| StepOp::Activation { function: Activation::Relu, comparison };
     Ok(Job {
         name: "relu",
         params: json!({ "elements": args.elements, "bits": args.bits }),
         work: args.elements as f64,
         unit: "ReLUs",
         phases: BOTH,
-        variants: variants.collect::<Result<_>>()?,
+        variants: by_comparison(numbers(args.elements), args.bits, op)?,
     })
+}
+
+/// The greatest of each window of a map of random numbers.
+pub fn max_pool(args: &Pooling) -> Result<Job> {
+    let PoolShape { channels, side, kernel, stride } = args.shape;
+    let window = PoolWindow { kernel, stride, padding: kernel / 2 };
+    if let Some(fault) = window.geometry(channels).fault() {
+        bail!("--shape: {fault}");
+    }
+    let input = Shape::new(channels, side, side);
+    ensure!(input.is_possible(), "--shape: {input} is no map of a sensible size");
+    let variants =
+        by_comparison(input, args.bits, |comparison| StepOp::MaxPool { window, comparison })?;
+    let outputs = window.geometry(channels).output_shape(input).elements();
+    Ok(Job {
+        name: "max-pool",
+        params: json!({ "shape": [channels, side, kernel, stride], "bits": args.bits }),
+        work: outputs as f64,
+        unit: "windows",
+        phases: BOTH,
+        variants,
+    })
+}
+
+/// The place of the greatest of random numbers.
+pub fn argmax(args: &Classes) -> Result<Job> {
+    let op = |comparison| StepOp::ArgMax { comparison };
+    Ok(Job {
+        name: "argmax",
+        params: json!({ "elements": args.elements, "bits": args.bits }),
+        work: args.elements as f64,
+        unit: "logits",
+        phases: BOTH,
+        variants: by_comparison(numbers(args.elements), args.bits, op)?,
+    })
+}
+
+/// A step on shares of random numbers, with every way to compare.
+fn by_comparison(
+    shape: Shape,
+    bits: u32,
+    op: impl Fn(Comparison) -> StepOp,
+) -> Result<Vec<Variant>> {
+    let variants = comparisons().chain(tables()).map(|(name, comparison)| {
+        let model = Model::on_shares(shape, bits, vec![op(comparison)])?;
+        Ok(Variant { name, model, tolerance: 0 })
+    });
+    variants.collect()
+}
+
+/// So many numbers in a column.
+fn numbers(elements: usize) -> Shape {
+    Shape::new(1, elements, 1)
 }
 
 /// Truncation of random numbers.
@@ -131,7 +180,7 @@ pub fn truncate(args: &Truncation) -> Result<Job> {
     }
     ways.push(("truncate and reduce, local".into(), vec![by(TruncateMethod::Reduce)], 1));
     let variants = ways.into_iter().map(|(name, ops, tolerance)| {
-        Ok(Variant { name, model: Model::on_shares(elements, bits, ops)?, tolerance })
+        Ok(Variant { name, model: Model::on_shares(numbers(elements), bits, ops)?, tolerance })
     });
     Ok(Job {
         name: "truncate",
