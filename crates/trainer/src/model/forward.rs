@@ -166,7 +166,7 @@ impl Model {
                     .with_padding([*padding; 2]);
                 max_pool2d(x, options)
             }
-            (Op::GlobalAveragePool, _) => x.mean_dim(3).mean_dim(2),
+            (Op::GlobalAveragePool, _) => ops::global_average(x),
             _ => x,
         }
     }

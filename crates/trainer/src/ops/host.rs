@@ -58,6 +58,11 @@ impl HostTensor {
         let side = |axis: usize| self.shape.get(axis).copied().unwrap_or(1);
         (side(0), [side(1), side(2)])
     }
+
+    /// Length of the last axis.
+    pub(super) fn channels(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
 }
 
 /// An operation on `N` tensors with its derivative.

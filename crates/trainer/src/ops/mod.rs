@@ -8,6 +8,7 @@ mod chain;
 mod element;
 mod host;
 mod map;
+mod pool;
 mod product;
 mod simd;
 mod sum;
@@ -22,6 +23,7 @@ use burn::tensor::{Tensor, TensorData};
 use chain::{Chain, Normalisation, Record, Statistics};
 use copriv_ir::{Activation, ConvGeometry};
 use host::{Operand, apply, constant, plain};
+use pool::GlobalAverage;
 use std::sync::Arc;
 use sum::GatedSum;
 
@@ -204,6 +206,12 @@ pub(crate) fn add(x: Tensor<4>, other: Tensor<4>, gate: &Gate) -> Tensor<4> {
     let op = GatedSum { activation: gate.activation };
     apply(op, [(&x).into(), (&other).into(), (&weight).into()])
         .map_or_else(|| gate.compose(x + other), |(output, ())| output)
+}
+
+/// The mean over all pixels of each channel, a map of one pixel.
+pub(crate) fn global_average(x: Tensor<4>) -> Tensor<4> {
+    apply(GlobalAverage, [(&x).into()])
+        .map_or_else(|| x.mean_dim(3).mean_dim(2), |(output, ())| output)
 }
 
 /// A gate by itself.

@@ -247,6 +247,16 @@ fn gated_sums_are_burns() {
     }
 }
 
+#[test]
+fn means_are_burns() {
+    assert_same("mean", |device| {
+        let x = leaf(11, [3, 21, 5, 4], device);
+        let output = global_average(x.clone());
+        let list = values(output.clone());
+        vec![list, gradient(&x, &loss(output).backward())]
+    });
+}
+
 /// A constant gradient is broadcast, so it is no contiguous tensor.
 #[test]
 fn gradients_and_inputs_need_not_be_contiguous() {

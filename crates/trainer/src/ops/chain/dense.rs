@@ -240,13 +240,28 @@ impl Sizes {
 /// The gradient `[out, kernel, kernel, in]` of the weight from the total of all tasks' sums.
 pub(super) fn weight_gradient(layout: &Layout, sums: &[Block]) -> Vec<f32> {
     let (sizes, sums) = (Sizes::of(layout), Block::flat(sums));
-    let (outputs, depth) = (0..sizes.outputs, sizes.depth);
+    let Sizes { depth, outputs, .. } = sizes;
+    let mut gradient = vec![0.0; outputs * depth];
     if sizes.is_turned() {
         let pitch = sizes.out_vectors * LANES;
-        return outputs.flat_map(|out| (0..depth).map(move |k| sums[k * pitch + out])).collect();
+        // A square at a time, so that both sides stay within a few lines of the cache.
+        for (first_out, first_k) in (0..outputs)
+            .step_by(LANES)
+            .flat_map(|out| (0..depth).step_by(LANES).map(move |k| (out, k)))
+        {
+            for out in first_out..outputs.min(first_out + LANES) {
+                for k in first_k..depth.min(first_k + LANES) {
+                    gradient[out * depth + k] = sums[k * pitch + out];
+                }
+            }
+        }
+    } else {
+        let rows = sums.chunks_exact(sizes.depth_vectors * LANES);
+        for (to, from) in gradient.chunks_exact_mut(depth).zip(rows) {
+            to.copy_from_slice(&from[..depth]);
+        }
     }
-    let pitch = sizes.depth_vectors * LANES;
-    outputs.flat_map(|out| &sums[out * pitch..][..depth]).copied().collect()
+    gradient
 }
 
 /// The gradient of an image, from those of its patches.

@@ -203,10 +203,7 @@ impl<const N: usize> HostOp<N> for Chain {
 fn source<'a>(inputs: &'a [HostTensor], before: Option<&'a Unit>) -> Source<'a> {
     match before {
         Some(Unit { map, norm, .. }) => Source::Normed { map, norm },
-        None => {
-            let channels = inputs[0].shape().last().copied().unwrap_or(1);
-            Source::Plain { values: inputs[0].values(), channels }
-        }
+        None => Source::Plain { values: inputs[0].values(), channels: inputs[0].channels() },
     }
 }
 
