@@ -1,12 +1,14 @@
 """Training and inference speed of CoPriv on a CPU beside PyTorch's, in one run.
 
     python scripts/compare_training_speed.py --copriv target/release/copriv [--install] [--width 1.0] [--batch 128]
-        [--threads 2] [--steps 8] [--rounds 3] [--work FOLDER]
+        [--threads 2] [--steps 8] [--rounds 3] [--preload LIBRARY] [--work FOLDER]
 
 trains MobileNetV2 for 32x32 images and 100 classes with SGD for a few steps by turns in both, so that whatever else the
-machine does meets both alike, and prints images a second of each round, the medians and their ratio. CoPriv
+machine does meets both alike, and prints images a second of each round, the medians and their ratios. CoPriv
 reads, varies and prefetches images of the sample of CIFAR-100 that comes with the repository; PyTorch is given one batch that
-is ready in memory. Needs torch: with --install it is put into a virtual environment in the --work folder.
+is ready in memory. PyTorch runs in several settings, each in every round: as it comes, with tensors channels-last, and both
+of these where the allocator keeps what is freed (glibc told so, or an allocator to load first such as libjemalloc.so.2).
+Needs torch: with --install it is put into a virtual environment in the --work folder.
 """
 
 import argparse
@@ -48,16 +50,36 @@ def main():
         return 0
     rounds = []
     for number in range(args.rounds):
-        ours, theirs = copriv(args, work / f"round{number}"), pytorch_process(args)
-        rounds.append((ours, theirs))
+        speeds = {"CoPriv": copriv(args, work / f"round{number}")}
+        for name in settings(args):
+            speeds[name] = pytorch_process(args, name)
+        rounds.append(speeds)
         for what in ("train", "inference"):
-            print(f"round {number + 1}, {what:>9}: CoPriv {ours[what]:7.1f}, PyTorch {theirs[what]:7.1f} images/s, "
-                  f"ratio {ours[what] / theirs[what]:.2f}", flush=True)
+            found = ", ".join(f"{name} {speed[what]:.1f}" for name, speed in speeds.items())
+            print(f"round {number + 1}, {what}, images/s: {found}", flush=True)
     for what in ("train", "inference"):
-        ours, theirs = (statistics.median(pair[side][what] for pair in rounds) for side in (0, 1))
-        ratio = statistics.median(a[what] / b[what] for a, b in rounds)
-        print(f"median,  {what:>9}: CoPriv {ours:7.1f}, PyTorch {theirs:7.1f} images/s, ratio {ratio:.2f}")
+        ours = statistics.median(speeds["CoPriv"][what] for speeds in rounds)
+        print(f"median, {what:>9}: CoPriv {ours:.1f} images/s")
+        for name in settings(args):
+            theirs = statistics.median(speeds[name][what] for speeds in rounds)
+            ratios = sorted(speeds["CoPriv"][what] / speeds[name][what] for speeds in rounds)
+            print(f"    {name:<46} {theirs:7.1f} images/s, ratio {statistics.median(ratios):.2f} "
+                  f"({ratios[0]:.2f} to {ratios[-1]:.2f})")
     return 0
+
+
+KEPT = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=2147483647:glibc.malloc.top_pad=268435456"
+
+
+def settings(args):
+    """Each setting of PyTorch by name: whether tensors are channels-last, and the environment."""
+    allocators = {"": {}, ", pages kept": {"GLIBC_TUNABLES": KEPT}}
+    if args.preload:
+        keeping = "dirty_decay_ms:-1,muzzy_decay_ms:-1"
+        allocators[f", {Path(args.preload).name}"] = {"LD_PRELOAD": args.preload, "MALLOC_CONF": keeping}
+    layouts = {"": False, ", channels-last": True}
+    return {f"PyTorch{layout}{allocator}": (is_last, environment)
+            for layout, is_last in layouts.items() for allocator, environment in allocators.items()}
 
 
 def arguments():
@@ -68,9 +90,10 @@ def arguments():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--steps", type=int, default=8, help="steps a round; the first is not counted")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--preload", help="an allocator's library, loaded before PyTorch in some of the settings")
     parser.add_argument("--work")
     parser.add_argument("--install", action="store_true")
-    parser.add_argument("--torch-round", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--torch-round", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -99,10 +122,11 @@ def copriv(args, out):
     return {"train": args.batch * (len(steps) - 1) / sum(steps[1:]), "inference": test / measuring}
 
 
-def pytorch_process(args):
+def pytorch_process(args, name):
     """In a process of its own, so that its threads do not spin while CoPriv runs."""
-    run = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--torch-round"], check=True, stdout=subprocess.PIPE)
-    return json.loads(run.stdout)
+    command = [sys.executable, __file__, *sys.argv[1:], "--torch-round", name]
+    environment = os.environ | settings(args)[name][1]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment).stdout)
 
 
 def pytorch(args):
@@ -113,6 +137,8 @@ def pytorch(args):
     model = network("mobilenet_v2", args.width, 100, 32, "relu").train()
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-5)
     images, labels = torch.randn(args.batch, 3, 32, 32), torch.randint(0, 100, (args.batch,))
+    if settings(args)[args.torch_round][0]:
+        model, images = (it.to(memory_format=torch.channels_last) for it in (model, images))
 
     def step():
         optimiser.zero_grad()
