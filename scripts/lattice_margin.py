@@ -111,7 +111,7 @@ def largest_modulus(n, bits):
 
 if __name__ == "__main__":
     print("set      dimension  log2 q  attack  block size  samples or guessed  bits")
-    for name, n, log_q in [("r512x5", 2560, 64), ("r512x6", 3072, 78)]:
+    for name, n, log_q in [("r512x5", 2560, 64), ("r512x6", 3072, 78), ("r4096x1", 4096, 104)]:
         for attack, found in [("primal", security), ("dual", dual), ("hybrid", hybrid)]:
             bits, beta, other = found(n, log_q)
             print(f"{name}  {n:9d}  {log_q:6d}  {attack:6}  {beta:10d}  {other:18d}  {bits:.1f}")

@@ -105,6 +105,13 @@ fn jobs_print_the_cost_models_bytes_beside_a_baseline() {
         (&lattice["rounds"]["offline"], &lattice["rounds"]["online"]),
         (&1.into(), &1.into())
     );
+    let reply = rows.iter().find(|row| row["variant"].to_string().contains("with a reply"));
+    let reply = reply.expect("beside the hint");
+    assert_eq!(
+        (&reply["params"]["hint_bytes"], &reply["rounds"]["offline"]),
+        (&Value::Null, &2.into())
+    );
+    assert!(offline(reply) > offline(lattice));
 }
 
 #[test]

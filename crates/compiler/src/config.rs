@@ -128,8 +128,20 @@ pub enum CorrelationRule {
     Auto,
     /// Oblivious transfer.
     Ot,
-    /// Module-LWE with a hint that every client downloads once.
+    /// Lattices: see [`LatticeRule`].
     Lattice,
+}
+
+/// Which lattice correlations there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LatticeRule {
+    /// The cheaper of both, step by step.
+    Auto,
+    /// Those with a hint that every client downloads once.
+    Hint,
+    /// Those with a reply, for clients that run once.
+    Reply,
 }
 
 /// What the client learns of its image.
@@ -173,6 +185,8 @@ pub struct CompileConfig {
     pub chooser: ChooserRule,
     /// Kinds of correlation to weigh.
     pub correlation: CorrelationRule,
+    /// Kinds of lattice correlation to weigh.
+    pub lattice: LatticeRule,
     /// Inferences that a client is expected to run: it downloads a hint once for all of them.
     pub inferences: u64,
     /// What to make small.
@@ -195,7 +209,7 @@ pub struct CompileConfig {
 
 impl CompileConfig {
     /// What can be [`set`](Self::set).
-    pub const KEYS: [&str; 18] = [
+    pub const KEYS: [&str; 19] = [
         "precision",
         "ring",
         "scale",
@@ -209,6 +223,7 @@ impl CompileConfig {
         "lowering",
         "chooser",
         "correlation",
+        "lattice",
         "inferences",
         "objective",
         "max_drop",
@@ -242,6 +257,7 @@ impl CompileConfig {
             lowering,
             chooser,
             correlation: if is_fast { CorrelationRule::Auto } else { CorrelationRule::Ot },
+            lattice: LatticeRule::Auto,
             inferences: 1,
             objective: Objective::Bytes,
             max_drop: None,
@@ -328,6 +344,11 @@ impl CompileConfig {
                 use CorrelationRule::{Auto, Lattice, Ot};
                 let known = [("auto", Auto), ("ot", Ot), ("lattice", Lattice)];
                 self.correlation = parse(key, value, &known, &[])?;
+            }
+            "lattice" => {
+                use LatticeRule::{Auto, Hint, Reply};
+                let known = [("auto", Auto), ("hint", Hint), ("reply", Reply)];
+                self.lattice = parse(key, value, &known, &[])?;
             }
             "inferences" => self.inferences = number(key, value, 1..=1 << 30)?.into(),
             "objective" => {
@@ -462,6 +483,7 @@ mod tests {
             ("lowering", "direct"),
             ("chooser", "client"),
             ("correlation", "lattice"),
+            ("lattice", "reply"),
             ("inferences", "100"),
             ("objective", "online"),
             ("max_drop", "0.5"),
@@ -486,6 +508,7 @@ mod tests {
             lowering: LoweringRule::Direct,
             chooser: ChooserRule::Always(Party::Client),
             correlation: CorrelationRule::Lattice,
+            lattice: LatticeRule::Reply,
             inferences: 100,
             objective: Objective::Online,
             max_drop: Some(0.5),
@@ -548,7 +571,7 @@ mod tests {
             text("speed", "0.5"),
             "there is no setting \"speed\"; there are precision, ring, scale, weight_scale, \
              activation_bits, weight_bits, ot, leaf_bits, tables, head_room, lowering, chooser, \
-             correlation, inferences, objective, max_drop, max_bytes, output"
+             correlation, lattice, inferences, objective, max_drop, max_bytes, output"
         );
     }
 

@@ -1,9 +1,9 @@
 //! What all passes see.
 
+use crate::lattice::LatticeLayers;
 use crate::pricing::Pricing;
 use crate::{ChooserRule, CompileConfig};
-use copriv_ir::{Comparison, LayerId, OtKind, Party};
-use std::collections::BTreeSet;
+use copriv_ir::{Comparison, OtKind, Party};
 
 /// The settings, and what holds for the whole plan in the making.
 #[derive(Clone, Copy)]
@@ -13,7 +13,7 @@ pub(crate) struct Context<'a> {
     /// The extension behind the correlations of linear steps.
     pub ot: OtKind,
     /// Layers that are to have lattice correlations: they are multiplied directly.
-    pub lattice: &'a BTreeSet<LayerId>,
+    pub lattice: &'a LatticeLayers,
 }
 
 impl Context<'_> {

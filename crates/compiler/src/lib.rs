@@ -50,8 +50,8 @@ mod widths;
 pub use allocate::{Allocation, Progress, Verdict};
 pub use calibration::{Calibration, CalibrationSource};
 pub use config::{
-    ChooserRule, CompileConfig, ConfigError, CorrelationRule, LoweringRule, Objective, Output,
-    Precision, Preset, Rule,
+    ChooserRule, CompileConfig, ConfigError, CorrelationRule, LatticeRule, LoweringRule, Objective,
+    Output, Precision, Preset, Rule,
 };
 pub use error::CompileError;
 pub use lattice::LatticeSeeds;
@@ -61,10 +61,10 @@ pub use widths::Widths;
 
 use context::Context;
 use copriv_ir::lattice::Hint;
-use copriv_ir::{FusedModel, LayerId, OtKind, Plan, ServerWeights, StepId};
+use copriv_ir::{FusedModel, OtKind, Plan, ServerWeights};
 use draft::Draft;
+use lattice::{Kind, LatticeLayers};
 use pricing::Pricing;
-use std::collections::BTreeSet;
 
 /// What [`compile`] makes.
 #[derive(Clone, Debug)]
@@ -126,8 +126,7 @@ pub fn compile_observed(
     let layers = quantise::quantise_layers(model, &draft)?;
     let overflows = overflow::overflows(&draft, &layers, calibration)?;
     let choices = report::choices(&draft, &lattice);
-    let steps = draft.linear_steps().into_iter().map(|(id, ..)| id);
-    let steps: BTreeSet<StepId> = steps.filter(|id| lattice.contains(&draft.layer(*id))).collect();
+    let steps = [Kind::Hint, Kind::Reply].map(|kind| lattice.steps(&draft, kind));
     let plan = overflow::noted(draft.into_plan(), &overflows);
     let report =
         CompileReport { calibration: calibration.source(), allocation, ranges, overflows, choices };
@@ -145,13 +144,13 @@ fn search(
     calibration: &Calibration,
     config: &CompileConfig,
     seeds: Option<&LatticeSeeds>,
-) -> Result<(Draft, BTreeSet<LayerId>), CompileError> {
+) -> Result<(Draft, LatticeLayers), CompileError> {
     let pricing = Pricing::new(config);
     let kinds = || config.ot.allowed(&OtKind::ALL);
-    let all = (0..model.layers().len()).map(LayerId).collect();
+    let all = LatticeLayers::everywhere(model);
     let direct = Context { config, pricing, ot: config.ot.or(OtKind::Iknp), lattice: &all };
     let lattice = match config.correlation {
-        CorrelationRule::Ot => BTreeSet::new(),
+        CorrelationRule::Ot => LatticeLayers::default(),
         _ => lattice::select(model, &draft(model, calibration, &direct)?, &direct, seeds)?,
     };
 

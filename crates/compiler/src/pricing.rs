@@ -1,10 +1,11 @@
 //! What plans, and ways to do a step, cost under the objective.
 
 use crate::draft::Draft;
+use crate::lattice::LatticeLayers;
 use crate::{CompileConfig, Objective};
 use copriv_ir::cost::{self, Clocks, Flights, Offline, SessionCost, SilentSet, Work};
-use copriv_ir::{Direction, Fact, LayerId, Party, Phase, Plan, Step, StepOp, Traffic};
-use std::collections::BTreeSet;
+use copriv_ir::lattice::ReplyStep;
+use copriv_ir::{Direction, Fact, Party, Phase, Plan, Step, StepOp, Traffic};
 use std::iter::Sum;
 use std::ops::Add;
 
@@ -49,9 +50,16 @@ impl<'a> Pricing<'a> {
         self.price(download + self.cost(upload, &work, Phase::Offline), Cost::default())
     }
 
+    /// A lattice correlation with a reply, with the carrier where it is the first one.
+    pub(crate) fn reply(&self, step: &ReplyStep, carries: bool) -> Price {
+        let (client_to_server, server_to_client) = (step.upload_bytes(carries), step.reply_bytes());
+        let traffic = Traffic { client_to_server, server_to_client, rounds: 2 };
+        self.price(self.cost(traffic, &cost::reply_work(step), Phase::Offline), Cost::default())
+    }
+
     /// A whole plan, as the first inference of a session; what the lattice correlations of `lattice` take ahead of time is
     /// not counted.
-    pub(crate) fn plan(&self, draft: &Draft, lattice: &BTreeSet<LayerId>) -> Price {
+    pub(crate) fn plan(&self, draft: &Draft, lattice: &LatticeLayers) -> Price {
         let plan = draft.plan();
         let is_lattice = |step: &Step| lattice.contains(&draft.layer(step.id)) && is_linear(step);
         let steps: Vec<(&Step, Offline, Flights)> = plan
@@ -84,7 +92,7 @@ impl<'a> Pricing<'a> {
 
     /// All steps, each by itself: a plan but for its setup, what pools of silent transfers leave over, and rounds that steps
     /// share. Unlike [`Self::plan`] it becomes less with every bit less, so that bits can be compared.
-    pub(crate) fn steps(&self, draft: &Draft, lattice: &BTreeSet<LayerId>) -> u64 {
+    pub(crate) fn steps(&self, draft: &Draft, lattice: &LatticeLayers) -> u64 {
         let plan = draft.plan();
         let price = |step: &Step| {
             let (offline, online) = cost::step_cost(plan, step);

@@ -1,10 +1,10 @@
 //! What a compilation weighed, and how much room its values have.
 
 use crate::draft::Draft;
+use crate::lattice::LatticeLayers;
 use crate::lower::fitting;
 use crate::{Allocation, CalibrationSource, Overflow, OverflowSummary};
-use copriv_ir::{Correlation, LayerId, LinearStep, Lowering, OtKind, Party, Ring, StepId, cost};
-use std::collections::BTreeSet;
+use copriv_ir::{Correlation, LinearStep, Lowering, OtKind, Party, Ring, StepId, cost};
 use std::fmt;
 
 /// Beside the plan: for people and tests.
@@ -89,7 +89,7 @@ impl fmt::Display for CompileReport {
 }
 
 /// All ways to do each linear step of a finished draft.
-pub(crate) fn choices(draft: &Draft, lattice: &BTreeSet<LayerId>) -> Vec<Choice> {
+pub(crate) fn choices(draft: &Draft, lattice: &LatticeLayers) -> Vec<Choice> {
     let choice = |(step, linear, input): (StepId, LinearStep, _)| {
         let ring = draft.plan().fact(draft.plan().steps()[step.0].inputs[0]).ring;
         let (kind, taken_chooser) = match linear.correlation {
@@ -97,7 +97,7 @@ pub(crate) fn choices(draft: &Draft, lattice: &BTreeSet<LayerId>) -> Vec<Choice>
                 (kind, Some(chooser))
             }
             Correlation::Ot { kind, .. } => (kind, None),
-            Correlation::Lattice(_) => (OtKind::Iknp, None),
+            Correlation::Lattice(_) | Correlation::Reply(_) => (OtKind::Iknp, None),
         };
         let options = fitting(&linear.geometry, input).into_iter().flat_map(|lowering| {
             [Party::Client, Party::Server].map(move |chooser| (lowering, chooser))

@@ -16,11 +16,11 @@ mod support;
 use copriv_compiler::{
     Calibration, Compilation, CompileConfig, LatticeSeeds, Widths, compile_with_seeds,
 };
-use copriv_ir::lattice::{LatticeLayer, PublicSeed, SecretSeed};
+use copriv_ir::lattice::{LatticeLayer, PublicSeed, ReplyLayer, SecretSeed};
 use copriv_ir::{
     Activation, Architecture, Comparison, ConvGeometry, Correlation, FusedModel, FusedOp,
-    LatticeSection, LayerId, Network, NetworkProfile, OtKind, Plan, Shape, Sign, Step, StepOp,
-    TruncateMethod,
+    LatticeSection, LayerId, Network, NetworkProfile, OtKind, Phase, Plan, Shape, Sign, Step,
+    StepOp, TruncateMethod,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -175,6 +175,15 @@ fn convolution(words: &[&str], in_channels: usize) -> ConvGeometry {
 
 fn listing(plan: &Plan) -> String {
     let steps: String = plan.steps().iter().map(|step| format!("{}\n", line(plan, step))).collect();
+    let replies = plan.reply().map_or_else(String::new, |reply| {
+        let rounding = reply.carrier_rounding;
+        let comm = plan.predicted_comm();
+        let replied = |step: &&Step| matches!(&step.op, StepOp::Linear(linear) if matches!(linear.correlation, Correlation::Reply(_)));
+        let traffic = plan.steps().iter().filter(replied).map(|step| comm.traffic(step.id, Phase::Offline));
+        let [up, down] = traffic.fold([0, 0], |[up, down], t| [up + t.client_to_server, down + t.server_to_client]);
+        format!("replies: carrier -{rounding}, {up} bytes up, {down} bytes down\n")
+    });
+    let steps = steps + &replies;
     let Some(lattice) = plan.lattice_plan() else { return steps };
     let LatticeSection { set, secrets, carrier_rounding, .. } = lattice.section;
     let hint = lattice.hint_bytes();
@@ -195,6 +204,9 @@ fn line(plan: &Plan, step: &Step) -> String {
     let op = match &step.op {
         StepOp::Linear(linear) => {
             let how = match linear.correlation {
+                Correlation::Reply(ReplyLayer { input_rounding, log_norm, slots }) => {
+                    format!("reply -{input_rounding} norm {log_norm} slots {slots}")
+                }
                 Correlation::Ot { kind, chooser } => format!("{kind}, {chooser} chooses"),
                 Correlation::Lattice(layer) => {
                     let LatticeLayer { input_rounding, hint_rounding, log_norm, .. } = layer;

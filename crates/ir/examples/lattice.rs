@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p copriv-ir --example lattice -- [RING BITS] [INFERENCES] [NETWORK] [EXPECTED]`; networks are
 //! those of [`networks::ALL`], all but the largest by default; parameters are for clients that run `EXPECTED` inferences, 1000
-//! by default. Weights are random with a root mean square of 40. `30 53 mobilenet_v2-fused-32` checks ten million outputs.
+//! by default. Beside them correlations with a reply of the same layers. Weights are random with a root mean square of 40. `30 53 mobilenet_v2-fused-32` checks ten million outputs.
 
 #![allow(clippy::print_stdout, reason = "an example talks")]
 
@@ -10,8 +10,8 @@
 mod networks;
 
 use copriv_ir::lattice::{
-    Candidate, Carrier, ClientSecrets, Hint, LatticeStep, Matrix, PublicSeed, SecretSeed, choose,
-    server_share,
+    Candidate, Carrier, Choice, ClientSecrets, Hint, LatticeStep, Matrix, PublicSeed, ReplyKey,
+    ReplyMasks, ReplySecret, ReplyStep, SecretSeed, choose, choose_reply, server_share,
 };
 use copriv_ir::lowering::direct_conv;
 use copriv_ir::packing::{Packer, Unpacker};
@@ -86,6 +86,55 @@ fn measure(
     }
     let [wrong, outputs] = sums;
     println!("  all: {wrong} of {outputs} outputs wrong");
+    reply(&candidates, &weights, (&choice, expected));
+}
+
+/// The same with a reply, once.
+fn reply(candidates: &[Candidate], weights: &[Vec<i64>], (hinted, expected): (&Choice, u64)) {
+    let choice = match choose_reply(candidates) {
+        Ok(choice) => choice,
+        Err(error) => return println!("  {error}"),
+    };
+    let seed = PublicSeed::new([5; 32]);
+    let secret = ReplySecret::new(SecretSeed::new([6; 32]), choice.carrier_rounding);
+    let masks = ReplyMasks::new(SecretSeed::new([7; 32]));
+    let (mut key, mut clock) = (None, Clock::new());
+    let (mut up, mut down, mut wrong, mut uploading, mut serving, mut reading) =
+        (0, 0, 0, 0.0, 0.0, 0.0);
+    for (step, (c, weights)) in choice.steps.iter().zip(candidates.iter().zip(weights)) {
+        let mut message = Packer::default();
+        clock.lap();
+        if key.is_none() {
+            secret.carrier(&seed, &mut message);
+        }
+        let mask = secret.upload(step, &seed, &mut message);
+        let message = message.finish();
+        uploading += clock.lap().cpu;
+        let (mut reader, mut reply) = (Unpacker::new(&message), vec![]);
+        let key = &*key
+            .get_or_insert_with(|| ReplyKey::read(&seed, choice.carrier_rounding, &mut reader));
+        let server = masks.reply(step, weights, (&seed, key), (&mut reader, &mut reply));
+        let server = server.expect("within the norm");
+        serving += clock.lap().cpu;
+        let client = secret.share(step, &reply);
+        reading += clock.lap().cpu;
+        let exact = direct_conv(c.ring, &c.geometry, c.input, &mask, weights);
+        let sums = server.iter().zip(&*client).map(|(&s, &t)| c.ring.add(s, t));
+        wrong += sums.zip(&exact).filter(|(sum, exact)| sum != *exact).count();
+        (up, down) = (up + message.len(), down + reply.len());
+    }
+    let cheaper = choice.steps.iter().zip(&hinted.prices).filter(|(step, (upload, hint))| {
+        step.upload_bytes(false) + step.reply_bytes() < upload + hint / expected
+    });
+    let products: u64 = choice.steps.iter().map(ReplyStep::products).sum();
+    println!(
+        "  with a reply: up {:.3} MB, down {:.3} MB; client sends in {uploading:.3} s and reads in {reading:.3} s, \
+         server {serving:.3} s ({products} products); {wrong} wrong; cheaper than the hint for {} of {} layers",
+        up as f64 / 1e6,
+        down as f64 / 1e6,
+        cheaper.count(),
+        candidates.len()
+    );
 }
 
 fn infer(

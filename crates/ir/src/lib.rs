@@ -56,8 +56,8 @@ pub use network::{
 pub use network_profile::{ComputeRates, Forecast, NetworkProfile, ProfileError};
 pub use plan::{
     Answer, Comparison, Correlation, ExtendMethod, Fact, LatticePlan, LatticeSection, LinearStep,
-    Lowering, MatMulShape, OtKind, Plan, PlanError, Sign, Step, StepId, StepOp, TruncateMethod,
-    ValueId, Visibility, WinogradTile, class_digits, class_of_digits,
+    Lowering, MatMulShape, OtKind, Plan, PlanError, ReplyPlan, ReplySection, Sign, Step, StepId,
+    StepOp, TruncateMethod, ValueId, Visibility, WinogradTile, class_digits, class_of_digits,
 };
 pub use pool::{Place, PoolWindow, SidePool, next_round};
 pub use provenance::Provenance;

@@ -34,6 +34,7 @@ use std::path::Path;
 /// vectors = 5e6              # vectors that linear steps send, one a transfer
 /// payload = 3e8              # bytes of those vectors
 /// hint = 1.2e8               # bytes of a hint that are worked through
+/// products = 1.2e4           # products of polynomials where lattice correlations have a reply
 /// multiplications = 2e9      # multiplications in the ring
 /// messages = 8e7             # bytes of online messages
 /// [compute.transfers]        # 1-of-2 transfers, by kind

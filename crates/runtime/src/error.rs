@@ -2,7 +2,7 @@
 
 use crate::Refusal;
 use crate::store::StoreError;
-use copriv_ir::lattice::Unlucky;
+use copriv_ir::lattice::{HintError, Unlucky};
 use copriv_ir::{Digest, OtKind, Party, StepId};
 use std::io;
 
@@ -119,6 +119,20 @@ pub enum RuntimeError {
         step: StepId,
         /// The name of the inference that is being prepared.
         inference: Digest,
+    },
+    /// The reply in a lattice correlation is not to this inference's upload, or damaged.
+    #[error("step {}: the reply is damaged or not of inference {inference} of this session", step.0)]
+    ForeignReply {
+        /// The step.
+        step: StepId,
+        /// The name of the inference that is being prepared.
+        inference: Digest,
+    },
+    /// The server's weights are larger than what the plan's replies are flooded for.
+    #[error("{source}")]
+    LargeWeights {
+        /// Which.
+        source: HintError,
     },
     /// The plan's lattice parameters do not fit its rings and weights.
     #[error("{source}")]

@@ -6,18 +6,23 @@ use copriv_ir::evaluate::PlanEvaluator;
 use copriv_ir::lattice::Hint;
 use copriv_ir::{CommTable, Phase, ServerWeights, cost};
 use copriv_runtime::{Channel, RuntimeError};
-use plans::{Model, every_direct_step, every_step, image, session, with_lattice};
+use plans::{
+    Model, every_direct_step, every_step, image, session, session_on, with_both, with_lattice,
+    with_replies,
+};
 use std::sync::Arc;
 
 /// Runs inferences on images of these seeds in one session: fixed-point logits and traffic of each.
-fn infer(
+fn infer<'a>(
     model: &Model,
-    hint: &Arc<Hint>,
+    hint: impl Into<Option<&'a Arc<Hint>>>,
     seeds: &[u64],
 ) -> Result<Vec<(Vec<i64>, CommTable)>, RuntimeError> {
-    let channels = Channel::pair().expect("threads start");
-    let (served, inferences) = session(model, channels, |mut session| {
-        session.set_hint(Arc::clone(hint))?;
+    let (channels, hint) = (Channel::pair().expect("threads start"), hint.into().cloned());
+    let (served, inferences) = session_on(2, model, channels, |mut session| {
+        if let Some(hint) = hint {
+            session.set_hint(hint)?;
+        }
         let prepared: Result<Vec<_>, _> =
             seeds.iter().map(|_| session.prepare(&mut |_, _, _| ())).collect();
         let mut results = Vec::new();
@@ -58,13 +63,36 @@ fn inferences_equal_the_evaluators_and_send_what_was_predicted() {
 }
 
 #[test]
-fn lattice_and_transfers_stand_side_by_side() {
+fn so_they_do_with_replies() {
+    for bits in [26, 41] {
+        let model = with_replies(&every_direct_step(bits, 7), 3);
+        let results = infer(&model, None, &[1, 2]).expect("both are content");
+        let predicted = cost::plan(&model.plan);
+        assert_eq!(results[0].1.first_difference(&predicted), None);
+        let evaluator = PlanEvaluator::new(&model.plan, &model.weights).expect("its own weights");
+        for ((logits, _), seed) in results.iter().zip([1, 2]) {
+            assert_eq!(*logits, evaluator.run(&image(&model.plan, seed)));
+        }
+        let reply = model.plan.reply_plan().expect("it has one");
+        assert_eq!(reply.steps.len(), 5);
+        for (number, step) in reply.steps.iter().enumerate() {
+            let offline = predicted.traffic(step.id(), Phase::Offline);
+            let [upload, reply] = reply.bytes(number);
+            assert_eq!((offline.client_to_server, offline.server_to_client), (upload, reply));
+            assert_eq!(offline.rounds, 2);
+        }
+    }
+}
+
+#[test]
+fn lattices_and_transfers_stand_side_by_side() {
     let transfers = every_step([copriv_ir::Party::Server, copriv_ir::Party::Client], 4, 9);
-    let (model, hint) = with_lattice(&transfers, 4);
-    let results = infer(&model, &Arc::new(hint), &[5]).expect("both are content");
-    assert_eq!(results[0].1.first_difference(&cost::plan(&model.plan)), None);
-    let evaluator = PlanEvaluator::new(&model.plan, &model.weights).expect("its own weights");
-    assert_eq!(results[0].0, evaluator.run(&image(&model.plan, 5)));
+    for (model, hint) in [with_lattice(&transfers, 4), with_both(&transfers, 4)] {
+        let results = infer(&model, &Arc::new(hint), &[5]).expect("both are content");
+        assert_eq!(results[0].1.first_difference(&cost::plan(&model.plan)), None);
+        let evaluator = PlanEvaluator::new(&model.plan, &model.weights).expect("its own weights");
+        assert_eq!(results[0].0, evaluator.run(&image(&model.plan, 5)));
+    }
 }
 
 #[test]
@@ -93,6 +121,26 @@ fn missing_and_foreign_hints_and_secrets_are_refused() {
     let (served, _) =
         session(&bare, Channel::pair().expect("threads start"), |session| session.goodbye());
     assert!(matches!(served, Err(RuntimeError::NoLatticeSeed)));
+}
+
+#[test]
+fn plans_with_replies_come_back_from_files_and_need_no_secret() {
+    let model = with_replies(&every_direct_step(26, 10), 7);
+    let folder = tempfile::tempdir().expect("a folder");
+    let [plan, weights] = ["plan.json", "server.safetensors"].map(|name| folder.path().join(name));
+    model.plan.write(&plan).expect("written");
+    model.weights.write(&weights).expect("written");
+    let read = copriv_ir::Plan::read(&plan).expect("sound");
+    assert_eq!((&read, read.reply_plan()), (&*model.plan, model.plan.reply_plan()));
+    assert!(ServerWeights::read(&weights, &read).expect("sound") == model.weights);
+    // A plan whose noise would show through its flood is no plan.
+    let text = serde_json::to_string(&read).expect("json");
+    let layer = read.reply_plan().expect("it has one").steps[0].layer();
+    let [old, new] =
+        [0, 2].map(|more| format!("\"input_rounding\":{}", layer.input_rounding + more));
+    assert!(text.contains(&old), "{text}");
+    let error = serde_json::from_str::<copriv_ir::Plan>(&text.replacen(&old, &new, 1));
+    assert!(error.expect_err("refused").to_string().contains("flooded"));
 }
 
 #[test]

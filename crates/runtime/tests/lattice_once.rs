@@ -1,13 +1,13 @@
-//! Lattice secrets and uploads are used once: what is played again is refused, and a client that is killed at
-//! any point never sends anything a second time.
+//! Lattice secrets and uploads are used once, with a hint and with a reply: what is played again is refused, and a client that
+//! is killed at any point never sends anything a second time.
 
 mod plans;
 
 use copriv_ir::lattice::{Hint, UPLOAD_TAG};
-use copriv_ir::{ConvGeometry, Lowering, Party, Shape};
+use copriv_ir::{ConvGeometry, Lowering, Party, Phase, Shape, StepId, cost};
 use copriv_runtime::store::Store;
 use copriv_runtime::{Channel, ClientSession, RuntimeError, ServerSession, TcpTransport};
-use plans::{Builder, Model, image, with_lattice};
+use plans::{Builder, Model, image, with_lattice, with_replies};
 use std::collections::HashSet;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -19,12 +19,18 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Both kinds of lattice correlation.
+const KINDS: [&str; 2] = ["hint", "reply"];
+
 /// One convolution with a lattice correlation.
-fn small() -> (Model, Arc<Hint>) {
+fn small(kind: &str) -> (Model, Option<Arc<Hint>>) {
     let mut plan = Builder::new(Shape::new(3, 6, 6), 26, 8, 5);
     plan.linear(ConvGeometry::same(3, 4, 3, 1), Lowering::Direct, Party::Client, (6, 26));
+    if kind == "reply" {
+        return (with_replies(&plan.reveal(), 9), None);
+    }
     let (model, hint) = with_lattice(&plan.reveal(), 9);
-    (model, Arc::new(hint))
+    (model, Some(Arc::new(hint)))
 }
 
 /// Both ends of a connection over loopback.
@@ -75,8 +81,8 @@ fn relay(mut near: TcpStream, mut far: TcpStream, most: usize, flip: Option<usiz
 
 /// A whole session in which a bit of one byte that the client sends is changed: what the client sent, and what came of it
 /// at the server.
-fn run(flip: Option<usize>) -> (Vec<u8>, Result<usize, RuntimeError>) {
-    let (model, hint) = small();
+fn run(kind: &str, flip: Option<usize>) -> (Vec<u8>, Result<usize, RuntimeError>) {
+    let (model, hint) = small(kind);
     let (client, near) = pipe();
     let (server, far) = pipe();
     thread::scope(|scope| {
@@ -85,7 +91,7 @@ fn run(flip: Option<usize>) -> (Vec<u8>, Result<usize, RuntimeError>) {
         let plan = Arc::clone(&model.plan);
         let infer = || {
             let mut session = ClientSession::connect(channel(client, Party::Client), plan)?;
-            session.set_hint(hint)?;
+            hint.map_or(Ok(()), |hint| session.set_hint(hint))?;
             let watch = &mut |_, _, _| ();
             let prepared = session.prepare(watch)?;
             session.infer(prepared, &image(&model.plan, 1), watch)?;
@@ -99,32 +105,39 @@ fn run(flip: Option<usize>) -> (Vec<u8>, Result<usize, RuntimeError>) {
 }
 
 fn is_refused_at_first_upload(served: &Result<usize, RuntimeError>) -> bool {
-    let (model, _) = small();
-    let first = model.plan.lattice_plan().expect("it has one").steps[0].id();
-    matches!(served, Err(RuntimeError::ForeignUpload { step, .. }) if *step == first)
+    matches!(served, Err(RuntimeError::ForeignUpload { step: CONVOLUTION, .. }))
+}
+
+/// The step of the convolution, and bytes of its upload.
+const CONVOLUTION: StepId = StepId(1);
+
+fn upload_bytes(model: &Model) -> usize {
+    cost::plan(&model.plan).traffic(CONVOLUTION, Phase::Offline).client_to_server as usize
 }
 
 #[test]
 fn uploads_that_are_played_again_or_damaged_are_refused() {
-    let (sent, served) = run(None);
-    assert_eq!(served.expect("content"), 1);
-    let (model, _) = small();
-    let (server, mut far) = pipe();
-    let mut answers = far.try_clone().expect("clones");
-    let replayed = thread::scope(|scope| {
-        scope.spawn(move || std::io::copy(&mut answers, &mut std::io::sink()));
-        let all = sent.clone();
-        scope.spawn(move || far.write_all(&all));
-        serve(&model, server, None)
-    });
-    assert!(is_refused_at_first_upload(&replayed), "{replayed:?}");
-    // The upload's frame: its length, and a stamp and tag of data.
-    let length = model.plan.lattice_plan().expect("it has one").upload_bytes(0) as u32;
-    let header = length.to_le_bytes();
-    let frame = sent.windows(4).rposition(|bytes| bytes == header).expect("it was sent");
-    for place in [0, UPLOAD_TAG, length as usize - 1] {
-        let (_, served) = run(Some(frame + 9 + place));
-        assert!(is_refused_at_first_upload(&served), "{place}: {served:?}");
+    for kind in KINDS {
+        let (sent, served) = run(kind, None);
+        assert_eq!(served.expect("content"), 1);
+        let (model, _) = small(kind);
+        let (server, mut far) = pipe();
+        let mut answers = far.try_clone().expect("clones");
+        let replayed = thread::scope(|scope| {
+            scope.spawn(move || std::io::copy(&mut answers, &mut std::io::sink()));
+            let all = sent.clone();
+            scope.spawn(move || far.write_all(&all));
+            serve(&model, server, None)
+        });
+        assert!(is_refused_at_first_upload(&replayed), "{kind}: {replayed:?}");
+        // The upload's frame: its length, and a stamp and tag of data.
+        let length = upload_bytes(&model);
+        let header = (length as u32).to_le_bytes();
+        let frame = sent.windows(4).rposition(|bytes| bytes == header).expect("it was sent");
+        for place in [0, UPLOAD_TAG, length - 1] {
+            let (_, served) = run(kind, Some(frame + 9 + place));
+            assert!(is_refused_at_first_upload(&served), "{kind} {place}: {served:?}");
+        }
     }
 }
 
@@ -135,13 +148,14 @@ const CHILD: &str = "COPRIV_TEST_LATTICE_CHILD";
 #[test]
 fn child() {
     let Ok(arguments) = std::env::var(CHILD) else { return };
-    let (address, folder) = arguments.split_once(' ').expect("two arguments");
-    let (model, hint) = small();
+    let (address, rest) = arguments.split_once(' ').expect("three arguments");
+    let (kind, folder) = rest.split_once(' ').expect("three arguments");
+    let (model, hint) = small(kind);
     let line = channel(TcpStream::connect(address).expect("somebody listens"), Party::Client);
     let store = Arc::new(Store::open(Path::new(folder), Party::Client).expect("opens"));
     let plan = Arc::clone(&model.plan);
     let mut session = ClientSession::connect_stored(line, plan, store).expect("a server");
-    session.set_hint(hint).expect("its own");
+    hint.map_or(Ok(()), |hint| session.set_hint(hint)).expect("its own");
     let image = image(&model.plan, 1);
     loop {
         // What an earlier life has prepared is used first.
@@ -154,8 +168,12 @@ fn child() {
 
 #[test]
 fn a_client_killed_at_any_point_of_prepare_and_infer_sends_nothing_twice() {
+    KINDS.into_iter().for_each(kill);
+}
+
+fn kill(kind: &str) {
     const ROUNDS: usize = 16;
-    let (model, _) = small();
+    let (model, _) = small(kind);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let [ours, theirs] = ["server", "client"].map(|party| folder.path().join(party));
     let store = Arc::new(Store::open(&ours, Party::Server).expect("opens"));
@@ -163,12 +181,12 @@ fn a_client_killed_at_any_point_of_prepare_and_infer_sends_nothing_twice() {
     let address = listener.local_addr().expect("bound");
     // The greeting and the store's name are the same in every session; setting up takes most of what follows.
     let (greeting, setup) = (48 + 9 + 16, 8_000);
-    let upload = model.plan.lattice_plan().expect("it has one").upload_bytes(0) as usize;
+    let upload = upload_bytes(&model);
     let (mut seen, mut sent_after_setup) = (HashSet::new(), 0);
     for round in 0..ROUNDS {
         let mut child = Command::new(std::env::current_exe().expect("runs"))
             .args(["--exact", "child", "--nocapture"])
-            .env(CHILD, format!("{address} {}", theirs.display()))
+            .env(CHILD, format!("{address} {kind} {}", theirs.display()))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

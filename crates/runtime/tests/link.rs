@@ -10,7 +10,7 @@ use copriv_runtime::Channel;
 use copriv_runtime::link::SimulatedTransport;
 use plans::{
     Builder, Model, classifier, every_direct_step, every_step_by, image, mixed, session,
-    with_lattice,
+    with_lattice, with_replies,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -87,6 +87,7 @@ fn so_they_do_with_silent_transfers_and_lattices() {
     assert_predicted("silent", &every_step_by((OtKind::Silent, false), choosers, 2, 1), None);
     let (model, hint) = with_lattice(&every_direct_step(26, 7), 3);
     assert_predicted("lattice", &model, Some(&Arc::new(hint)));
+    assert_predicted("reply", &with_replies(&every_direct_step(26, 7), 3), None);
 }
 
 fn assert_predicted(name: &str, model: &Model, hint: Option<&Arc<Hint>>) {

@@ -11,7 +11,7 @@ use copriv_runtime::ot::Prg;
 use copriv_runtime::{
     Channel, ClientSession, MemoryTransport, RuntimeError, ServerSession, Transport,
 };
-use plans::{Builder, Model, image, session, with_lattice};
+use plans::{Builder, Model, image, session, with_lattice, with_replies};
 use proptest::prelude::*;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{self, Cursor, Sink, Write};
@@ -172,16 +172,16 @@ fn small(ot: OtKind, tables: bool) -> Model {
     plan.reveal()
 }
 
-fn lattice() -> (Model, Hint) {
+fn convolution() -> Model {
     let mut plan = Builder::new(Shape::new(3, 8, 8), 26, 4, 3);
     plan.linear(ConvGeometry::same(3, 4, 3, 1), Lowering::Direct, Party::Client, (4, 26));
     plan.truncate(2, 4);
-    with_lattice(&plan.reveal(), 5)
+    plan.reveal()
 }
 
 static RECORDINGS: LazyLock<Vec<Recording>> = LazyLock::new(|| {
     let plain = |name, kind| Recording::new(name, small(kind, false), None);
-    let (model, hint) = lattice();
+    let (model, hint) = with_lattice(&convolution(), 5);
     vec![
         plain("iknp", OtKind::Iknp),
         plain("softspoken2", OtKind::SoftSpoken2),
@@ -189,6 +189,7 @@ static RECORDINGS: LazyLock<Vec<Recording>> = LazyLock::new(|| {
         plain("softspoken8", OtKind::SoftSpoken8),
         Recording::new("tables", small(OtKind::SoftSpoken4, true), None),
         Recording::new("lattice", model, Some(hint)),
+        Recording::new("reply", with_replies(&convolution(), 5), None),
         plain("silent", OtKind::Silent),
     ]
 });
@@ -338,6 +339,7 @@ fn blames_the_peer(error: &RuntimeError) -> bool {
             | RuntimeError::PlanMismatch { .. }
             | RuntimeError::Refused { .. }
             | RuntimeError::ForeignUpload { .. }
+            | RuntimeError::ForeignReply { .. }
     )
 }
 
@@ -364,11 +366,11 @@ fn what_was_recorded_is_a_session_for_either_party_alone() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 175, ..ProptestConfig::default() })]
 
     #[test]
     fn no_change_of_what_a_peer_says_does_any_harm(
-        kind in 0..6_usize, is_server: bool, change in change(),
+        kind in 0..7_usize, is_server: bool, change in change(),
     ) {
         let party = if is_server { Party::Server } else { Party::Client };
         assert_survives(&RECORDINGS[kind], party, &change);
@@ -381,6 +383,6 @@ proptest! {
     #[test]
     fn nor_with_silent_transfers(is_server: bool, change in change()) {
         let party = if is_server { Party::Server } else { Party::Client };
-        assert_survives(&RECORDINGS[6], party, &change);
+        assert_survives(&RECORDINGS[7], party, &change);
     }
 }

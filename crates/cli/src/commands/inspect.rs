@@ -206,6 +206,7 @@ fn step_json(plan: &Plan, step: &Step, comm: &CommTable) -> Value {
             let (correlation, chooser) = match linear.correlation {
                 Correlation::Ot { chooser, .. } => (json!("ot"), json!(chooser)),
                 Correlation::Lattice(_) => (json!("lattice"), Value::Null),
+                Correlation::Reply(_) => (json!("reply"), Value::Null),
             };
             (json!(linear.lowering.to_string()), correlation, chooser)
         }
@@ -327,6 +328,7 @@ fn linear_words(linear: &LinearStep) -> [String; 4] {
     let (correlation, chooser) = match linear.correlation {
         Correlation::Ot { kind, chooser } => (kind.to_string(), chooser.to_string()),
         Correlation::Lattice(_) => ("lattice".into(), String::new()),
+        Correlation::Reply(_) => ("reply".into(), String::new()),
     };
     [weights, linear.lowering.to_string(), correlation, chooser]
 }

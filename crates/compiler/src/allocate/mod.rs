@@ -13,6 +13,7 @@ mod path;
 mod sensitivity;
 
 use crate::context::Context;
+use crate::lattice::LatticeLayers;
 use crate::pricing::Pricing;
 use crate::{
     Calibration, CalibrationSource, CompileConfig, CompileError, LatticeSeeds, Objective,
@@ -24,7 +25,6 @@ use judge::Judge;
 use path::Path;
 use sensitivity::sensitivities;
 use serde::Serialize;
-use std::collections::BTreeSet;
 use std::fmt;
 
 /// Bits that the search starts with above those of the settings.
@@ -261,7 +261,7 @@ struct Search<'a> {
     seeds: Option<&'a LatticeSeeds>,
     /// What the finest plan takes: it decides for all while bits are weighed.
     ot: OtKind,
-    lattice: BTreeSet<LayerId>,
+    lattice: LatticeLayers,
 }
 
 impl<'a> Search<'a> {
@@ -270,7 +270,7 @@ impl<'a> Search<'a> {
         (config, seeds): (&'a CompileConfig, Option<&'a LatticeSeeds>),
         finest: &Widths,
     ) -> Result<Self, CompileError> {
-        let (ot, lattice) = (config.ot.or(OtKind::SoftSpoken4), BTreeSet::new());
+        let (ot, lattice) = (config.ot.or(OtKind::SoftSpoken4), LatticeLayers::default());
         let search = Self { model, calibration, config, seeds, ot, lattice };
         let (draft, lattice) = crate::search(model, calibration, &search.with(finest), seeds)?;
         let kind =
@@ -302,10 +302,11 @@ impl<'a> Search<'a> {
     fn bytes(&self, widths: &Widths) -> Result<u64, CompileError> {
         let config = self.with(widths);
         let (draft, lattice) = crate::search(self.model, self.calibration, &config, self.seeds)?;
-        let transfer = crate::lattice::transfer(self.model, &draft, &lattice, config.inferences)?;
         let config = CompileConfig { objective: Objective::Bytes, ..config };
         let pricing = Pricing::new(&config);
-        Ok(pricing.plan(&draft, &lattice).0 + pricing.lattice(transfer).0)
+        let ahead = (&pricing, config.inferences);
+        let ahead = crate::lattice::price(self.model, &draft, &lattice, ahead)?;
+        Ok(pricing.plan(&draft, &lattice).0 + ahead.0)
     }
 
     /// The logits of some calibration images with these widths.

@@ -1,9 +1,16 @@
-//! Exact traffic of lattice correlations: one message from client to server for each step.
+//! Exact traffic of lattice correlations: one message from client to server for each step, and perhaps a reply.
 
 use crate::{CommTable, Direction, Phase, Plan, Traffic};
 
-/// Books the uploads of a plan's lattice steps. A carrier counts for the first step that needs it.
+/// Books the messages of a plan's lattice steps. A carrier counts for the first step that needs it.
 pub(super) fn book(plan: &Plan, table: &mut CommTable) {
+    if let Some(reply) = plan.reply_plan() {
+        for (number, step) in reply.steps.iter().enumerate() {
+            let [client_to_server, server_to_client] = reply.bytes(number);
+            let both = Traffic { client_to_server, server_to_client, rounds: 2 };
+            table.book(step.id(), Phase::Offline, both);
+        }
+    }
     let Some(lattice) = plan.lattice_plan() else { return };
     for (number, step) in lattice.steps.iter().enumerate() {
         let bytes = lattice.upload_bytes(number);

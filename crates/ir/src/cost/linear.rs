@@ -14,7 +14,7 @@ const CHUNK_BITS: u64 = 1 << 23;
 ///
 /// Nothing is allocated: a compiler may call it for every choice it weighs. A lowering that does not
 /// fit the convolution ([`crate::Lowering::mat_mul`] is `None`) has no products and so no offline traffic;
-/// no plan accepts it. The uploads of a lattice correlation depend on the plan's other steps and are booked by
+/// no plan accepts it. The messages of lattice correlations depend on the plan's other steps and are booked by
 /// [`super::plan`].
 #[must_use]
 pub fn linear(step: &LinearStep, input: Shape, ring: Ring) -> (Offline, Flights) {
@@ -22,7 +22,7 @@ pub fn linear(step: &LinearStep, input: Shape, ring: Ring) -> (Offline, Flights)
         Correlation::Ot { kind, chooser } => OtProduct::new(step, (kind, chooser), input, ring)
             .map(|product| product.offline())
             .unwrap_or_default(),
-        Correlation::Lattice(_) => Offline::default(),
+        Correlation::Lattice(_) | Correlation::Reply(_) => Offline::default(),
     };
     let masked = packed(input.elements() as u64, ring.bits().into());
     (offline, Flights::one_way(Direction::ClientToServer, masked))

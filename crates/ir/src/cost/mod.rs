@@ -24,7 +24,7 @@ pub use nonlinear::{activation, drelu, max_pool, multiplexer, reveal};
 pub use offline::{Offline, OtUse};
 pub use session::{SessionCost, handshake};
 pub use silent::{Expansion, Growth, SilentPool, SilentSet};
-pub use work::{Work, hint_work, linear_work, offline_work, step_work};
+pub use work::{Work, hint_work, linear_work, offline_work, reply_work, step_work};
 pub use wrap::{
     Wrap, WrapMethod, bit_product, extend, extension_wrap, truncate, truncation_wraps, wraps,
 };

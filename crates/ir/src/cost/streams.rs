@@ -130,6 +130,11 @@ fn linear_streams(
             });
             upload.map(|bytes| asks(Party::Client, (1, 0), vec![[bytes, 0]])).collect()
         }
+        Correlation::Reply(_) => {
+            let reply = plan.reply_plan();
+            let bytes = reply.and_then(|reply| Some(reply.bytes(reply.number(step.id)?)));
+            bytes.map(|bytes| asks(Party::Client, (1, 0), vec![bytes])).into_iter().collect()
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the parties compute, in the units that a network profile has rates for.
 
 use super::{Offline, OtProduct, step_cost};
+use crate::lattice::ReplyStep;
 use crate::{Correlation, LinearStep, OtKind, Party, Phase, Plan, Ring, Shape, Step, StepOp};
 use std::iter::Sum;
 use std::ops::Add;
@@ -16,6 +17,8 @@ pub struct Work {
     pub payload: u64,
     /// Bytes of the hint that are worked through.
     pub hint: u64,
+    /// Products of polynomials in lattice correlations with a reply.
+    pub products: u64,
     /// Multiplications in the ring.
     pub multiplications: u64,
     /// Bytes of online messages.
@@ -53,7 +56,7 @@ pub fn offline_work(offline: &Offline) -> Work {
 }
 
 /// What the offline phase of a linear step on a map of shape `input` in `ring` has the parties compute. A lattice
-/// correlation is [`hint_work`].
+/// correlation is [`hint_work`] or [`reply_work`].
 #[must_use]
 pub fn linear_work(step: &LinearStep, input: Shape, ring: Ring) -> Work {
     let Correlation::Ot { kind, chooser } = step.correlation else { return Work::default() };
@@ -68,6 +71,12 @@ pub fn linear_work(step: &LinearStep, input: Shape, ring: Ring) -> Work {
     };
     let vectors = product.values() * u64::from(product.choice_bits);
     Work { vectors, payload, ..offline_work(&offline) }
+}
+
+/// What a lattice correlation with a reply has the parties compute.
+#[must_use]
+pub fn reply_work(step: &ReplyStep) -> Work {
+    Work { products: step.products(), ..Work::default() }
 }
 
 /// What an inference has the client compute with a hint of so many bytes.
@@ -85,6 +94,7 @@ impl Add for Work {
             vectors: self.vectors + other.vectors,
             payload: self.payload + other.payload,
             hint: self.hint + other.hint,
+            products: self.products + other.products,
             multiplications: self.multiplications + other.multiplications,
             messages: self.messages + other.messages,
         }

@@ -1,8 +1,12 @@
 //! Giving a plan its lattice correlations.
 
-use super::{Candidate, Hint, HintError, NoParameters, PublicSeed, SecretSeed, choose};
+use super::{
+    Candidate, Hint, HintError, NoParameters, PublicSeed, ReplyChoice, SecretSeed, choose,
+    choose_reply,
+};
 use crate::{
-    Digest, LatticeSection, LinearWeights, Lowering, Plan, PlanError, Step, StepId, StepOp,
+    Digest, LatticeSection, LinearWeights, Lowering, Plan, PlanError, ReplySection, Step, StepId,
+    StepOp,
 };
 use std::collections::BTreeMap;
 
@@ -50,9 +54,7 @@ pub fn attach(
     inferences: u64,
     (seed, secret): (PublicSeed, &SecretSeed),
 ) -> Result<(Plan, Hint), LatticeError> {
-    let candidates: Vec<Candidate> = (plan.steps().iter().filter(|step| wanted(step.id)))
-        .filter_map(|step| candidate(&plan, step, &weights.get(&step.id)?.weight))
-        .collect();
+    let candidates = candidates(&plan, wanted, weights);
     let choice = choose(&candidates, inferences)?;
     let shared = choice.shared;
     let layers = candidates.iter().map(|c| c.step).zip(choice.layers).collect();
@@ -68,6 +70,34 @@ pub fn attach(
     let all: Vec<&[i64]> = steps.iter().map(|step| &*weights[&step.id()].weight).collect();
     let hint = Hint::compute(&seed, secret, &steps, &all)?;
     Ok((plan.with_lattice(section(hint.digest()), &layers)?, hint))
+}
+
+/// The plan with correlations with a reply for its direct linear steps that `wanted` names.
+///
+/// # Errors
+/// [`LatticeError`] names the step that does not fit.
+///
+/// # Panics
+/// Where a wanted step has no weights or too few.
+pub fn attach_reply(
+    plan: Plan,
+    wanted: impl Fn(StepId) -> bool,
+    weights: &BTreeMap<StepId, LinearWeights>,
+    seed: PublicSeed,
+) -> Result<Plan, LatticeError> {
+    let ReplyChoice { carrier_rounding, steps } =
+        choose_reply(&candidates(&plan, wanted, weights))?;
+    let layers = steps.iter().map(|step| (step.id(), step.layer())).collect();
+    Ok(plan.with_reply(ReplySection { carrier_rounding, seed }, &layers)?)
+}
+
+fn candidates(
+    plan: &Plan,
+    wanted: impl Fn(StepId) -> bool,
+    weights: &BTreeMap<StepId, LinearWeights>,
+) -> Vec<Candidate> {
+    let wanted = plan.steps().iter().filter(|step| wanted(step.id));
+    wanted.filter_map(|step| candidate(plan, step, &weights.get(&step.id)?.weight)).collect()
 }
 
 /// The least `k` such that the squares of each output channel's weights sum to at most `2^k`.

@@ -1,7 +1,7 @@
 //! The public choice of parameters: the fewest bytes whose expected number of draws is small.
 
 use super::hint::Hint;
-use super::layout::Layout;
+use super::layout::{Bits, Layout};
 use super::noise::LatticeLayer;
 use super::parameters::LatticeSet;
 use super::step::{LatticeStep, Shared, UPLOAD_TAG};
@@ -13,12 +13,6 @@ const MOST_RISK: f64 = 1.0;
 
 /// Most secrets of one inference.
 pub(crate) const MOST_SECRETS: u32 = 1024;
-
-/// Bits that the choice of layouts takes an input, another coefficient of an upload and a polynomial of the hint to cost:
-/// about right for all rings.
-const OWN_BITS: u64 = 29;
-const FULL_BITS: u64 = 59;
-const HINT_BITS: u64 = 2560 * 57;
 
 /// A linear step that is to have a lattice correlation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,13 +65,15 @@ pub struct NoParameters {
 /// # Errors
 /// [`NoParameters`] names the step that fits least.
 pub fn choose(candidates: &[Candidate], inferences: u64) -> Result<Choice, NoParameters> {
-    let layout = |c: &Candidate| cheapest_layout(&c.geometry, c.input, inferences).map(Arc::new);
+    let layout = |c: &Candidate| {
+        cheapest_layout(&c.geometry, c.input, LatticeSet::R512x5, inferences).map(Arc::new)
+    };
     let layouts = candidates.iter().map(layout).collect::<Option<Vec<_>>>();
     let Some(layouts) = layouts else { return Err(unfit(candidates)) };
     let tiles = layouts.iter().map(|layout| layout.tiles().len()).max().unwrap_or(1);
     let least = u32::try_from(tiles).unwrap_or(u32::MAX);
     let mut best: Option<(u64, Choice)> = None;
-    for set in LatticeSet::ALL {
+    for set in LatticeSet::HINTS {
         let counts = std::iter::successors(Some(least), |count| count.checked_mul(2));
         let most = MOST_SECRETS.min(least.saturating_mul(2).max(64));
         for secrets in counts.take_while(|count| *count <= most) {
@@ -92,16 +88,22 @@ pub fn choose(candidates: &[Candidate], inferences: u64) -> Result<Choice, NoPar
     best.map(|(_, choice)| choice).ok_or_else(|| unfit(candidates))
 }
 
-/// The layout with the fewest bytes for so many inferences, roughly.
-fn cheapest_layout(geometry: &ConvGeometry, input: Shape, inferences: u64) -> Option<Layout> {
+/// The layout with the fewest bytes, roughly, where what comes back of a product serves so many inferences.
+pub(super) fn cheapest_layout(
+    geometry: &ConvGeometry,
+    input: Shape,
+    set: LatticeSet,
+    inferences: u64,
+) -> Option<Layout> {
+    let bits = Bits::of(set);
     let price = |layout: &Layout| {
         let (own, full) = layout.sent();
-        let hint = layout.polynomials() as u64 * HINT_BITS / inferences.max(1);
-        own * OWN_BITS + full * FULL_BITS + hint
+        let products = layout.polynomials() as u64 * bits.product / inferences.max(1);
+        own * bits.own + full * bits.full + products
     };
-    let mut best = Layout::new(geometry, input, 1)?;
+    let mut best = Layout::new(geometry, input, set, 1)?;
     for slots in 2..=geometry.out_channels {
-        let Some(layout) = Layout::new(geometry, input, slots) else { break };
+        let Some(layout) = Layout::new(geometry, input, set, slots) else { break };
         if price(&layout) < price(&best) {
             best = layout;
         }
@@ -117,7 +119,7 @@ fn unfit(candidates: &[Candidate]) -> NoParameters {
         });
     // 2^(q - l) >= 13 sigma outputs, for 2^15 outputs a secret.
     let noise = norm / 2 + 2 + 4 + 15;
-    let [.., widest] = LatticeSet::ALL;
+    let [.., widest] = LatticeSet::HINTS;
     NoParameters { step, ring, fits: widest.modulus_bits().saturating_sub(noise) }
 }
 

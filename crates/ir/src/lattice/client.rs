@@ -1,6 +1,5 @@
 //! The client's side: secrets, its shares, what it sends.
 
-use super::DEGREE;
 use super::factors::{self, Factors};
 use super::hint::Hint;
 use super::layout::{Cell, Tile};
@@ -74,7 +73,6 @@ impl ClientSecrets {
     }
 
     /// Secrets that nothing was tested of.
-    #[cfg(test)]
     pub(super) fn undrawn(seed: SecretSeed, shared: Shared) -> Self {
         let derive = |number| seed.derive(Purpose::Secret, number);
         let secrets = (0..u64::from(shared.secrets)).map(derive);
@@ -82,7 +80,6 @@ impl ClientSecrets {
         Self { secrets, shares: vec![], spare: seed.derive(Purpose::Secret, u64::MAX), draws: 0 }
     }
 
-    #[cfg(test)]
     pub(super) fn ternary(&self, number: usize) -> &Ternary {
         &self.secrets[number].ternary
     }
@@ -104,7 +101,7 @@ impl ClientSecrets {
         let secret = &self.secrets[number];
         let mut noise = secret.noise.stream(Purpose::CarrierNoise, 0);
         for row in 0..set.rank() {
-            let products = factors::sum(set, &secret.ternary, matrix.row(row), 0, DEGREE);
+            let products = factors::sum(set, &secret.ternary, matrix.row(row), 0, set.degree());
             for &product in &*products {
                 let residue = residue::noisy(set, product, noise.noise());
                 let residue = set.round(residue, carrier_rounding) >> carrier_rounding;
@@ -128,8 +125,16 @@ impl ClientSecrets {
         mask.iter_mut().for_each(|r| *r = ring.reduce(stream.next_u64()));
         for chunk in 0..step.layout.chunks() {
             let touched = step.layout.touched(chunk);
-            let factors = Factors::new(set, public::chunk(step, seed, chunk).into_iter(), touched);
+            let mut last: Option<(usize, Factors)> = None;
             for (number, tile) in step.layout.tiles().iter().enumerate() {
+                let public = step.public_part(number, chunk);
+                let (_, factors) = match last.take() {
+                    Some(same) if same.0 == public => last.insert(same),
+                    _ => {
+                        let residues = public::chunk(step, seed, public).into_iter();
+                        last.insert((public, Factors::new(set, residues, touched)))
+                    }
+                };
                 let secret = &self.secrets[step.secret_of(number)];
                 let part = number << 20 | chunk;
                 let mut noise = secret.noise.stream(Purpose::Noise, step.index(part));

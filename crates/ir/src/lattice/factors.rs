@@ -1,8 +1,7 @@
 //! Public polynomials, in the form in which products with ternary ones are cheapest.
 
-use super::DEGREE;
 use super::ntt::{Sum, Transform};
-use super::parameters::LatticeSet;
+use super::parameters::{DEGREE, LatticeSet};
 use super::ternary::{Extended, Ternary};
 use zeroize::Zeroizing;
 
@@ -11,7 +10,7 @@ pub(super) const FEW: usize = 48;
 
 /// One polynomial for each of a secret's.
 pub(super) enum Factors {
-    /// For a few coefficients of the product, by component and word.
+    /// For a few coefficients of the product, by component and word; for degree [`DEGREE`].
     Windows(Vec<Extended>),
     /// For many.
     Values(Vec<Transform>),
@@ -24,16 +23,16 @@ impl Factors {
         mut residues: impl Iterator<Item = u128>,
         count: usize,
     ) -> Self {
-        let parts = 0..set.rank();
-        if count > FEW {
-            let part = |_| Transform::of_residues(set, residues.by_ref().take(DEGREE));
+        let (parts, degree) = (0..set.rank(), set.degree());
+        if count > FEW || degree > DEGREE {
+            let part = |_| Transform::of_residues(set, residues.by_ref().take(degree));
             return Self::Values(parts.map(part).collect());
         }
         let mut windows = Vec::with_capacity(set.rank() * set.words());
         for _ in parts {
             let first = windows.len();
             windows.extend((0..set.words()).map(|_| Extended::zero()));
-            for (at, residue) in residues.by_ref().take(DEGREE).enumerate() {
+            for (at, residue) in residues.by_ref().take(degree).enumerate() {
                 let words = set.split(residue);
                 windows[first..].iter_mut().zip(words).for_each(|(to, word)| to.set(at, word));
             }
@@ -82,7 +81,7 @@ pub(super) fn sum<'a>(
 
 /// Polynomials whose residues follow one another.
 pub(super) fn transforms(set: LatticeSet, residues: &[u128]) -> Vec<Transform> {
-    let parts = residues.chunks(DEGREE);
+    let parts = residues.chunks(set.degree());
     parts.map(|part| Transform::of_residues(set, part.iter().copied())).collect()
 }
 
@@ -93,7 +92,7 @@ mod tests {
 
     #[test]
     fn both_forms_give_the_same_products() {
-        for set in LatticeSet::ALL {
+        for set in LatticeSet::HINTS {
             let seed = SecretSeed::new([9; 32]);
             let ternary = Ternary::sample(set, &mut seed.stream(Purpose::Ternary, 0));
             let mut stream = seed.stream(Purpose::Chunk, 0);

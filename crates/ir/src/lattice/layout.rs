@@ -6,15 +6,31 @@
 //! wraps around. Where a map fits one polynomial, the padding to the right of a row is that to the left of the
 //! next, and the padding below a channel that above the next. Larger maps are cut into *tiles* with explicit halos.
 
-use super::parameters::DEGREE;
+use super::parameters::LatticeSet;
 use crate::{ConvGeometry, Shape};
 use std::ops::Range;
 
-/// Bits that the choice of tiles takes an own cell, another cell, and a tile to cost: about right for all
-/// rings, and the same for both parties.
-const OWN_BITS: usize = 30;
-const FULL_BITS: usize = 60;
-const TILE_BITS: usize = 40_000;
+/// Bits that the choice of layouts takes an own cell, another cell, a tile and what comes back of a product to cost: about
+/// right for all rings, and the same for both parties.
+#[derive(Clone, Copy)]
+pub(super) struct Bits {
+    pub own: u64,
+    pub full: u64,
+    pub tile: u64,
+    pub product: u64,
+}
+
+impl Bits {
+    pub(super) const fn of(set: LatticeSet) -> Self {
+        match set {
+            // A product is a part of the hint: the same for all tiles.
+            LatticeSet::R512x5 | LatticeSet::R512x6 => {
+                Self { own: 30, full: 60, tile: 40_000, product: 2560 * 57 }
+            }
+            LatticeSet::R4096x1 => Self { own: 53, full: 83, tile: 0, product: 4096 * 40 },
+        }
+    }
+}
 
 /// Largest map that has a layout, against hostile sizes.
 const MOST_AREA: usize = 1 << 19;
@@ -24,6 +40,8 @@ const MOST_AREA: usize = 1 << 19;
 pub struct Layout {
     geometry: ConvGeometry,
     input: Shape,
+    /// Coefficients of a polynomial.
+    degree: usize,
     /// Output channels that share a product.
     slots: usize,
     /// Channels of a full chunk.
@@ -68,11 +86,16 @@ struct Window {
 }
 
 impl Layout {
-    /// The layout with so many output channels to a product; `None` where not even a single output's window fits a
-    /// polynomial, where so many channels do not, or the map has more than 2^19 positions.
+    /// The layout in polynomials of a parameter set, with so many output channels to a product; `None` where not even a
+    /// single output's window fits a polynomial, where so many channels do not, or the map has more than 2^19 positions.
     #[must_use]
-    pub fn new(geometry: &ConvGeometry, input: Shape, slots: usize) -> Option<Self> {
-        let frame = Frame::new(geometry, input);
+    pub fn new(
+        geometry: &ConvGeometry,
+        input: Shape,
+        set: LatticeSet,
+        slots: usize,
+    ) -> Option<Self> {
+        let frame = Frame::new(geometry, input, set);
         let area = frame.output.area().max(input.area());
         if frame.output.elements() == 0 || area > MOST_AREA || slots > geometry.out_channels {
             return None;
@@ -124,7 +147,8 @@ impl Layout {
     /// Zeros after the last channel of a chunk. Where outputs share a product, all the rest, for the kernels of the others
     /// reach it.
     fn tail_of(&self, chunk: usize) -> usize {
-        if self.slots == 1 { self.tail } else { DEGREE - self.channels(chunk).len() * self.block }
+        let used = self.channels(chunk).len() * self.block;
+        if self.slots == 1 { self.tail } else { self.degree - used }
     }
 
     /// What stands in the touched coefficients of a chunk, with the channel it belongs to.
@@ -225,6 +249,7 @@ impl Tile {
 struct Frame<'a> {
     geometry: &'a ConvGeometry,
     input: Shape,
+    set: LatticeSet,
     output: Shape,
     stride: usize,
     /// Distance of the inputs that count.
@@ -232,11 +257,11 @@ struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    fn new(geometry: &'a ConvGeometry, input: Shape) -> Self {
+    fn new(geometry: &'a ConvGeometry, input: Shape, set: LatticeSet) -> Self {
         let output = geometry.output_shape(input);
         let pointwise = geometry.kernel == 1;
         let (stride, step) = if pointwise { (1, geometry.stride) } else { (geometry.stride, 1) };
-        Self { geometry, input, output, stride, step }
+        Self { geometry, input, set, output, stride, step }
     }
 
     /// Rows and columns of inputs that count.
@@ -268,7 +293,7 @@ impl<'a> Frame<'a> {
             Some(input) => Cell::Own(input),
             None => Cell::Pad,
         };
-        if block.checked_mul(slots)?.checked_add(tail)? > DEGREE {
+        if block.checked_mul(slots)?.checked_add(tail)? > self.set.degree() {
             return None;
         }
         let (rows, columns) = (0..self.output.height, 0..self.output.width);
@@ -279,13 +304,14 @@ impl<'a> Frame<'a> {
     /// The cheapest tiling.
     fn tiled(&self) -> Option<Layout> {
         let Shape { height, width, .. } = self.output;
-        let mut best: Option<(usize, (usize, usize))> = None;
+        let degree = self.set.degree();
+        let mut best: Option<(u64, (usize, usize))> = None;
         for rows in 1..=height {
-            if self.window(rows, 1).cells() > DEGREE {
+            if self.window(rows, 1).cells() > degree {
                 break;
             }
             for columns in 1..=width {
-                if self.window(rows, columns).cells() > DEGREE {
+                if self.window(rows, columns).cells() > degree {
                     break;
                 }
                 let price = self.price(rows, columns);
@@ -314,7 +340,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Bits of all tiles of so many outputs, roughly.
-    fn price(&self, rows: usize, columns: usize) -> usize {
+    fn price(&self, rows: usize, columns: usize) -> u64 {
         let Shape { height, width, .. } = self.output;
         let (down, across) = (height.div_ceil(rows), width.div_ceil(columns));
         let side = |outputs: usize, tiles: usize| {
@@ -322,8 +348,13 @@ impl<'a> Frame<'a> {
         };
         let cells = side(height, down) * side(width, across);
         let own = (self.extent().0 * self.extent().1).min(cells);
-        let channel = own * OWN_BITS + (cells - own) * FULL_BITS;
-        channel * self.input.channels + down * across * TILE_BITS
+        let bits = Bits::of(self.set);
+        let channel = own as u64 * bits.own + (cells - own) as u64 * bits.full;
+        let replies = match self.set {
+            LatticeSet::REPLY => self.geometry.out_channels as u64 * bits.product,
+            _ => 0,
+        };
+        channel * self.input.channels as u64 + (down * across) as u64 * (bits.tile + replies)
     }
 
     fn tile(
@@ -358,8 +389,9 @@ impl<'a> Frame<'a> {
         let mut layout = Layout {
             geometry: *self.geometry,
             input: self.input,
+            degree: self.set.degree(),
             slots,
-            chunk_channels: ((DEGREE - tail) / (block * slots)).min(self.input.channels),
+            chunk_channels: ((self.set.degree() - tail) / (block * slots)).min(self.input.channels),
             pitch,
             block,
             tail,
@@ -406,7 +438,8 @@ mod tests {
         let mut result = vec![0; outputs * area];
         for tile in layout.tiles() {
             for chunk in 0..layout.chunks() {
-                let mut poly: Vec<i64> = (0..DEGREE as i64).map(|i| 1000 + i).collect();
+                let degree = layout.degree;
+                let mut poly: Vec<i64> = (0..degree as i64).map(|i| 1000 + i).collect();
                 for (at, (channel, cell)) in layout.cells(tile, chunk).enumerate() {
                     match cell {
                         Cell::Own(i) | Cell::Twin(i) => {
@@ -419,15 +452,15 @@ mod tests {
                 for polynomial in 0..layout.polynomials() {
                     let channels = polynomial * layout.slots()..;
                     let channels = channels.take(layout.slots()).take_while(|j| *j < outputs);
-                    let mut omega = vec![0; DEGREE];
+                    let mut omega: Vec<(usize, i64)> = Vec::new();
                     for (slot, j) in channels.clone().enumerate() {
                         let first = j / (outputs / groups) * group_inputs;
                         let own = first..first + group_inputs;
                         for c in layout.channels(chunk).filter(|c| own.contains(c)) {
                             for tap in 0..kernel * kernel {
                                 let at = layout.weight_at(slot, c, tap / kernel, tap % kernel);
-                                omega[at] =
-                                    w[(j * group_inputs + c - first) * kernel * kernel + tap];
+                                let weight = (j * group_inputs + c - first) * kernel * kernel;
+                                omega.push((at, w[weight + tap]));
                             }
                         }
                     }
@@ -436,13 +469,12 @@ mod tests {
                         for (position, offset) in places {
                             let at = layout.first_output(slot) + offset;
                             assert!(at - layout.first_output(0) < layout.reach(tile));
-                            assert!(offset < layout.span(tile) && at < DEGREE);
-                            let value: i64 = (0..DEGREE)
-                                .map(|i| {
-                                    let term = omega[i] * poly[(DEGREE + at - i) % DEGREE];
-                                    if i <= at { term } else { -term }
-                                })
-                                .sum();
+                            assert!(offset < layout.span(tile) && at < degree);
+                            let term = |&(i, weight): &(usize, i64)| {
+                                let term = weight * poly[(degree + at - i) % degree];
+                                if i <= at { term } else { -term }
+                            };
+                            let value: i64 = omega.iter().map(term).sum();
                             result[j * area + position] += value;
                         }
                     }
@@ -453,9 +485,11 @@ mod tests {
     }
 
     fn check(geometry: ConvGeometry, input: Shape) {
-        let slots = [1, 2, 3, 7, 20].into_iter();
-        let layouts = slots.filter_map(|slots| Layout::new(&geometry, input, slots));
-        assert_ne!(layouts.map(|layout| check_layout(&layout)).count(), 0);
+        for set in [LatticeSet::R512x5, LatticeSet::REPLY] {
+            let slots = [1, 2, 3, 7, 20].into_iter();
+            let layouts = slots.filter_map(|slots| Layout::new(&geometry, input, set, slots));
+            assert_ne!(layouts.map(|layout| check_layout(&layout)).count(), 0);
+        }
     }
 
     fn check_layout(layout: &Layout) {
@@ -516,18 +550,33 @@ mod tests {
     #[test]
     fn kernels_that_no_polynomial_holds_have_no_layout() {
         let input = Shape::new(1, 40, 40);
-        assert_eq!(Layout::new(&ConvGeometry::same(1, 1, 23, 1), input, 1), None);
-        assert!(Layout::new(&ConvGeometry::same(1, 1, 21, 1), input, 1).is_some());
+        assert_eq!(
+            Layout::new(&ConvGeometry::same(1, 1, 23, 1), input, LatticeSet::R512x5, 1),
+            None
+        );
+        assert!(
+            Layout::new(&ConvGeometry::same(1, 1, 21, 1), input, LatticeSet::R512x5, 1).is_some()
+        );
     }
 
     #[test]
     fn a_map_of_one_polynomial_shares_its_padding() {
-        let layout =
-            Layout::new(&ConvGeometry::same(64, 64, 3, 1), Shape::new(64, 8, 8), 1).expect("fits");
+        let layout = Layout::new(
+            &ConvGeometry::same(64, 64, 3, 1),
+            Shape::new(64, 8, 8),
+            LatticeSet::R512x5,
+            1,
+        )
+        .expect("fits");
         assert_eq!((layout.chunk_channels, layout.chunks(), layout.tiles().len()), (6, 11, 1));
         assert_eq!(layout.sent(), (64 * 64, 64 * 17 + 11 * 10));
-        let strips =
-            Layout::new(&ConvGeometry::same(3, 8, 1, 1), Shape::new(3, 32, 32), 1).expect("fits");
+        let strips = Layout::new(
+            &ConvGeometry::same(3, 8, 1, 1),
+            Shape::new(3, 32, 32),
+            LatticeSet::R512x5,
+            1,
+        )
+        .expect("fits");
         assert_eq!((strips.tiles().len(), strips.sent()), (2, (3 * 1024, 0)));
     }
 }

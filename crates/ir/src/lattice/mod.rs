@@ -16,6 +16,7 @@ mod noise;
 mod ntt;
 mod parameters;
 mod public;
+mod reply;
 mod residue;
 mod server;
 mod step;
@@ -24,7 +25,7 @@ mod ternary;
 #[cfg(test)]
 mod tests;
 
-pub use attach::{LatticeError, attach, candidate};
+pub use attach::{LatticeError, attach, attach_reply, candidate};
 pub use choose::{Candidate, Choice, NoParameters, choose};
 pub use client::{ClientSecrets, Unlucky};
 pub use hint::{Hint, HintError};
@@ -32,6 +33,9 @@ pub use layout::{Cell, Layout, Tile};
 pub use noise::LatticeLayer;
 pub use parameters::{DEGREE, LatticeSet, SAFE_DEVIATIONS};
 pub use public::Matrix;
+pub use reply::{
+    ReplyChoice, ReplyKey, ReplyLayer, ReplyMasks, ReplySecret, ReplyStep, Unfit, choose_reply,
+};
 pub use server::{Carrier, server_share};
 pub use step::{LatticeStep, Shared, UPLOAD_TAG};
 pub use stream::{PublicSeed, SecretSeed};

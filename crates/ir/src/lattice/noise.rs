@@ -63,9 +63,14 @@ impl LatticeLayer {
     /// the inputs' noise makes.
     pub(super) fn rounding_within(&self, set: LatticeSet, part: f64) -> u32 {
         let noise = (power(self.log_norm) * rounded(self.input_rounding)).sqrt();
-        let step = part * noise * (12.0 / (TERNARY * set.dimension() as f64)).sqrt();
-        step.max(1.0).log2() as u32
+        ternary_rounding(set, part * noise)
     }
+}
+
+/// The rounding of a polynomial that a ternary one is multiplied with, such that it makes noise of this deviation.
+pub(super) fn ternary_rounding(set: LatticeSet, deviation: f64) -> u32 {
+    let step = deviation * (12.0 / (TERNARY * set.dimension() as f64)).sqrt();
+    step.max(1.0).log2() as u32
 }
 
 /// Variance of fresh noise and of rounding to multiples of `2^bits`, halves to even.

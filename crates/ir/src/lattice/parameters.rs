@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Degree `d` of the polynomials: all arithmetic is in `Z_q[X] / (X^d + 1)`.
+/// Degree `d` of the polynomials of correlations with a hint: their arithmetic is in `Z_q[X] / (X^d + 1)`.
 pub const DEGREE: usize = 512;
 
 /// Probability bound: an output is at risk where it is closer than this many standard deviations of its noise to
@@ -19,11 +19,26 @@ pub enum LatticeSet {
     R512x5,
     /// Rank 6, dimension 3072, `q = 2^78`: two words of 39 bits, for rings of more than about 32 bits.
     R512x6,
+    /// Rank 1, dimension 4096, `q = 2^104`: for correlations with a reply, whose ciphertexts are two polynomials.
+    R4096x1,
 }
 
 impl LatticeSet {
-    /// All sets, the cheapest first.
-    pub const ALL: [Self; 2] = [Self::R512x5, Self::R512x6];
+    /// All sets.
+    pub const ALL: [Self; 3] = [Self::R512x5, Self::R512x6, Self::R4096x1];
+    /// Those for correlations with a hint, the cheapest first.
+    pub const HINTS: [Self; 2] = [Self::R512x5, Self::R512x6];
+    /// That for correlations with a reply.
+    pub const REPLY: Self = Self::R4096x1;
+
+    /// Degree of its polynomials.
+    #[must_use]
+    pub const fn degree(self) -> usize {
+        match self {
+            Self::R512x5 | Self::R512x6 => DEGREE,
+            Self::R4096x1 => 4096,
+        }
+    }
 
     /// Number of polynomials in a secret.
     #[must_use]
@@ -31,13 +46,14 @@ impl LatticeSet {
         match self {
             Self::R512x5 => 5,
             Self::R512x6 => 6,
+            Self::R4096x1 => 1,
         }
     }
 
     /// Dimension of the lattice problem: `rank * degree`.
     #[must_use]
     pub const fn dimension(self) -> usize {
-        self.rank() * DEGREE
+        self.rank() * self.degree()
     }
 
     /// `log2 q`.
@@ -46,6 +62,7 @@ impl LatticeSet {
         match self {
             Self::R512x5 => 64,
             Self::R512x6 => 78,
+            Self::R4096x1 => 104,
         }
     }
 
@@ -54,7 +71,7 @@ impl LatticeSet {
     pub const fn words(self) -> usize {
         match self {
             Self::R512x5 => 1,
-            Self::R512x6 => 2,
+            Self::R512x6 | Self::R4096x1 => 2,
         }
     }
 
@@ -71,6 +88,7 @@ impl LatticeSet {
         match self {
             Self::R512x5 => 1 << 34,
             Self::R512x6 => 1 << (62 - self.word_bits()),
+            Self::R4096x1 => 1 << 40,
         }
     }
 
@@ -79,7 +97,7 @@ impl LatticeSet {
     pub const fn join(self, words: [u64; 2]) -> u128 {
         match self {
             Self::R512x5 => words[0] as u128,
-            Self::R512x6 => {
+            Self::R512x6 | Self::R4096x1 => {
                 let low = words[0].cast_signed() as i128;
                 let high = words[1].cast_signed() as i128;
                 (low + (high << self.word_bits())).cast_unsigned() & self.mask()
@@ -92,7 +110,7 @@ impl LatticeSet {
     pub const fn split(self, residue: u128) -> [u64; 2] {
         match self {
             Self::R512x5 => [residue as u64, 0],
-            Self::R512x6 => {
+            Self::R512x6 | Self::R4096x1 => {
                 let mask = (1 << self.word_bits()) - 1;
                 [residue as u64 & mask, (residue >> self.word_bits()) as u64]
             }
@@ -119,7 +137,7 @@ impl LatticeSet {
 
 impl fmt::Display for LatticeSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rank {} of degree {DEGREE}, q = 2^{}", self.rank(), self.modulus_bits())
+        write!(f, "rank {} of degree {}, q = 2^{}", self.rank(), self.degree(), self.modulus_bits())
     }
 }
 

@@ -2,13 +2,13 @@
 
 use super::factors::transforms;
 use super::ntt::Transform;
-use super::parameters::{DEGREE, LatticeSet};
+use super::parameters::LatticeSet;
 use super::step::LatticeStep;
 use super::stream::{PublicSeed, Purpose, Stream};
 
-/// `a` of one input chunk: the residues of `rank` polynomials, one after the other.
-pub(super) fn chunk(step: &LatticeStep, seed: &PublicSeed, chunk: usize) -> Vec<u128> {
-    let mut stream = seed.stream(Purpose::Chunk, step.index(chunk));
+/// `a` of one part of the input ([`LatticeStep::public_part`]): the residues of `rank` polynomials, one after the other.
+pub(super) fn chunk(step: &LatticeStep, seed: &PublicSeed, part: usize) -> Vec<u128> {
+    let mut stream = seed.stream(Purpose::Chunk, step.index(part));
     (0..step.set.rank()).flat_map(|_| uniform(step.set, &mut stream)).collect()
 }
 
@@ -23,7 +23,7 @@ impl Matrix {
     /// The matrix of a plan.
     #[must_use]
     pub fn new(set: LatticeSet, seed: &PublicSeed) -> Self {
-        let mut stream = seed.stream(Purpose::Matrix, 0);
+        let mut stream = seed.stream(Purpose::Matrix, u64::from(set == LatticeSet::REPLY));
         let rank = set.rank();
         let entries: Vec<_> = (0..rank * rank).flat_map(|_| uniform(set, &mut stream)).collect();
         Self { rank, entries: transforms(set, &entries) }
@@ -43,7 +43,7 @@ impl Matrix {
 /// The residues of a uniform polynomial: all low words, then all high ones.
 fn uniform(set: LatticeSet, stream: &mut Stream) -> Vec<u128> {
     let bits = set.word_bits();
-    let mut residues: Vec<_> = (0..DEGREE).map(|_| u128::from(stream.word(bits))).collect();
+    let mut residues: Vec<_> = (0..set.degree()).map(|_| u128::from(stream.word(bits))).collect();
     if set.words() > 1 {
         residues.iter_mut().for_each(|residue| *residue |= u128::from(stream.word(bits)) << bits);
     }

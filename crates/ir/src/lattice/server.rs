@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 /// Words of what is secret, and residues.
 type Words = Zeroizing<Vec<u64>>;
-type Residues = Zeroizing<Vec<u128>>;
+pub(super) type Residues = Zeroizing<Vec<u128>>;
 
 /// What a secret's carrier says: for outputs that stand close together, and for others.
 pub struct Carrier {
@@ -170,7 +170,10 @@ pub(super) fn mask(
 }
 
 /// The uploaded polynomials as words, by tile and chunk; what was not sent is zero.
-fn read_upload(step: &LatticeStep, message: &mut Unpacker<'_>) -> Vec<Vec<Vec<[u64; 2]>>> {
+pub(super) fn read_upload(
+    step: &LatticeStep,
+    message: &mut Unpacker<'_>,
+) -> Vec<Vec<Vec<[u64; 2]>>> {
     let (layout, rounding) = (&step.layout, step.layer.input_rounding);
     let mut tiles: Vec<Vec<_>> = layout.tiles().iter().map(|_| Vec::new()).collect();
     for chunk in 0..layout.chunks() {

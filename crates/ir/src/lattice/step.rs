@@ -47,7 +47,8 @@ impl LatticeStep {
         geometry: &ConvGeometry,
         (input, ring): (Shape, Ring),
     ) -> Option<Self> {
-        let layout = Arc::new(Layout::new(geometry, input, layer.slots as usize)?);
+        let layout = Layout::new(geometry, input, shared.set, layer.slots as usize)?;
+        let layout = Arc::new(layout);
         Some(Self::with_layout(id, layer, shared, (layout, ring)))
     }
 
@@ -176,6 +177,15 @@ impl LatticeStep {
             }
         }
         kernels
+    }
+
+    /// Which public polynomials a chunk of a tile is multiplied with: those of the chunk, for tiles have secrets of their own,
+    /// or where one secret serves all, of chunk and tile.
+    pub(super) const fn public_part(&self, tile: usize, chunk: usize) -> usize {
+        match self.set {
+            LatticeSet::R512x5 | LatticeSet::R512x6 => chunk,
+            LatticeSet::R4096x1 => tile << 20 | chunk,
+        }
     }
 
     /// Index of a stream for one part of this step.

@@ -28,6 +28,8 @@ pub(crate) enum Purpose {
     Noise = 7,
     /// Noise of a carrier.
     CarrierNoise = 8,
+    /// Floods and the server's shares in a reply.
+    Flood = 9,
 }
 
 /// The seed of the public polynomials, drawn once for each compilation and written in the plan.

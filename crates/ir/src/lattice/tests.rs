@@ -118,18 +118,18 @@ impl Model {
     }
 }
 
-fn log_norm(geometry: &ConvGeometry, weights: &[i64]) -> u32 {
+pub(super) fn log_norm(geometry: &ConvGeometry, weights: &[i64]) -> u32 {
     let squares = |channel: &[i64]| channel.iter().map(|w| w * w).sum::<i64>().cast_unsigned();
     let most = weights.chunks(geometry.fan_in()).map(squares).max().unwrap_or(1);
     most.max(1).next_power_of_two().ilog2()
 }
 
-fn square(geometry: ConvGeometry, size: usize) -> (ConvGeometry, Shape) {
+pub(super) fn square(geometry: ConvGeometry, size: usize) -> (ConvGeometry, Shape) {
     (geometry, Shape::new(geometry.in_channels, size, size))
 }
 
 /// Every kind of layer of the usual networks at 32 pixels, with few output channels.
-fn usual_layers() -> Vec<(ConvGeometry, Shape)> {
+pub(super) fn usual_layers() -> Vec<(ConvGeometry, Shape)> {
     let conv = ConvGeometry::same;
     vec![
         square(conv(3, 6, 3, 1), 32),  // stems
@@ -313,7 +313,7 @@ fn gaps_that_are_too_small_err_as_predicted_and_every_error_is_at_risk() {
 }
 
 /// The chi-square statistic of the bytes, less its mean, in its standard deviations.
-fn chi_square(bytes: &[u8]) -> f64 {
+pub(super) fn chi_square(bytes: &[u8]) -> f64 {
     let mut counts = [0f64; 256];
     bytes.iter().for_each(|&byte| counts[usize::from(byte)] += 1.0);
     let expected = bytes.len() as f64 / 256.0;

@@ -19,6 +19,8 @@ pub struct ComputeRates {
     pub payload: f64,
     /// Bytes of the hint that lattice correlations work through.
     pub hint: f64,
+    /// Products of polynomials in lattice correlations with a reply.
+    pub products: f64,
     /// Multiplications in the ring.
     pub multiplications: f64,
     /// Bytes of online messages.
@@ -36,6 +38,7 @@ impl Default for ComputeRates {
             vectors: 5e6,
             payload: 3e8,
             hint: 1.2e8,
+            products: 1.2e4,
             multiplications: 2e9,
             messages: 8e7,
         }
@@ -55,6 +58,7 @@ impl ComputeRates {
             (work.vectors, self.vectors),
             (work.payload, self.payload),
             (work.hint, self.hint),
+            (work.products, self.products),
             (work.multiplications, self.multiplications),
             (work.messages, self.messages),
         ];

@@ -29,7 +29,7 @@ pub enum ProfileError {
 
 const KEYS: &[&str] = &["client_to_server", "server_to_client", "round_trip", "compute"];
 const COMPUTE_KEYS: &[&str] =
-    &["transfers", "vectors", "payload", "hint", "multiplications", "messages"];
+    &["transfers", "vectors", "payload", "hint", "products", "multiplications", "messages"];
 const KINDS: &[&str] = &["iknp", "softspoken2", "softspoken4", "softspoken8", "silent"];
 const RATE: &str = "a number above 0";
 const SECONDS: &str = "seconds, 0 to 60";
@@ -72,11 +72,11 @@ impl NetworkProfile {
     /// The file that [`Self::from_toml`] reads as this profile.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        let ComputeRates { transfers, vectors, payload, hint, multiplications, messages } =
+        let ComputeRates { transfers, vectors, payload, hint, products, multiplications, messages } =
             &self.compute;
         let mut text = format!(
             "client_to_server = {:e}\nserver_to_client = {:e}\nround_trip = {:e}\n\n\
-             [compute]\nvectors = {vectors:e}\npayload = {payload:e}\nhint = {hint:e}\n\
+             [compute]\nvectors = {vectors:e}\npayload = {payload:e}\nhint = {hint:e}\nproducts = {products:e}\n\
              multiplications = {multiplications:e}\nmessages = {messages:e}\n\n\
              [compute.transfers]\n",
             self.client_to_server, self.server_to_client, self.round_trip,
@@ -107,6 +107,7 @@ fn read_compute(reader: &Reader<'_>, table: &Table) -> Result<ComputeRates, Prof
         ("vectors", &mut rates.vectors),
         ("payload", &mut rates.payload),
         ("hint", &mut rates.hint),
+        ("products", &mut rates.products),
         ("multiplications", &mut rates.multiplications),
         ("messages", &mut rates.messages),
     ] {

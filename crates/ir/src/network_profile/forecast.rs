@@ -45,6 +45,12 @@ impl NetworkProfile {
                 seconds.insert((step.id, phase), spent);
             }
         }
+        for step in plan.reply_plan().iter().flat_map(|reply| &reply.steps) {
+            let work = cost::reply_work(step);
+            let spent =
+                self.seconds(comm.traffic(step.id(), Phase::Offline), &work, Phase::Offline);
+            seconds.insert((step.id(), Phase::Offline), spent);
+        }
         if let Some(lattice) = plan.lattice_plan() {
             let hint = lattice.hint_bytes();
             let download = 8.0 * hint as f64 / self.server_to_client;

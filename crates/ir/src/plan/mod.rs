@@ -4,6 +4,7 @@ mod answer;
 mod fact;
 mod lattice;
 mod output;
+mod reply;
 mod step;
 mod verify;
 mod verify_lattice;
@@ -11,6 +12,7 @@ mod verify_lattice;
 pub use answer::{Answer, class_digits, class_of_digits};
 pub use fact::{Fact, Sign, ValueId, Visibility};
 pub use lattice::{LatticePlan, LatticeSection};
+pub use reply::{ReplyPlan, ReplySection};
 pub use step::{
     Comparison, Correlation, ExtendMethod, LinearStep, Lowering, MatMulShape, OtKind, Step, StepId,
     StepOp, TruncateMethod, WinogradTile,
@@ -42,6 +44,8 @@ struct PlanFields {
     steps: Vec<Step>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lattice: Option<LatticeSection>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reply: Option<ReplySection>,
     provenance: Provenance,
 }
 
@@ -59,7 +63,7 @@ impl Plan {
         (values, steps): (Vec<Fact>, Vec<Step>),
         provenance: Provenance,
     ) -> Result<Self, PlanError> {
-        let lattice = None;
+        let (lattice, reply) = (None, None);
         Self::try_from(PlanFields {
             network,
             preset,
@@ -68,6 +72,7 @@ impl Plan {
             values,
             steps,
             lattice,
+            reply,
             provenance,
         })
     }
@@ -176,7 +181,8 @@ impl TryFrom<PlanFields> for Plan {
     type Error = PlanError;
 
     fn try_from(fields: PlanFields) -> Result<Self, PlanError> {
-        verify::verify(&fields.input, &fields.values, &fields.steps, fields.lattice.as_ref())?;
+        let lattice = (fields.lattice.as_ref(), fields.reply.as_ref());
+        verify::verify(&fields.input, &fields.values, &fields.steps, lattice)?;
         Ok(Self(fields))
     }
 }

@@ -107,7 +107,7 @@ fn linear_output(linear: &LinearStep, x: &Fact) -> Result<Fact, String> {
         return Err(format!("weights of {weight_bits} bits in {}", x.ring));
     }
     match correlation {
-        Correlation::Ot { .. } | Correlation::Lattice(_) => {}
+        Correlation::Ot { .. } | Correlation::Lattice(_) | Correlation::Reply(_) => {}
     }
     Ok(Fact {
         shape: output,

@@ -1,7 +1,7 @@
 //! One step of a plan.
 
 use super::ValueId;
-use crate::lattice::LatticeLayer;
+use crate::lattice::{LatticeLayer, ReplyLayer};
 use crate::winograd::MinimalFiltering;
 use crate::{Activation, ConvGeometry, Party, PoolWindow, Ring, Shape};
 use serde::{Deserialize, Serialize};
@@ -247,6 +247,8 @@ pub enum Correlation {
     },
     /// Module-LWE with a public hint: one message from the client and no reply.
     Lattice(LatticeLayer),
+    /// Ring-LWE without a hint: a message from the client and a reply.
+    Reply(ReplyLayer),
 }
 
 /// An OT extension.

@@ -1,7 +1,7 @@
 //! What must hold of every plan, checked whenever one is made or read.
 
 use super::verify_lattice::LatticeCheck;
-use super::{Fact, LatticeSection, Sign, Step, StepId, StepOp, ValueId, Visibility};
+use super::{Fact, LatticeSection, ReplySection, Sign, Step, StepId, StepOp, ValueId, Visibility};
 use crate::InputSpec;
 
 /// The first step of a plan that is wrong.
@@ -20,10 +20,10 @@ pub(super) fn verify(
     input: &InputSpec,
     values: &[Fact],
     steps: &[Step],
-    lattice: Option<&LatticeSection>,
+    (lattice, reply): (Option<&LatticeSection>, Option<&ReplySection>),
 ) -> Result<(), PlanError> {
     let whole = |fault: String| PlanError { step: StepId(0), name: "plan".into(), fault };
-    let mut lattice = LatticeCheck::new(lattice).map_err(whole)?;
+    let mut lattice = LatticeCheck::new(lattice, reply).map_err(whole)?;
     for (position, step) in steps.iter().enumerate() {
         let wrong = |fault: String| PlanError { step: step.id, name: step.name.clone(), fault };
         verify_place(steps.len(), position, step, values).map_err(wrong)?;

@@ -1,25 +1,33 @@
 //! What must hold of a plan's lattice correlations.
 
-use super::{Correlation, Fact, LatticeSection, Lowering, Step, StepOp};
-use crate::lattice::{LatticeStep, MOST_SECRETS};
+use super::{
+    Correlation, Fact, LatticeSection, LinearStep, Lowering, ReplySection, Step, StepId, StepOp,
+};
+use crate::lattice::{LatticeLayer, LatticeSet, LatticeStep, MOST_SECRETS, ReplyLayer, ReplyStep};
 
 /// Largest expected number of outputs at risk under a secret: three draws on average.
 const MOST_RISK: f64 = 1.1;
 
 /// Largest roundings and norm that a plan may speak of, against hostile numbers.
 const MOST_ROUNDING: u32 = 40;
+const MOST_REPLY_ROUNDING: u32 = 104;
 const MOST_NORM: u32 = 120;
 
 /// Sums up the risks of a plan's secrets while its steps are checked.
 pub(super) struct LatticeCheck<'a> {
     section: Option<&'a LatticeSection>,
+    reply: Option<&'a ReplySection>,
     risks: Vec<f64>,
     steps: usize,
+    replies: usize,
 }
 
 impl<'a> LatticeCheck<'a> {
-    /// For a plan with this section.
-    pub(super) fn new(section: Option<&'a LatticeSection>) -> Result<Self, String> {
+    /// For a plan with these sections.
+    pub(super) fn new(
+        section: Option<&'a LatticeSection>,
+        reply: Option<&'a ReplySection>,
+    ) -> Result<Self, String> {
         let secrets = section.map_or(0, |section| section.secrets);
         if section.is_some_and(|section| {
             !(1..=MOST_SECRETS).contains(&section.secrets)
@@ -30,17 +38,38 @@ impl<'a> LatticeCheck<'a> {
                  {MOST_ROUNDING} bits"
             ));
         }
-        Ok(Self { section, risks: vec![0.0; secrets as usize], steps: 0 })
+        if let Some(section) = section.filter(|one| !LatticeSet::HINTS.contains(&one.set)) {
+            return Err(format!("there are no hints of {}", section.set));
+        }
+        if reply.is_some_and(|reply| reply.carrier_rounding > MOST_ROUNDING) {
+            return Err(format!("carriers are rounded by at most {MOST_ROUNDING} bits"));
+        }
+        let risks = vec![0.0; secrets as usize];
+        Ok(Self { section, reply, risks, steps: 0, replies: 0 })
     }
 
     /// One step of the plan with the fact of its input.
     pub(super) fn step(&mut self, step: &Step, input: Option<&&Fact>) -> Result<(), String> {
         let (StepOp::Linear(linear), Some(input)) = (&step.op, input) else { return Ok(()) };
-        let Correlation::Lattice(layer) = linear.correlation else { return Ok(()) };
-        let section = self.section.ok_or("the plan says nothing of its lattice correlations")?;
-        if linear.lowering != Lowering::Direct {
+        if !matches!(linear.correlation, Correlation::Ot { .. })
+            && linear.lowering != Lowering::Direct
+        {
             return Err(format!("a lattice correlation has no lowering {}", linear.lowering));
         }
+        match linear.correlation {
+            Correlation::Ot { .. } => Ok(()),
+            Correlation::Lattice(layer) => self.hinted((step.id, linear), layer, input),
+            Correlation::Reply(layer) => self.replied((step.id, linear), layer, input),
+        }
+    }
+
+    fn hinted(
+        &mut self,
+        (id, linear): (StepId, &LinearStep),
+        layer: LatticeLayer,
+        input: &Fact,
+    ) -> Result<(), String> {
+        let section = self.section.ok_or("the plan says nothing of its lattice correlations")?;
         let (set, ring) = (section.set, input.ring);
         let rounding = layer.input_rounding.max(layer.hint_rounding);
         if layer.first_secret >= section.secrets
@@ -52,7 +81,7 @@ impl<'a> LatticeCheck<'a> {
             return Err(format!("{layer:?} does not fit {ring} in {set}"));
         }
         let place = (input.shape, ring);
-        let step = LatticeStep::new(step.id, layer, section.shared(), &linear.geometry, place)
+        let step = LatticeStep::new(id, layer, section.shared(), &linear.geometry, place)
             .ok_or_else(|| {
                 format!("{} on {} has no lattice layout", linear.geometry, input.shape)
             })?;
@@ -70,10 +99,30 @@ impl<'a> LatticeCheck<'a> {
         Ok(())
     }
 
+    fn replied(
+        &mut self,
+        (id, linear): (StepId, &LinearStep),
+        layer: ReplyLayer,
+        input: &Fact,
+    ) -> Result<(), String> {
+        let section = self.reply.ok_or("the plan says nothing of its correlations with a reply")?;
+        if layer.input_rounding > MOST_REPLY_ROUNDING || layer.log_norm > MOST_NORM {
+            return Err(format!("{layer:?} is absurd"));
+        }
+        let place = (input.shape, input.ring);
+        ReplyStep::new(id, layer, section.carrier_rounding, &linear.geometry, place)
+            .map_err(|unfit| format!("has no correlation with a reply: {unfit}"))?;
+        self.replies += 1;
+        Ok(())
+    }
+
     /// After all steps.
     pub(super) fn finish(self) -> Result<(), String> {
         if self.section.is_some() && self.steps == 0 {
             return Err("speaks of lattice correlations but has none".into());
+        }
+        if self.reply.is_some() && self.replies == 0 {
+            return Err("speaks of correlations with a reply but has none".into());
         }
         Ok(())
     }

@@ -8,5 +8,7 @@ mod single;
 mod step;
 mod transfer;
 
-pub(crate) use lattice::{ClientLattice, ServerLattice};
+pub(crate) use lattice::{
+    ClientLattice, ClientLattices, ClientReply, ServerLattice, ServerLattices, ServerReply,
+};
 pub(crate) use step::{ClientLinear, LinearLayer, ServerLinear};

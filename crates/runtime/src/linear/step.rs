@@ -1,6 +1,6 @@
 //! One linear step of a plan, as either party does it.
 
-use super::lattice::{ClientLattice, ServerLattice};
+use super::lattice::{ClientLattices, ServerLattices};
 use super::ot;
 use crate::ot::Ots;
 use crate::packing::{pack, packed_len, unpack};
@@ -31,6 +31,9 @@ struct OtLayer<'a> {
     product: OtProduct,
 }
 
+/// Of correlations with a reply.
+const SAID: &str = "a plan with such steps says what they share";
+
 /// The server's part of the correlation: `S` and the bias, one element of the ring an output.
 pub(crate) struct ServerLinear {
     ring: Ring,
@@ -55,20 +58,24 @@ impl ServerLinear {
     /// | `S`: its shares mapped to the output | | `T`: its shares mapped to the output |
     pub(crate) fn prepare(
         (channel, threads): (&mut Channel, &Threads),
-        (ots, lattice): (&mut Ots, Option<&mut ServerLattice<'_>>),
+        (ots, lattices): (&mut Ots, &mut ServerLattices<'_>),
         layer: &LinearLayer,
         weights: &LinearWeights,
         watch: &mut dyn FnMut(&Channel),
     ) -> Result<Self, RuntimeError> {
         let LinearLayer { step, input, ring, .. } = *layer;
-        let mut share = match (step.correlation, lattice) {
-            (Correlation::Ot { kind, chooser }, _) => {
+        let mut share = match step.correlation {
+            Correlation::Ot { kind, chooser } => {
                 Self::prepare_ot((channel, threads), ots, &layer.ot(kind, chooser), weights, watch)?
             }
-            (Correlation::Lattice(_), Some(lattice)) => {
-                lattice.receive((channel, threads), layer.id, weights)?
+            Correlation::Lattice(_) => {
+                let hinted = lattices.hinted.as_mut().ok_or(RuntimeError::NoLatticeSeed)?;
+                hinted.receive((channel, threads), layer.id, weights)?
             }
-            (Correlation::Lattice(_), None) => return Err(RuntimeError::NoLatticeSeed),
+            Correlation::Reply(_) => {
+                let replied = lattices.replied.as_mut().expect(SAID);
+                replied.reply((channel, threads), layer.id, weights)?
+            }
         };
         let bias = Zeroizing::new(bias_map(ring, &step.geometry, input, &weights.bias));
         share.iter_mut().zip(&*bias).for_each(|(share, &bias)| *share = ring.add(*share, bias));
@@ -125,20 +132,24 @@ impl ClientLinear {
     /// See [`ServerLinear::prepare`].
     pub(crate) fn prepare(
         (channel, threads): (&mut Channel, &Threads),
-        (ots, lattice): (&mut Ots, Option<&mut ClientLattice<'_>>),
+        (ots, lattices): (&mut Ots, &mut ClientLattices<'_>),
         layer: &LinearLayer,
         watch: &mut dyn FnMut(&Channel),
     ) -> Result<Self, RuntimeError> {
-        match (layer.step.correlation, lattice) {
-            (Correlation::Ot { kind, chooser }, _) => {
-                Self::prepare_ot((channel, threads), ots, &layer.ot(kind, chooser), watch)
+        let at = (&mut *channel, threads);
+        let (mask, share) = match layer.step.correlation {
+            Correlation::Ot { kind, chooser } => {
+                return Self::prepare_ot(at, ots, &layer.ot(kind, chooser), watch);
             }
-            (Correlation::Lattice(_), Some(lattice)) => {
-                let (mask, share) = lattice.upload((channel, threads), layer.id)?;
-                Ok(Self { ring: layer.ring, mask, share })
+            Correlation::Lattice(_) => {
+                let hinted = lattices.hinted.as_mut().ok_or(RuntimeError::NoHint)?;
+                hinted.upload(at, layer.id)?
             }
-            (Correlation::Lattice(_), None) => Err(RuntimeError::NoHint),
-        }
+            Correlation::Reply(_) => {
+                lattices.replied.as_mut().expect(SAID).exchange(at, layer.id)?
+            }
+        };
+        Ok(Self { ring: layer.ring, mask, share })
     }
 
     fn prepare_ot(

@@ -118,8 +118,8 @@ impl ClientSession {
         setup: (CommTable, f64),
         tag: u64,
     ) -> Result<Self, RuntimeError> {
-        let role =
-            ClientRole { lattice: plan.lattice_plan(), hint: None, threads: Threads::new(1)? };
+        let (lattice, reply) = (plan.lattice_plan(), plan.reply_plan());
+        let role = ClientRole { lattice, reply, hint: None, threads: Threads::new(1)? };
         let (next, run, over) = (0, 0, false);
         Ok(Self { plan, role, channel, transfers, stores, setup, tag, next, run, over })
     }

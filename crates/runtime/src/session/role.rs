@@ -1,12 +1,15 @@
 //! What the two parties do differently.
 
-use crate::linear::{ClientLattice, ClientLinear, LinearLayer, ServerLattice, ServerLinear};
+use crate::linear::{
+    ClientLattice, ClientLattices, ClientLinear, ClientReply, LinearLayer, ServerLattice,
+    ServerLattices, ServerLinear, ServerReply,
+};
 use crate::ot::Ots;
 use crate::store::Stored;
 use crate::threads::Threads;
 use crate::{Channel, RuntimeError};
 use copriv_ir::lattice::{Hint, SecretSeed};
-use copriv_ir::{Digest, LatticePlan, LinearWeights, ServerWeights};
+use copriv_ir::{Digest, LatticePlan, LinearWeights, ReplyPlan, ServerWeights};
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
@@ -14,7 +17,7 @@ use zeroize::Zeroizing;
 pub(super) trait Role {
     /// This party's part of a linear step's correlation.
     type Linear: Stored<Shape = LinearLayer>;
-    /// What the lattice correlations of one inference have in common; none where the plan has none.
+    /// What the lattice correlations of one inference have in common.
     type Lattice<'a>
     where
         Self: 'a;
@@ -46,6 +49,8 @@ pub(super) struct ServerRole<'w> {
     pub weights: &'w ServerWeights,
     /// The plan's lattice correlations, and the secret that their hint was made with.
     pub lattice: Option<(LatticePlan, SecretSeed)>,
+    /// The plan's correlations with a reply.
+    pub reply: Option<ReplyPlan>,
     pub threads: Threads,
 }
 
@@ -58,24 +63,27 @@ impl ServerRole<'_> {
 impl Role for ServerRole<'_> {
     type Linear = ServerLinear;
     type Lattice<'a>
-        = Option<ServerLattice<'a>>
+        = ServerLattices<'a>
     where
         Self: 'a;
 
     fn begin(&self, name: Digest) -> Result<Self::Lattice<'_>, RuntimeError> {
-        Ok(self.lattice.as_ref().map(|(plan, seed)| ServerLattice::new(plan, seed, name)))
+        let hinted = self.lattice.as_ref();
+        let hinted = hinted.map(|(plan, seed)| ServerLattice::new(plan, seed, name));
+        let replied = self.reply.as_ref().map(|plan| ServerReply::draw(plan, name));
+        Ok(ServerLattices { hinted, replied: replied.transpose()? })
     }
 
     fn prepare(
         &self,
         channel: &mut Channel,
-        (ots, lattice): (&mut Ots, &mut Option<ServerLattice<'_>>),
+        (ots, lattices): (&mut Ots, &mut ServerLattices<'_>),
         layer: &LinearLayer,
         watch: &mut dyn FnMut(&Channel),
     ) -> Result<ServerLinear, RuntimeError> {
         ServerLinear::prepare(
             (channel, &self.threads),
-            (ots, lattice.as_mut()),
+            (ots, lattices),
             layer,
             self.layer(layer),
             watch,
@@ -97,6 +105,8 @@ impl Role for ServerRole<'_> {
 pub(super) struct ClientRole {
     /// The plan's lattice correlations, with their hint once it is there.
     pub lattice: Option<LatticePlan>,
+    /// The plan's correlations with a reply.
+    pub reply: Option<ReplyPlan>,
     pub hint: Option<Arc<Hint>>,
     pub threads: Threads,
 }
@@ -104,24 +114,28 @@ pub(super) struct ClientRole {
 impl Role for ClientRole {
     type Linear = ClientLinear;
     type Lattice<'a>
-        = Option<ClientLattice<'a>>
+        = ClientLattices<'a>
     where
         Self: 'a;
 
     fn begin(&self, name: Digest) -> Result<Self::Lattice<'_>, RuntimeError> {
-        let Some(plan) = &self.lattice else { return Ok(None) };
-        let hint = self.hint.as_ref().ok_or(RuntimeError::NoHint)?;
-        ClientLattice::draw((plan, name), hint, &self.threads).map(Some)
+        let draw = |plan| {
+            let hint = self.hint.as_ref().ok_or(RuntimeError::NoHint)?;
+            ClientLattice::draw((plan, name), hint, &self.threads)
+        };
+        let hinted = self.lattice.as_ref().map(draw).transpose()?;
+        let replied = self.reply.as_ref().map(|plan| ClientReply::draw(plan, name));
+        Ok(ClientLattices { hinted, replied: replied.transpose()? })
     }
 
     fn prepare(
         &self,
         channel: &mut Channel,
-        (ots, lattice): (&mut Ots, &mut Option<ClientLattice<'_>>),
+        (ots, lattices): (&mut Ots, &mut ClientLattices<'_>),
         layer: &LinearLayer,
         watch: &mut dyn FnMut(&Channel),
     ) -> Result<ClientLinear, RuntimeError> {
-        ClientLinear::prepare((channel, &self.threads), (ots, lattice.as_mut()), layer, watch)
+        ClientLinear::prepare((channel, &self.threads), (ots, lattices), layer, watch)
     }
 
     fn apply(

@@ -68,7 +68,8 @@ impl<'a> ServerSession<'a> {
             (None, _) => None,
         };
         handshake(&mut channel, &plan, None)?;
-        let role = ServerRole { weights, lattice, threads: Threads::new(1)? };
+        let (reply, threads) = (plan.reply_plan(), Threads::new(1)?);
+        let role = ServerRole { weights, lattice, reply, threads };
         let prepared = BTreeMap::new();
         let (transfers, store, client_store) = (Transfers::new(rng), None, None);
         Ok(Self {

@@ -17,7 +17,9 @@ use copriv_ir::{
     BatchNormInit, Checkpoint, FusedModel, Gates, Network, OtKind, Party, Phase, Plan, Provenance,
     StepOp, ValueId, cost,
 };
-use plans::{Model, classifier, every_direct_step, every_step_by, image, mixed, with_lattice};
+use plans::{
+    Model, classifier, every_direct_step, every_step_by, image, mixed, with_both, with_lattice,
+};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread;
@@ -57,11 +59,12 @@ fn run(model: &Model, hint: Option<Hint>, image: &[f32]) -> [Vec<Shares>; 2] {
     thread::scope(|scope| {
         let server = scope.spawn(move || {
             let lattice = plan.lattice_plan().zip(model.weights.lattice_seed());
-            let role = ServerRole { weights: &model.weights, lattice, threads: threads() };
+            let (weights, reply) = (&model.weights, plan.reply_plan());
+            let role = ServerRole { weights, lattice, reply, threads: threads() };
             shares_of(&role, server, plan, nothing)
         });
-        let lattice = plan.lattice_plan();
-        let role = ClientRole { lattice, hint: hint.map(Arc::new), threads: threads() };
+        let (lattice, reply) = (plan.lattice_plan(), plan.reply_plan());
+        let role = ClientRole { lattice, reply, hint: hint.map(Arc::new), threads: threads() };
         let client = shares_of(&role, client, plan, input);
         [server.join().expect("no panic"), client]
     })
@@ -111,8 +114,10 @@ fn every_kind_of_step_gives_shares_of_the_evaluators_value() {
         names.extend(assert_every_step(&mixed(kind, 2), None, 2));
         names.extend(assert_every_step(&classifier((kind, tables), 7, 3), None, 3));
     }
-    let (model, hint) = with_lattice(&every_direct_step(30, 5), 6);
-    names.extend(assert_every_step(&model, Some(hint), 4));
+    let direct = every_direct_step(30, 5);
+    for (model, hint) in [with_lattice(&direct, 6), with_both(&direct, 6)] {
+        names.extend(assert_every_step(&model, Some(hint), 4));
+    }
     let expected = [
         "add",
         "argmax",

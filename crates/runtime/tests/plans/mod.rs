@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-use copriv_ir::lattice::{Hint, PublicSeed, SecretSeed, attach};
+use copriv_ir::lattice::{Hint, PublicSeed, SecretSeed, attach, attach_reply};
 use copriv_ir::{
     Activation, Comparison, ConvGeometry, Correlation, ExtendMethod, Fact, InputSpec, LinearStep,
     LinearWeights, Lowering, OtKind, Party, Plan, PoolWindow, Provenance, Ring, ServerWeights,
@@ -10,7 +10,7 @@ use copriv_ir::{
 };
 use copriv_runtime::ot::Prg;
 use copriv_runtime::{Channel, ClientSession, RuntimeError, ServerSession};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread;
 
@@ -165,14 +165,45 @@ impl Builder {
 
 /// The model with lattice correlations for all its direct linear steps, and their hint.
 pub fn with_lattice(model: &Model, seed: u8) -> (Model, Hint) {
-    let (seed, secret) = (PublicSeed::new([seed; 32]), SecretSeed::new([seed ^ 1; 32]));
-    let ids = model.plan.steps().iter().map(|step| step.id);
-    let layers: BTreeMap<StepId, LinearWeights> =
-        ids.filter_map(|id| Some((id, model.weights.layer(id)?.clone()))).collect();
+    hinted((*model.plan).clone(), weights_of(model), |_| true, seed)
+}
+
+/// The model with lattice correlations with a reply for all its direct linear steps.
+pub fn with_replies(model: &Model, seed: u8) -> Model {
+    let layers = weights_of(model);
     let plan = (*model.plan).clone();
-    let (plan, hint) = attach(plan, |_| true, &layers, 10, (seed, &secret)).expect("fits");
+    let plan = attach_reply(plan, |_| true, &layers, PublicSeed::new([seed; 32])).expect("fits");
+    let weights = ServerWeights::new(&plan, layers, provenance()).expect("they fit");
+    Model { plan: Arc::new(plan), weights }
+}
+
+/// The model with a reply for every other of its direct linear steps and a hint for those between.
+pub fn with_both(model: &Model, seed: u8) -> (Model, Hint) {
+    let layers = weights_of(model);
+    let plan = (*model.plan).clone();
+    let direct = |step: &&Step| matches!(&step.op, StepOp::Linear(linear) if linear.lowering == Lowering::Direct);
+    let direct = plan.steps().iter().filter(direct).map(|step| step.id);
+    let replied: BTreeSet<StepId> = direct.step_by(2).collect();
+    let wanted = |id: StepId| replied.contains(&id);
+    let plan = attach_reply(plan, wanted, &layers, PublicSeed::new([seed; 32])).expect("fits");
+    hinted(plan, layers, |id| !wanted(id), seed)
+}
+
+fn hinted(
+    plan: Plan,
+    layers: BTreeMap<StepId, LinearWeights>,
+    wanted: impl Fn(StepId) -> bool,
+    seed: u8,
+) -> (Model, Hint) {
+    let (seed, secret) = (PublicSeed::new([seed; 32]), SecretSeed::new([seed ^ 1; 32]));
+    let (plan, hint) = attach(plan, wanted, &layers, 10, (seed, &secret)).expect("fits");
     let weights = ServerWeights::new(&plan, layers, provenance()).expect("they fit");
     (Model { plan: Arc::new(plan), weights: weights.with_lattice_seed(&secret) }, hint)
+}
+
+fn weights_of(model: &Model) -> BTreeMap<StepId, LinearWeights> {
+    let ids = model.plan.steps().iter().map(|step| step.id);
+    ids.filter_map(|id| Some((id, model.weights.layer(id)?.clone()))).collect()
 }
 
 /// Convolutions of every kind between activations, all direct: strides, groups, tiles, a residual block.

@@ -1,7 +1,7 @@
 //! The smallest plans that do one thing, with weights and an image.
 
 use anyhow::{Result, anyhow, ensure};
-use copriv_ir::lattice::{Hint, LatticeError, PublicSeed, SecretSeed, attach};
+use copriv_ir::lattice::{Hint, LatticeError, PublicSeed, SecretSeed, attach, attach_reply};
 use copriv_ir::{
     ConvGeometry, Correlation, Fact, InputSpec, LinearStep, LinearWeights, Lowering, OtKind, Party,
     Plan, Provenance, Ring, ServerWeights, Shape, Sign, Step, StepId, StepOp, ValueId, Visibility,
@@ -73,9 +73,7 @@ impl Model {
     pub fn with_lattice(self) -> Result<Option<Self>> {
         // What is public here anyway needs no randomness.
         let (public, secret) = (PublicSeed::new([1; 32]), SecretSeed::new([2; 32]));
-        let ids = self.plan.steps().iter().map(|step| step.id);
-        let layers: BTreeMap<StepId, LinearWeights> =
-            ids.filter_map(|id| Some((id, self.weights.layer(id)?.clone()))).collect();
+        let layers = self.layers();
         let plan = (*self.plan).clone();
         let (plan, hint) = match attach(plan, |_| true, &layers, 1, (public, &secret)) {
             Ok(attached) => attached,
@@ -85,6 +83,28 @@ impl Model {
         let weights = ServerWeights::new(&plan, layers, provenance());
         let weights = weights.map_err(|fault| anyhow!(fault))?.with_lattice_seed(&secret);
         Ok(Some(Self { plan: Arc::new(plan), weights, hint: Some(Arc::new(hint)), ..self }))
+    }
+
+    /// The same with lattice correlations with a reply for its direct linear steps; none where a ring is too wide.
+    ///
+    /// # Errors
+    /// What is wrong with the plan or its weights.
+    pub fn with_replies(self) -> Result<Option<Self>> {
+        let layers = self.layers();
+        let public = PublicSeed::new([1; 32]);
+        let plan = match attach_reply((*self.plan).clone(), |_| true, &layers, public) {
+            Ok(plan) => plan,
+            Err(LatticeError::Parameters(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let weights = ServerWeights::new(&plan, layers, provenance());
+        let weights = weights.map_err(|fault| anyhow!(fault))?;
+        Ok(Some(Self { plan: Arc::new(plan), weights, ..self }))
+    }
+
+    fn layers(&self) -> BTreeMap<StepId, LinearWeights> {
+        let ids = self.plan.steps().iter().map(|step| step.id);
+        ids.filter_map(|id| Some((id, self.weights.layer(id)?.clone()))).collect()
     }
 
     /// Bytes of the hint that a client downloads once, where there is one.

@@ -236,7 +236,8 @@ pub fn conv(args: &Convolution) -> Result<Job> {
         let model = Model::linear(input, bits, step, weight_bits)?;
         Ok(Variant { name, model, tolerance: 0 })
     });
-    let variants = variants.chain(lattice(input, bits, (geometry, weight_bits)).transpose());
+    let lattices = lattice(input, bits, (geometry, weight_bits))?;
+    let variants = variants.chain(lattices.into_iter().map(Ok));
     let numbers = [shape.inputs, shape.outputs, shape.side, shape.kernel, shape.stride];
     Ok(Job {
         name: "conv",
@@ -248,19 +249,24 @@ pub fn conv(args: &Convolution) -> Result<Job> {
     })
 }
 
-/// The convolution with a lattice correlation, where its ring and weights leave room for one.
+/// The convolution with both kinds of lattice correlation, where its ring and weights leave room for them.
 fn lattice(
     input: Shape,
     bits: u32,
     (geometry, weight_bits): (ConvGeometry, u32),
-) -> Result<Option<Variant>> {
+) -> Result<Vec<Variant>> {
     let correlation = Correlation::Ot { kind: OtKind::Iknp, chooser: Party::Client };
     let lowering = Lowering::Direct;
     let step = LinearStep { geometry, lowering, correlation, weight_scale: 0, weight_bits: bits };
-    let model = Model::linear(input, bits, step, weight_bits)?.with_lattice()?;
+    let model = || Model::linear(input, bits, step, weight_bits);
     let hint = |bytes| format!("lattice, direct, after a hint of {}", format::mebibytes(bytes));
-    Ok(model.map(|model| {
+    let hinted = model()?.with_lattice()?.map(|model| {
         let name = hint(model.hint_bytes().unwrap_or_default());
         Variant { name, model, tolerance: 0 }
-    }))
+    });
+    let replied = model()?.with_replies()?.map(|model| {
+        let name = "lattice, direct, with a reply".into();
+        Variant { name, model, tolerance: 0 }
+    });
+    Ok(hinted.into_iter().chain(replied).collect())
 }

@@ -1,6 +1,5 @@
 //! Making the hint: `H_j = W_j a + u_j a0 + e1_j`.
 
-use super::super::DEGREE;
 use super::super::factors::transforms;
 use super::super::ntt::{Sum, Transform};
 use super::super::public::{self, Matrix};
@@ -68,7 +67,7 @@ impl Hint {
 }
 
 /// Whether the noise will be as small as the parameters say.
-fn check(step: &LatticeStep, weights: &[i64]) -> Result<(), HintError> {
+pub(in super::super) fn check(step: &LatticeStep, weights: &[i64]) -> Result<(), HintError> {
     let (geometry, slots) = (step.layout.geometry(), step.layout.slots());
     assert_eq!(weights.len(), geometry.weight_elements(), "weights of {geometry}");
     for (polynomial, weights) in weights.chunks(slots * geometry.fan_in()).enumerate() {
@@ -102,7 +101,7 @@ fn hide(
     let mut noise = secret.stream(Purpose::HintNoise, step.index(number));
     let mut packer = Packer::with_capacity(step.hint_polynomial_bytes());
     for sum in sums {
-        for product in sum.finish().coefficients(0, DEGREE) {
+        for product in sum.finish().coefficients(0, set.degree()) {
             let hidden = residue::noisy(set, product, noise.noise());
             residue::push(&mut packer, set.round(hidden, rounding) >> rounding, step.hint_bits());
         }

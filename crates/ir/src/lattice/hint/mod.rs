@@ -7,6 +7,7 @@
 mod compute;
 
 pub use compute::HintError;
+pub(super) use compute::check;
 
 use super::residue;
 use super::step::LatticeStep;

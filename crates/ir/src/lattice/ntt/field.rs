@@ -1,27 +1,22 @@
-//! Number-theoretic transforms of degree 512 modulo primes of 50 bits.
+//! Number-theoretic transforms of degree 512 and 4096 modulo primes of 50 bits.
 //!
 //! Butterflies as Harvey's (Journal of Symbolic Computation 60, 2014), values below four times the prime. The last three
 //! levels mix neighbours; eight blocks of eight are transposed for them, and left so: the order of the values does not
 //! matter to products.
 
 use super::lanes::{LOW, Lanes};
-use crate::lattice::DEGREE;
 use std::sync::LazyLock;
 
-/// Vectors of eight in a polynomial, and its blocks of eight vectors.
-pub(super) const VECTORS: usize = DEGREE / 8;
-const GROUPS: usize = VECTORS / 8;
-
-/// The primes, one more than a multiple of 1024 each, and roots whose 512th power is -1.
+/// The primes, one more than a multiple of 8192 each, and numbers that are no squares modulo them.
 const PRIMES: [(u64, u64); 3] =
-    [(1_125_899_906_826_241, 11), (1_125_899_906_820_097, 5), (1_125_899_906_802_689, 3)];
+    [(1_125_899_906_826_241, 11), (1_125_899_906_629_633, 5), (1_125_899_906_424_833, 3)];
 
-/// Arithmetic modulo one of the primes.
+/// Arithmetic modulo one of the primes, for polynomials of one degree.
 pub(super) struct Field {
     pub(super) prime: u64,
     forward: Twiddles,
     inverse: Twiddles,
-    /// 1/512, 1, and 2^52.
+    /// The inverse of the degree, 1, and 2^52.
     scale: Factor,
     one: Factor,
     fold: Factor,
@@ -34,25 +29,35 @@ pub(super) struct Factor {
     quotient: u64,
 }
 
-/// Powers of the root: one for each block of the first six levels, then of the last three, as their vectors need
+/// Powers of the root: one for each block of all levels but the last three, then of those, as their vectors need
 /// them.
 struct Twiddles {
     early: Vec<Factor>,
     late: Vec<[[[u64; 8]; 2]; 7]>,
 }
 
-pub(super) static FIELDS: LazyLock<[Field; 3]> = LazyLock::new(|| PRIMES.map(Field::new));
+/// The fields for degree 512 or 4096.
+pub(super) fn fields(degree: usize) -> &'static [Field; 3] {
+    static SMALL: LazyLock<[Field; 3]> = LazyLock::new(|| Field::all(512));
+    static LARGE: LazyLock<[Field; 3]> = LazyLock::new(|| Field::all(4096));
+    if degree > 512 { &LARGE } else { &SMALL }
+}
 
 impl Field {
-    fn new((prime, generator): (u64, u64)) -> Self {
-        let root = power(prime, generator, (prime - 1) / (2 * DEGREE as u64));
-        let unroot = power(prime, root, 2 * DEGREE as u64 - 1);
-        let scale = power(prime, DEGREE as u64, prime - 2);
+    fn all(degree: u64) -> [Self; 3] {
+        PRIMES.map(|prime| Self::new(prime, degree))
+    }
+
+    fn new((prime, nonresidue): (u64, u64), degree: u64) -> Self {
+        // Its power `degree` is -1.
+        let root = power(prime, nonresidue, (prime - 1) / (2 * degree));
+        let unroot = power(prime, root, 2 * degree - 1);
+        let scale = power(prime, degree, prime - 2);
         let factor = |value| Factor::new(prime, value);
         Self {
             prime,
-            forward: Twiddles::new(prime, root),
-            inverse: Twiddles::new(prime, unroot),
+            forward: Twiddles::new(prime, root, degree as usize),
+            inverse: Twiddles::new(prime, unroot, degree as usize),
             scale: factor(scale),
             one: factor(1),
             fold: factor((1 << 52) % prime),
@@ -76,8 +81,8 @@ impl Field {
     pub(super) fn forward<L: Lanes>(
         &self,
         lanes: L,
-        low: &mut [[u64; 8]; VECTORS],
-        high: Option<&[[u64; 8]; VECTORS]>,
+        low: &mut [[u64; 8]],
+        high: Option<&[[u64; 8]]>,
     ) {
         let m = Modulus::new(lanes, self.prime);
         if let Some(high) = high {
@@ -86,9 +91,10 @@ impl Field {
                 lanes.store(sum, low);
             }
         }
-        let mut distance = VECTORS / 2;
+        let vectors = low.len();
+        let mut distance = vectors / 2;
         while distance > 0 {
-            let blocks = VECTORS / 2 / distance;
+            let blocks = vectors / 2 / distance;
             for block in 0..blocks {
                 let (value, quotient) = m.splat(self.forward.early[blocks + block]);
                 let (left, right) =
@@ -116,7 +122,7 @@ impl Field {
 
     /// From values below twice the prime to coefficients below it.
     #[inline(always)]
-    pub(super) fn backward<L: Lanes>(&self, lanes: L, values: &mut [[u64; 8]; VECTORS]) {
+    pub(super) fn backward<L: Lanes>(&self, lanes: L, values: &mut [[u64; 8]]) {
         let m = Modulus::new(lanes, self.prime);
         for (group, late) in values.as_chunks_mut::<8>().0.iter_mut().zip(&self.inverse.late) {
             let mut x = m.rows(group);
@@ -129,9 +135,10 @@ impl Field {
                 lanes.store(x, to);
             }
         }
+        let vectors = values.len();
         let mut distance = 1;
-        while distance < VECTORS {
-            let blocks = VECTORS / 2 / distance;
+        while distance < vectors {
+            let blocks = vectors / 2 / distance;
             for block in 0..blocks {
                 let twiddle = m.splat(self.inverse.early[blocks + block]);
                 let (left, right) =
@@ -153,12 +160,7 @@ impl Field {
 
     /// `low + 2^52 high` for sums of at most fifteen products of values below the prime, below four times the prime.
     #[inline(always)]
-    pub(super) fn settle<L: Lanes>(
-        &self,
-        lanes: L,
-        low: &mut [[u64; 8]; VECTORS],
-        high: &[[u64; 8]; VECTORS],
-    ) {
+    pub(super) fn settle<L: Lanes>(&self, lanes: L, low: &mut [[u64; 8]], high: &[[u64; 8]]) {
         let m = Modulus::new(lanes, self.prime);
         for (low, high) in low.iter_mut().zip(high) {
             let sum = lanes.load(low);
@@ -284,22 +286,22 @@ impl Factor {
 }
 
 impl Twiddles {
-    fn new(prime: u64, root: u64) -> Self {
-        let bits = DEGREE.ilog2();
+    fn new(prime: u64, root: u64, degree: usize) -> Self {
+        let (bits, vectors) = (degree.ilog2(), degree / 8);
         let at = |index: usize| {
             let exponent = index.reverse_bits() >> (usize::BITS - bits);
             Factor::new(prime, power(prime, root, exponent as u64))
         };
         let late = |group: usize, number: usize| {
-            // Twiddle `number` of a block: level 64 has one, 128 two, 256 four of them.
+            // Twiddle `number` of a block: the third level from the end has one, the next two, the last four of them.
             let level = (number + 1).ilog2();
             let within = number + 1 - (1 << level);
-            let block = |lane: usize| ((VECTORS + 8 * group + lane) << level) + within;
+            let block = |lane: usize| ((vectors + 8 * group + lane) << level) + within;
             let lanes: [Factor; 8] = std::array::from_fn(|lane| at(block(lane)));
             [lanes.map(|factor| factor.value), lanes.map(|factor| factor.quotient)]
         };
         let late = |group: usize| std::array::from_fn(|number| late(group, number));
-        Self { early: (0..VECTORS).map(at).collect(), late: (0..GROUPS).map(late).collect() }
+        Self { early: (0..vectors).map(at).collect(), late: (0..vectors / 8).map(late).collect() }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Exact products of polynomials modulo `X^512 + 1` through number-theoretic transforms.
+//! Exact products of polynomials modulo `X^d + 1` through number-theoretic transforms.
 //!
 //! A product of residues with small numbers is an integer below half the product of two or three primes of 50
 //! bits: the product modulo each of them gives it back whole, and so modulo any `q`.
@@ -6,9 +6,8 @@
 mod field;
 mod lanes;
 
-use super::DEGREE;
 use super::parameters::LatticeSet;
-use field::{FIELDS, Factor, Field, VECTORS};
+use field::{Factor, Field, fields};
 use lanes::{LOW, Lanes, Portable};
 use std::sync::LazyLock;
 use zeroize::{Zeroize as _, Zeroizing};
@@ -17,9 +16,9 @@ use zeroize::{Zeroize as _, Zeroizing};
 const MOST_TERMS: u32 = 15;
 
 /// One number for each coefficient or root.
-type Values = Box<Zeroizing<[[u64; 8]; VECTORS]>>;
+type Values = Zeroizing<Box<[[u64; 8]]>>;
 
-/// A polynomial as its values at the roots of `X^512 + 1`, modulo each prime.
+/// A polynomial as its values at the roots of `X^d + 1`, modulo each prime.
 pub(super) struct Transform(Vec<Values>);
 
 /// A sum of products of polynomials, at the roots.
@@ -37,7 +36,7 @@ impl LatticeSet {
     const fn primes(self) -> usize {
         match self {
             Self::R512x5 => 2,
-            Self::R512x6 => 3,
+            Self::R512x6 | Self::R4096x1 => 3,
         }
     }
 }
@@ -45,8 +44,8 @@ impl LatticeSet {
 impl Transform {
     /// Of residues.
     pub(super) fn of_residues(set: LatticeSet, residues: impl Iterator<Item = u128>) -> Self {
-        let (mut low, mut high) = (zeros(), zeros());
-        for (at, residue) in residues.take(DEGREE).enumerate() {
+        let (mut low, mut high) = (zeros(set), zeros(set));
+        for (at, residue) in residues.take(set.degree()).enumerate() {
             low[at / 8][at % 8] = residue as u64 & LOW;
             high[at / 8][at % 8] = (residue >> 52) as u64;
         }
@@ -64,7 +63,7 @@ impl Transform {
         numbers: impl Iterator<Item = (usize, i64)> + Clone,
     ) -> Self {
         let field = |field: usize| {
-            let (mut values, prime) = (zeros(), FIELDS[field].prime);
+            let (mut values, prime) = (zeros(set), fields(set.degree())[field].prime);
             for (at, number) in numbers.clone() {
                 let wrap = (number >> 63).cast_unsigned() & prime;
                 values[at / 8][at % 8] = number.cast_unsigned().wrapping_add(wrap);
@@ -79,7 +78,7 @@ impl Transform {
 impl Sum {
     /// Nothing yet.
     pub(super) fn new(set: LatticeSet) -> Self {
-        let zeros = || (0..set.primes()).map(|_| zeros()).collect();
+        let zeros = || (0..set.primes()).map(|_| zeros(set)).collect();
         Self { low: zeros(), high: zeros(), terms: 0 }
     }
 
@@ -138,7 +137,7 @@ impl Product {
     }
 }
 
-/// What numbers are put together with from their residues modulo the primes.
+/// What numbers are put together with from their residues modulo the primes, which are the same for all degrees.
 struct Radix {
     fields: &'static [Field; 3],
     /// The product of the first two primes.
@@ -149,14 +148,19 @@ struct Radix {
 }
 
 static RADIX: LazyLock<Radix> = LazyLock::new(|| {
-    let fields = &*FIELDS;
+    let fields = fields(512);
     let [p, q, r] = fields.each_ref().map(|field| u128::from(field.prime));
     let second = fields[1].inverse_of(fields[0].prime);
     Radix { fields, both: p * q, second, third: fields[2].inverse_of((p * q % r) as u64) }
 });
 
-fn zeros() -> Values {
-    Box::new(Zeroizing::new([[0; 8]; VECTORS]))
+fn zeros(set: LatticeSet) -> Values {
+    Zeroizing::new(vec![[0; 8]; set.degree() / 8].into())
+}
+
+/// The field number `field` of these values.
+fn field_of(field: usize, values: &Values) -> &'static Field {
+    &fields(8 * values.len())[field]
 }
 
 /// Defines a function on one field's values for whichever lanes the processor has.
@@ -181,10 +185,10 @@ macro_rules! dispatched {
 
 dispatched! {
     fn forward(field: usize, values: &mut Values, high: Option<&Values>) =
-        |lanes| FIELDS[field].forward(lanes, values, high.map(|high| &***high));
-    fn backward(field: usize, values: &mut Values) = |lanes| FIELDS[field].backward(lanes, values);
+        |lanes| field_of(field, values).forward(lanes, values, high.map(|high| &***high));
+    fn backward(field: usize, values: &mut Values) = |lanes| field_of(field, values).backward(lanes, values);
     fn settle(field: usize, low: &mut Values, high: &Values) =
-        |lanes| FIELDS[field].settle(lanes, low, high);
+        |lanes| field_of(field, low).settle(lanes, low, high);
     fn accumulate(sums: (&mut Values, &mut Values), factors: (&Values, &Values)) =
         |lanes| multiply(lanes, sums, factors);
 }
@@ -211,12 +215,13 @@ mod tests {
 
     /// A negacyclic product by its definition, modulo 2^128.
     fn by_definition(a: &[u128], b: &[i64]) -> Vec<u128> {
-        let mut product = vec![0u128; DEGREE];
+        let degree = a.len();
+        let mut product = vec![0u128; degree];
         for (i, a) in a.iter().enumerate() {
             for (j, &b) in b.iter().enumerate() {
                 let term = a.wrapping_mul(i128::from(b).cast_unsigned());
-                let sum = &mut product[(i + j) % DEGREE];
-                *sum = if i + j < DEGREE { sum.wrapping_add(term) } else { sum.wrapping_sub(term) };
+                let sum = &mut product[(i + j) % degree];
+                *sum = if i + j < degree { sum.wrapping_add(term) } else { sum.wrapping_sub(term) };
             }
         }
         product
@@ -226,17 +231,18 @@ mod tests {
     fn sums_of_products_are_exact() {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
         for set in LatticeSet::ALL {
-            let most = (set.most_weight() / DEGREE as u64).min(1 << 20).cast_signed();
-            let (mut sum, mut expected) = (Sum::new(set), vec![0u128; DEGREE]);
-            for number in 0..34 {
+            let degree = set.degree();
+            let most = (set.most_weight() / degree as u64).min(1 << 20).cast_signed();
+            let (mut sum, mut expected) = (Sum::new(set), vec![0u128; degree]);
+            for number in 0..17_408 / degree {
                 let a: Vec<u128> =
-                    (0..DEGREE)
+                    (0..degree)
                         .map(|_| {
                             if number == 0 { set.mask() } else { rng.random::<u128>() & set.mask() }
                         })
                         .collect();
                 let most = if number == 0 { most } else { 1 };
-                let b: Vec<i64> = (0..DEGREE)
+                let b: Vec<i64> = (0..degree)
                     .map(|_| if number == 0 { -most } else { rng.random_range(-most..=most) })
                     .collect();
                 let transform = Transform::of_residues(set, a.iter().copied());
@@ -244,7 +250,7 @@ mod tests {
                 let product = by_definition(&a, &b);
                 expected.iter_mut().zip(product).for_each(|(sum, x)| *sum = sum.wrapping_add(x));
             }
-            let found: Vec<u128> = sum.finish().coefficients(0, DEGREE).collect();
+            let found: Vec<u128> = sum.finish().coefficients(0, degree).collect();
             assert_eq!(found, expected, "{set}");
         }
     }
@@ -255,8 +261,8 @@ mod tests {
         let Some(wide) = lanes::Wide::detect() else { return };
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(2);
         #[target_feature(enable = "avx512f,avx512ifma")]
-        fn run(lanes: impl Lanes, field: usize, values: &[Values; 4]) -> [Values; 2] {
-            let ([mut low, high, a, b], field) = (values.clone(), &FIELDS[field]);
+        fn run(lanes: impl Lanes, field: &Field, values: &[Values; 4]) -> [Values; 2] {
+            let [mut low, high, a, b] = values.clone();
             field.forward(lanes, &mut low, Some(&high));
             let (mut sum, mut carry) = (low.clone(), high);
             multiply(lanes, (&mut sum, &mut carry), (&a, &b));
@@ -264,9 +270,12 @@ mod tests {
             field.backward(lanes, &mut sum);
             [low, sum]
         }
-        for field in 0..3 {
+        for (set, field) in LatticeSet::ALL
+            .into_iter()
+            .flat_map(|set| fields(set.degree()).iter().map(move |field| (set, field)))
+        {
             let values = [52, 26, 49, 49].map(|bits| {
-                let mut values = zeros();
+                let mut values = zeros(set);
                 let all = values.as_flattened_mut().iter_mut();
                 all.for_each(|x| *x = rng.random::<u64>() >> (64 - bits));
                 values

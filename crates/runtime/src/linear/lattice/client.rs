@@ -1,11 +1,11 @@
 //! The client's side of an inference's lattice correlations.
 
-use super::tag;
+use super::message::{fresh_seed, tagged};
 use crate::threads::Threads;
 use crate::{Channel, RuntimeError};
-use copriv_ir::lattice::{ClientSecrets, Hint, Matrix, SecretSeed, UPLOAD_TAG};
+use copriv_ir::lattice::{ClientSecrets, Hint, Matrix, UPLOAD_TAG};
 use copriv_ir::packing::Packer;
-use copriv_ir::{Digest, LatticePlan, StepId};
+use copriv_ir::{Digest, LatticePlan, Party, StepId};
 use zeroize::Zeroizing;
 
 /// The secrets of one inference, until all their uploads are sent.
@@ -29,10 +29,7 @@ impl<'a> ClientLattice<'a> {
         hint: &Hint,
         threads: &Threads,
     ) -> Result<Self, RuntimeError> {
-        let mut seed = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *seed).map_err(|source| RuntimeError::Randomness { source })?;
-        let shared = plan.section.shared();
-        let seed = SecretSeed::new(*seed);
+        let (shared, seed) = (plan.section.shared(), fresh_seed()?);
         let secrets = threads
             .install(|| ClientSecrets::draw(seed, shared, &plan.steps, hint))
             .map_err(|source| RuntimeError::UnfitLattice { source })?;
@@ -65,11 +62,7 @@ impl<'a> ClientLattice<'a> {
         }
         let (secrets, seed) = (&self.secrets, &self.plan.section.seed);
         let mask = threads.install(|| secrets.upload(layer, seed, &mut message));
-        let mut message = message.finish();
-        if let Some((place, content)) = message.split_first_chunk_mut() {
-            *place = tag(self.name, step, content);
-        }
-        channel.send(&message)?;
+        channel.send(&tagged(message.finish(), self.name, (step, Party::Client)))?;
         Ok((mask, self.secrets.take_share(number)))
     }
 }

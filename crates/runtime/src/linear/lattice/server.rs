@@ -1,11 +1,11 @@
 //! The server's side of an inference's lattice correlations.
 
-use super::tag;
+use super::message::content;
 use crate::threads::Threads;
 use crate::{Channel, RuntimeError};
 use copriv_ir::lattice::{Carrier, SecretSeed, server_share};
 use copriv_ir::packing::Unpacker;
-use copriv_ir::{Digest, LatticePlan, LinearWeights, StepId};
+use copriv_ir::{Digest, LatticePlan, LinearWeights, Party, StepId};
 use zeroize::Zeroizing;
 
 /// What the server remembers from one upload of an inference to the next.
@@ -44,11 +44,9 @@ impl<'a> ServerLattice<'a> {
         let layer = &self.plan.steps[number];
         assert_eq!(layer.id(), step, "steps are prepared in the order of the plan");
         let message = channel.recv(self.plan.upload_bytes(number) as usize)?;
-        let content = match message.split_first_chunk() {
-            Some((found, content)) if *found == tag(self.name, step, content) => content,
-            _ => return Err(RuntimeError::ForeignUpload { step, inference: self.name }),
-        };
-        let mut message = Unpacker::new(content);
+        let content = content(&message, self.name, (step, Party::Client));
+        let foreign = RuntimeError::ForeignUpload { step, inference: self.name };
+        let mut message = Unpacker::new(content.ok_or(foreign)?);
         for &secret in &self.plan.carriers[number] {
             let carrier = Carrier::read(self.plan.section.shared(), &mut message);
             self.carriers[secret] = Some(carrier);

@@ -1,0 +1,58 @@
+//! The public choice of parameters: the fewest bytes that the flood allows.
+
+use super::super::choose::{Candidate, NoParameters, cheapest_layout};
+use super::super::noise::ternary_rounding;
+use super::super::parameters::LatticeSet;
+use super::{FLOOD_BITS, FLOODED_DEVIATIONS, NOUGHT_BITS, ReplyLayer, ReplyStep};
+use crate::Ring;
+use std::sync::Arc;
+
+/// The parameters of all candidates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplyChoice {
+    /// Low bits that the client leaves out of its carrier.
+    pub carrier_rounding: u32,
+    /// The steps, in the order of the candidates. The carrier travels with the first.
+    pub steps: Vec<ReplyStep>,
+}
+
+/// The cheapest parameters.
+///
+/// # Errors
+/// [`NoParameters`] names the first step whose ring or kernel is too wide.
+pub fn choose_reply(candidates: &[Candidate]) -> Result<ReplyChoice, NoParameters> {
+    // The carrier may make half of the noise that the most sensitive step bears.
+    let rounding = |c: &Candidate| ternary_rounding(LatticeSet::REPLY, bearable(c.ring) / 2.0);
+    let carrier_rounding = candidates.iter().map(rounding).min().unwrap_or(0);
+    let step = |c: &Candidate| step(c, carrier_rounding).ok_or_else(|| unfit(c));
+    let steps = candidates.iter().map(step).collect::<Result<_, _>>()?;
+    Ok(ReplyChoice { carrier_rounding, steps })
+}
+
+/// The step with the roughest inputs that can be flooded.
+fn step(candidate: &Candidate, carrier_rounding: u32) -> Option<ReplyStep> {
+    let Candidate { step, ring, log_norm, .. } = *candidate;
+    let layout = cheapest_layout(&candidate.geometry, candidate.input, LatticeSet::REPLY, 1)?;
+    let layout = Arc::new(layout);
+    let slots = layout.slots() as u32;
+    let log_norm = log_norm + slots.next_power_of_two().ilog2();
+    let mut roundings = (0..=bearable(ring).max(1.0).log2() as u32 + 2).rev();
+    roundings.find_map(|input_rounding| {
+        let layer = ReplyLayer { input_rounding, log_norm, slots };
+        ReplyStep::with_layout(step, layer, carrier_rounding, (Arc::clone(&layout), ring)).ok()
+    })
+}
+
+/// Largest deviation of an output's noise that the flood hides.
+fn bearable(ring: Ring) -> f64 {
+    let bits = LatticeSet::REPLY.modulus_bits() - ring.bits();
+    (f64::from(bits) - f64::from(NOUGHT_BITS + FLOOD_BITS)).exp2() / FLOODED_DEVIATIONS
+}
+
+fn unfit(candidate: &Candidate) -> NoParameters {
+    let Candidate { step, ring, log_norm, .. } = *candidate;
+    // Fresh noise alone: 2 bits for the inputs' and 3 for six deviations, and at least what the carrier makes.
+    let noise = log_norm.max(12) / 2 + 6 + NOUGHT_BITS + FLOOD_BITS;
+    let fits = LatticeSet::REPLY.modulus_bits().saturating_sub(noise);
+    NoParameters { step, ring, fits }
+}
