@@ -11,11 +11,11 @@ mod networks;
 
 use copriv_ir::lattice::{
     Candidate, Carrier, Choice, ClientSecrets, Hint, LatticeStep, Matrix, PublicSeed, ReplyKey,
-    ReplyMasks, ReplySecret, ReplyStep, SecretSeed, choose, choose_reply, server_share,
+    ReplyMasks, ReplySecret, ReplyStep, SecretSeed, Window, choose, choose_reply, server_share,
 };
 use copriv_ir::lowering::direct_conv;
 use copriv_ir::packing::{Packer, Unpacker};
-use copriv_ir::{ConvGeometry, Ring, Shape, StepId};
+use copriv_ir::{ConvGeometry, Ring, Shape, StepId, ValueId};
 use rand::{Rng as _, SeedableRng as _};
 
 fn main() {
@@ -48,7 +48,8 @@ fn measure(
         let squares = |w: &[i64]| w.iter().map(|w| w * w).sum::<i64>().cast_unsigned();
         let most = weights[i].chunks(geometry.fan_in()).map(squares).max().unwrap_or(1);
         let log_norm = most.next_power_of_two().ilog2();
-        Candidate { step: StepId(i), geometry, input, ring, log_norm }
+        let (step, reads) = (StepId(i), ValueId(i));
+        Candidate { step, reads, geometry, input, ring, log_norm }
     };
     let candidates: Vec<_> = layers.iter().enumerate().map(candidate).collect();
     let choice = match choose(&candidates, expected) {
@@ -57,8 +58,8 @@ fn measure(
     };
     let shared = choice.shared;
     let step = |(c, layer): (&Candidate, &_)| {
-        LatticeStep::new(c.step, *layer, shared, &c.geometry, (c.input, ring))
-            .expect("it was chosen")
+        let kernel = (&c.geometry, Window::own(c.step, &c.geometry));
+        LatticeStep::new(c.step, *layer, shared, kernel, (c.input, ring)).expect("it was chosen")
     };
     let steps: Vec<_> = candidates.iter().zip(&choice.layers).map(step).collect();
     let widths = steps.iter().map(LatticeStep::own_bits);
@@ -113,7 +114,8 @@ fn reply(candidates: &[Candidate], weights: &[Vec<i64>], (hinted, expected): (&C
         let (mut reader, mut reply) = (Unpacker::new(&message), vec![]);
         let key = &*key
             .get_or_insert_with(|| ReplyKey::read(&seed, choice.carrier_rounding, &mut reader));
-        let server = masks.reply(step, weights, (&seed, key), (&mut reader, &mut reply));
+        let upload = step.read_upload(&mut reader);
+        let server = masks.reply(step, weights, (&seed, key), (&upload, &mut reply));
         let server = server.expect("within the norm");
         serving += clock.lap().cpu;
         let client = secret.share(step, &reply);
@@ -163,7 +165,8 @@ fn infer(
         uploading += clock.lap().cpu;
         let mut reader = Unpacker::new(&message);
         fresh.iter().for_each(|&s| carriers[s] = Some(Carrier::read(shared, &mut reader)));
-        let share = server_share(step, weights, secret, &carriers, &mut reader);
+        let upload = step.read_upload(&mut reader);
+        let share = server_share(step, weights, secret, &carriers, &upload);
         serving += clock.lap().cpu;
         let (ring, layout) = (step.ring(), step.layout());
         let expected = direct_conv(ring, layout.geometry(), layout.input(), &mask, weights);

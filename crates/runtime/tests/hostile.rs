@@ -220,13 +220,13 @@ fn each_fault_of_a_handshake_has_its_error() {
     let plan = digest.bytes();
     let http = answer_to(b"GET / HTTP/1.1\r\n\r\n".to_vec());
     assert!(matches!(&http, RuntimeError::NotCoPriv { found } if found == b"GET / HT"), "{http}");
-    let newer = answer_to(hello(1, 3, plan));
-    assert!(matches!(newer, RuntimeError::Version { ours: 2, theirs: 3 }), "{newer}");
-    let server = answer_to(hello(0, 2, plan));
+    let newer = answer_to(hello(1, 4, plan));
+    assert!(matches!(newer, RuntimeError::Version { ours: 3, theirs: 4 }), "{newer}");
+    let server = answer_to(hello(0, 3, plan));
     assert!(matches!(server, RuntimeError::RoleClash { role: Party::Server }), "{server}");
-    let nobody = answer_to(hello(7, 2, plan));
+    let nobody = answer_to(hello(7, 3, plan));
     assert!(matches!(nobody, RuntimeError::PeerMisbehaved { peer: Party::Client, .. }), "{nobody}");
-    let silent = answer_to(hello(1, 2, plan)[..40].to_vec());
+    let silent = answer_to(hello(1, 3, plan)[..40].to_vec());
     assert!(matches!(silent, RuntimeError::ConnectionLost { peer: Party::Client, .. }), "{silent}");
 }
 
@@ -238,7 +238,7 @@ fn garbage_is_an_error_wherever_it_begins() {
         let mut garbage = vec![0; (random.next_u64() % 3000) as usize];
         random.fill(&mut garbage);
         let bytes =
-            if case % 2 == 0 { garbage } else { [hello(1, 2, digest.bytes()), garbage].concat() };
+            if case % 2 == 0 { garbage } else { [hello(1, 3, digest.bytes()), garbage].concat() };
         let error = answer_to(bytes);
         let typed = matches!(
             error,
@@ -305,7 +305,7 @@ fn answer_to_client(act: fn(&mut Channel) -> Result<(), RuntimeError>) -> Runtim
             let server = scope.spawn(|| {
                 ServerSession::accept(server, Arc::clone(&model.plan), &model.weights)?.serve()
             });
-            client.send_raw(&hello(1, 2, model.plan.digest().bytes())).expect("the server waits");
+            client.send_raw(&hello(1, 3, model.plan.digest().bytes())).expect("the server waits");
             client.recv_raw(&mut [0; 48]).expect("the server greets");
             client.send_control(Control::Setup).expect("the server waits");
             client.enter(StepId(0), Phase::Setup).expect("nothing is left");

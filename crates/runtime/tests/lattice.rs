@@ -7,8 +7,8 @@ use copriv_ir::lattice::Hint;
 use copriv_ir::{CommTable, Phase, ServerWeights, cost};
 use copriv_runtime::{Channel, RuntimeError};
 use plans::{
-    Model, every_direct_step, every_step, image, session, session_on, with_both, with_lattice,
-    with_replies,
+    Model, downsampling, every_direct_step, every_step, image, session, session_on, with_both,
+    with_lattice, with_replies,
 };
 use std::sync::Arc;
 
@@ -92,6 +92,37 @@ fn lattices_and_transfers_stand_side_by_side() {
         assert_eq!(results[0].1.first_difference(&cost::plan(&model.plan)), None);
         let evaluator = PlanEvaluator::new(&model.plan, &model.weights).expect("its own weights");
         assert_eq!(results[0].0, evaluator.run(&image(&model.plan, 5)));
+    }
+}
+
+#[test]
+fn steps_that_read_one_value_open_it_once_and_share_an_upload() {
+    for shortcut_first in [false, true] {
+        let plain = downsampling(26, shortcut_first, 3);
+        let (hinted, hint) = with_lattice(&plain, 4);
+        let (mixed, mixed_hint) = with_both(&plain, 4);
+        let replied = with_replies(&plain, 4);
+        // Hints and replies take turns: with the shortcut first the two steps are of different kinds.
+        for (model, hint, shares_upload, sharing) in [
+            (plain, None, false, 1),
+            (hinted, Some(hint), true, 1),
+            (replied, None, true, 1),
+            (mixed, Some(mixed_hint), true, usize::from(!shortcut_first)),
+        ] {
+            let (plan, hint) = (&model.plan, hint.map(Arc::new));
+            let results = infer(&model, hint.as_ref(), &[5]).expect("both are content");
+            let predicted = cost::plan(plan);
+            assert_eq!(results[0].1.first_difference(&predicted), None);
+            let evaluator = PlanEvaluator::new(plan, &model.weights).expect("its own weights");
+            assert_eq!(results[0].0, evaluator.run(&image(plan, 5)));
+            let shared = plan.steps().iter().filter(|step| plan.mask_source(step.id) != step.id);
+            for step in shared.clone() {
+                assert_eq!(predicted.traffic(step.id, Phase::Online).bytes(), 0);
+                let offline = predicted.traffic(step.id, Phase::Offline);
+                assert_eq!(offline.client_to_server == 0, shares_upload);
+            }
+            assert_eq!(shared.count(), sharing, "{shortcut_first}");
+        }
     }
 }
 

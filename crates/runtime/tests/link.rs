@@ -9,8 +9,8 @@ use copriv_ir::{
 use copriv_runtime::Channel;
 use copriv_runtime::link::SimulatedTransport;
 use plans::{
-    Builder, Model, classifier, every_direct_step, every_step_by, image, mixed, session,
-    with_lattice, with_replies,
+    Builder, Model, classifier, downsampling, every_direct_step, every_step_by, image, mixed,
+    session, with_lattice, with_replies,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -88,6 +88,9 @@ fn so_they_do_with_silent_transfers_and_lattices() {
     let (model, hint) = with_lattice(&every_direct_step(26, 7), 3);
     assert_predicted("lattice", &model, Some(&Arc::new(hint)));
     assert_predicted("reply", &with_replies(&every_direct_step(26, 7), 3), None);
+    for model in [downsampling(26, false, 7), with_replies(&downsampling(26, true, 7), 3)] {
+        assert_predicted("shared", &model, None);
+    }
 }
 
 fn assert_predicted(name: &str, model: &Model, hint: Option<&Arc<Hint>>) {

@@ -9,7 +9,7 @@ use copriv_runtime::store::{Store, StoreError};
 use copriv_runtime::{
     Channel, ClientSession, Inference, Refusal, RuntimeError, ServerSession, TcpTransport,
 };
-use plans::{Model, classifier, every_step, image, nothing};
+use plans::{Model, classifier, downsampling, every_step, image, nothing, with_replies};
 use std::collections::HashSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -119,13 +119,19 @@ fn predicted(model: &Model, setup: copriv_ir::Traffic, phase: Phase) -> CommTabl
 
 #[test]
 fn what_waited_on_disk_gives_the_evaluators_logits_for_online_traffic_alone() {
-    let model = every_step([Party::Server, Party::Client], 4, 1);
+    assert_waits(&every_step([Party::Server, Party::Client], 4, 1));
+    // Steps that share a mask, by transfers and by lattices.
+    assert_waits(&downsampling(26, false, 1));
+    assert_waits(&with_replies(&downsampling(26, true, 1), 2));
+}
+
+fn assert_waits(model: &Model) {
     let folders = Folders::new();
-    let kept = prepare(&model, &folders, 2);
+    let kept = prepare(model, &folders, 2);
     let setup = cost::plan(&model.plan).total(Phase::Setup);
-    let expected = predicted(&model, setup, Phase::Offline);
+    let expected = predicted(model, setup, Phase::Offline);
     assert_eq!(kept[0].comm.first_difference(&expected), None);
-    let expected = predicted(&model, Default::default(), Phase::Offline);
+    let expected = predicted(model, Default::default(), Phase::Offline);
     assert_eq!(kept[1].comm.first_difference(&expected), None);
 
     let records = [Party::Server, Party::Client].map(|party| {
@@ -143,13 +149,13 @@ fn what_waited_on_disk_gives_the_evaluators_logits_for_online_traffic_alone() {
     assert_eq!(records[0].len(), 2);
 
     for seed in [1, 2] {
-        let inference = infer(&model, &folders, seed).expect("one is left");
-        assert_eq!(inference.fixed_point(), in_the_clear(&model, seed));
-        let expected = predicted(&model, cost::handshake(), Phase::Online);
+        let inference = infer(model, &folders, seed).expect("one is left");
+        assert_eq!(inference.fixed_point(), in_the_clear(model, seed));
+        let expected = predicted(model, cost::handshake(), Phase::Online);
         assert_eq!(inference.comm().first_difference(&expected), None);
         assert_eq!(inference.comm().total(Phase::Offline).bytes(), 0);
     }
-    let error = infer(&model, &folders, 3).expect_err("none is left");
+    let error = infer(model, &folders, 3).expect_err("none is left");
     assert!(matches!(error, RuntimeError::NothingPrepared { held: 0, refused: 0, last: None }));
     assert_eq!(folders.count(Party::Server) + folders.count(Party::Client), 0);
 }

@@ -7,12 +7,14 @@ pub(super) fn book(plan: &Plan, table: &mut CommTable) {
     if let Some(reply) = plan.reply_plan() {
         for (number, step) in reply.steps.iter().enumerate() {
             let [client_to_server, server_to_client] = reply.bytes(number);
-            let both = Traffic { client_to_server, server_to_client, rounds: 2 };
+            let rounds = if step.is_shared() { 1 } else { 2 };
+            let both = Traffic { client_to_server, server_to_client, rounds };
             table.book(step.id(), Phase::Offline, both);
         }
     }
     let Some(lattice) = plan.lattice_plan() else { return };
-    for (number, step) in lattice.steps.iter().enumerate() {
+    let own = lattice.steps.iter().enumerate().filter(|(_, step)| !step.is_shared());
+    for (number, step) in own {
         let bytes = lattice.upload_bytes(number);
         let upload = Traffic::one_way(Direction::ClientToServer, bytes, 1);
         table.book(step.id(), Phase::Offline, upload);

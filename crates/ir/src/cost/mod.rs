@@ -62,7 +62,12 @@ pub fn step_cost(plan: &Plan, step: &Step) -> (Offline, Flights) {
     };
     let elements = input.shape.elements() as u64;
     match &step.op {
-        StepOp::Linear(step) => linear(step, input.shape, input.ring),
+        StepOp::Linear(linear_step) => {
+            let (offline, online) = linear(linear_step, input.shape, input.ring);
+            // What was opened for an earlier step is not opened again.
+            let is_open = plan.mask_source(step.id) != step.id;
+            (offline, if is_open { Flights::default() } else { online })
+        }
         StepOp::Truncate { shift, method } => truncate(input.ring, *shift, elements, *method),
         StepOp::Extend { ring, method } => extend(input.ring, *ring, elements, *method),
         StepOp::Activation { function, comparison } => {

@@ -24,7 +24,10 @@ fn step_bits(plan: &Plan, step: &Step, party: Party) -> u64 {
     let Some(input) = step.inputs.first().map(|&value| plan.fact(value)) else { return 0 };
     let (ring, elements) = (input.ring, input.shape.elements() as u64);
     match &step.op {
-        StepOp::Linear(step) => linear(&step.geometry, input.shape, ring, party),
+        StepOp::Linear(linear_step) => {
+            let masks = plan.mask_source(step.id) == step.id;
+            linear(&linear_step.geometry, (input.shape, masks), ring, party)
+        }
         StepOp::Truncate { shift, method } => truncate(ring, *shift, elements, *method, party),
         StepOp::Extend { ring: wider, method } => extend(ring, *wider, elements, *method, party),
         StepOp::Activation { function, comparison } => {
@@ -38,13 +41,19 @@ fn step_bits(plan: &Plan, step: &Step, party: Party) -> u64 {
     }
 }
 
-/// Bits of a linear step's correlation: `S` at the server, `R` and `T` at the client.
+/// Bits of a linear step's correlation: `S` at the server, `T` at the client, and `R` where the step has a mask of its own.
 #[must_use]
-pub fn linear(geometry: &ConvGeometry, input: Shape, ring: Ring, party: Party) -> u64 {
+pub fn linear(
+    geometry: &ConvGeometry,
+    (input, masks): (Shape, bool),
+    ring: Ring,
+    party: Party,
+) -> u64 {
     let outputs = geometry.output_shape(input).elements() as u64;
     let elements = match party {
         Party::Server => outputs,
-        Party::Client => input.elements() as u64 + outputs,
+        Party::Client if masks => input.elements() as u64 + outputs,
+        Party::Client => outputs,
     };
     elements * u64::from(ring.bits())
 }

@@ -31,6 +31,7 @@ pub fn candidate(plan: &Plan, step: &Step, weights: &[i64]) -> Option<Candidate>
     let geometry = linear.geometry;
     (linear.lowering == Lowering::Direct).then(|| Candidate {
         step: step.id,
+        reads: step.inputs[0],
         geometry,
         input: input.shape,
         ring: input.ring,

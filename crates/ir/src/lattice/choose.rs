@@ -4,12 +4,17 @@ use super::hint::Hint;
 use super::layout::{Bits, Layout};
 use super::noise::LatticeLayer;
 use super::parameters::LatticeSet;
-use super::step::{LatticeStep, Shared, UPLOAD_TAG};
-use crate::{ConvGeometry, Ring, Shape, StepId};
+use super::step::{LatticeStep, Shared};
+use super::window::{Window, grouped};
+use crate::{ConvGeometry, Ring, Shape, StepId, ValueId};
 use std::sync::Arc;
 
 /// Expected number of outputs at risk under one secret: about `e` to this power draws.
 const MOST_RISK: f64 = 1.0;
+
+/// How much noise the rounding of the hint may make, in parts of what the inputs' noise makes: the more, the smaller the hint,
+/// and the larger uploads.
+const HINT_NOISE: [f64; 3] = [0.5, 1.0, 2.0];
 
 /// Most secrets of one inference.
 pub(crate) const MOST_SECRETS: u32 = 1024;
@@ -19,6 +24,8 @@ pub(crate) const MOST_SECRETS: u32 = 1024;
 pub struct Candidate {
     /// The step.
     pub step: StepId,
+    /// The value that it reads: steps that read one value share its upload where they can.
+    pub reads: ValueId,
     /// Its convolution.
     pub geometry: ConvGeometry,
     /// Shape of its input.
@@ -65,47 +72,77 @@ pub struct NoParameters {
 /// # Errors
 /// [`NoParameters`] names the step that fits least.
 pub fn choose(candidates: &[Candidate], inferences: u64) -> Result<Choice, NoParameters> {
-    let layout = |c: &Candidate| {
-        cheapest_layout(&c.geometry, c.input, LatticeSet::R512x5, inferences).map(Arc::new)
+    let laid = |group: Group| {
+        let layouts = cheapest_layouts(&group, LatticeSet::R512x5, inferences)?;
+        Some((group, layouts))
     };
-    let layouts = candidates.iter().map(layout).collect::<Option<Vec<_>>>();
-    let Some(layouts) = layouts else { return Err(unfit(candidates)) };
-    let tiles = layouts.iter().map(|layout| layout.tiles().len()).max().unwrap_or(1);
+    let groups = Group::all(candidates).into_iter().map(laid).collect::<Option<Vec<_>>>();
+    let Some(groups) = groups else { return Err(unfit(candidates)) };
+    let tiles = groups.iter().map(|(_, layouts)| layouts[0].tiles().len()).max().unwrap_or(1);
     let least = u32::try_from(tiles).unwrap_or(u32::MAX);
     let mut best: Option<(u64, Choice)> = None;
     for set in LatticeSet::HINTS {
         let counts = std::iter::successors(Some(least), |count| count.checked_mul(2));
         let most = MOST_SECRETS.min(least.saturating_mul(2).max(64));
         for secrets in counts.take_while(|count| *count <= most) {
-            let search = Search::new(set, secrets, candidates, &layouts);
-            let Some(choice) = search.map(Search::finish) else { continue };
-            let price = choice.upload + choice.hint / inferences.max(1);
-            if best.as_ref().is_none_or(|(least, _)| price < *least) {
-                best = Some((price, choice));
+            let searches = HINT_NOISE
+                .iter()
+                .filter_map(|&part| Search::new(set, secrets, part, &groups).map(Search::finish));
+            for choice in searches {
+                let price = choice.upload + choice.hint / inferences.max(1);
+                if best.as_ref().is_none_or(|(least, _)| price < *least) {
+                    best = Some((price, choice));
+                }
             }
         }
     }
     best.map(|(_, choice)| choice).ok_or_else(|| unfit(candidates))
 }
 
-/// The layout with the fewest bytes, roughly, where what comes back of a product serves so many inferences.
-pub(super) fn cheapest_layout(
-    geometry: &ConvGeometry,
-    input: Shape,
+/// Candidates that share an upload.
+pub(super) struct Group {
+    pub(super) candidates: Vec<Candidate>,
+    pub(super) window: Window,
+}
+
+impl Group {
+    /// All of them.
+    pub(super) fn all(candidates: &[Candidate]) -> Vec<Self> {
+        let window = |group: &[Candidate]| {
+            let first = group.first()?;
+            let alike = group.iter().all(|c| (c.reads, c.ring) == (first.reads, first.ring));
+            let geometries = group.iter().map(|c| c.geometry);
+            Window::around(first.step, geometries, first.input).filter(|_| alike)
+        };
+        let groups = grouped(candidates.iter().copied(), |group| window(group).is_some());
+        let all = groups
+            .into_iter()
+            .filter_map(|candidates| window(&candidates).map(|window| Self { window, candidates }));
+        all.collect()
+    }
+}
+
+/// The layouts of a group with the fewest bytes, roughly, where what comes back of a product serves so many inferences.
+pub(super) fn cheapest_layouts(
+    group: &Group,
     set: LatticeSet,
     inferences: u64,
-) -> Option<Layout> {
+) -> Option<Vec<Arc<Layout>>> {
     let bits = Bits::of(set);
-    let price = |layout: &Layout| {
-        let (own, full) = layout.sent();
-        let products = layout.polynomials() as u64 * bits.product / inferences.max(1);
-        own * bits.own + full * bits.full + products
+    let price = |layouts: &[Arc<Layout>]| {
+        let (own, full) = layouts[0].sent();
+        let products: usize = layouts.iter().map(|layout| layout.polynomials()).sum();
+        own * bits.own + full * bits.full + products as u64 * bits.product / inferences.max(1)
     };
-    let mut best = Layout::new(geometry, input, set, 1)?;
-    for slots in 2..=geometry.out_channels {
-        let Some(layout) = Layout::new(geometry, input, set, slots) else { break };
-        if price(&layout) < price(&best) {
-            best = layout;
+    let with = |slots| -> Option<Vec<_>> {
+        let layout =
+            |c: &Candidate| Layout::new(&group.window.geometry(&c.geometry), c.input, set, slots);
+        group.candidates.iter().map(|c| layout(c).map(Arc::new)).collect()
+    };
+    let mut best = with(1)?;
+    for layouts in (2..).map_while(with) {
+        if price(&layouts) < price(&best) {
+            best = layouts;
         }
     }
     Some(best)
@@ -123,11 +160,14 @@ fn unfit(candidates: &[Candidate]) -> NoParameters {
     NoParameters { step, ring, fits: widest.modulus_bits().saturating_sub(noise) }
 }
 
-/// The search for roundings with one parameter set and number of secrets: from the finest, the step that saves
+/// The search for roundings with one parameter set and number of secrets: from the finest, the group that saves
 /// most bytes for the risk goes first.
 struct Search {
     shared: Shared,
-    steps: Vec<LatticeStep>,
+    /// One of [`HINT_NOISE`].
+    part: f64,
+    /// The steps of each group.
+    groups: Vec<Vec<LatticeStep>>,
     /// Risk of each secret.
     risks: Vec<f64>,
 }
@@ -136,22 +176,24 @@ impl Search {
     fn new(
         set: LatticeSet,
         secrets: u32,
-        candidates: &[Candidate],
-        layouts: &[Arc<Layout>],
+        part: f64,
+        groups: &[(Group, Vec<Arc<Layout>>)],
     ) -> Option<Self> {
         let fine = Shared { set, secrets, carrier_rounding: 0 };
-        let first = Self::with(fine, candidates, layouts)?;
-        let roundings = first.steps.iter().map(|step| step.layer.rounding_within(set, 0.25));
+        let first = Self::with(fine, part, groups)?;
+        let steps = first.groups.iter().flatten();
+        let roundings = steps.map(|step| step.layer.rounding_within(set, 0.25));
         let carrier_rounding = roundings.min().unwrap_or(0);
-        Self::with(Shared { carrier_rounding, ..fine }, candidates, layouts)
+        Self::with(Shared { carrier_rounding, ..fine }, part, groups)
     }
 
-    fn with(shared: Shared, candidates: &[Candidate], layouts: &[Arc<Layout>]) -> Option<Self> {
-        if candidates.iter().any(|c| c.ring.bits() + 1 >= shared.set.modulus_bits()) {
+    fn with(shared: Shared, part: f64, groups: &[(Group, Vec<Arc<Layout>>)]) -> Option<Self> {
+        let widest = groups.iter().map(|(group, _)| group.candidates[0].ring.bits()).max();
+        if widest.unwrap_or(0) + 1 >= shared.set.modulus_bits() {
             return None;
         }
-        let step = |(candidate, layout): (&Candidate, &Arc<Layout>)| {
-            let Candidate { step, log_norm, ring, .. } = *candidate;
+        let step = |group: &Group, candidate: &Candidate, layout: &Arc<Layout>| {
+            let Candidate { step, ref geometry, log_norm, ring, .. } = *candidate;
             let slots = layout.slots() as u32;
             let layer = LatticeLayer {
                 input_rounding: 0,
@@ -160,38 +202,45 @@ impl Search {
                 first_secret: 0,
                 slots,
             };
-            let hint_rounding = layer.fitting_hint_rounding(shared.set);
+            let hint_rounding = layer.rounding_within(shared.set, part);
             let layer = LatticeLayer { hint_rounding, ..layer };
-            LatticeStep::with_layout(step, layer, shared, (Arc::clone(layout), ring))
+            let (ids, of) = ((step, group.window.source), (geometry, Arc::clone(layout), ring));
+            LatticeStep::with_layout(ids, layer, shared, of)
         };
-        let steps = candidates.iter().zip(layouts).map(step).collect();
+        let steps = |(group, layouts): &(Group, Vec<Arc<Layout>>)| {
+            let all = group.candidates.iter().zip(layouts);
+            all.map(|(candidate, layout)| step(group, candidate, layout)).collect()
+        };
+        let groups = groups.iter().map(steps).collect();
         let risks = vec![0.0; shared.secrets as usize];
-        let mut search = Self { shared, steps, risks };
+        let mut search = Self { shared, part, groups, risks };
         search.spread();
         search.roughen().then_some(search)
     }
 
-    /// Gives each step the secrets that bear least so far, the riskiest step first.
+    /// Gives each group the secrets that bear least so far, the riskiest first.
     fn spread(&mut self) {
-        let total = |step: &LatticeStep| step.risks().map(|(_, risk)| risk).sum::<f64>();
-        let mut order: Vec<usize> = (0..self.steps.len()).collect();
-        order.sort_by(|&a, &b| total(&self.steps[b]).total_cmp(&total(&self.steps[a])));
+        let mut order: Vec<usize> = (0..self.groups.len()).collect();
+        order.sort_by(|&a, &b| risk(&self.groups[b]).total_cmp(&risk(&self.groups[a])));
         for number in order {
-            let step = &self.steps[number];
-            let (tiles, secrets) = (step.layout.tiles().len(), self.risks.len());
+            let tiles = self.groups[number][0].layout.tiles().len();
+            let secrets = self.risks.len();
             let worst = |first: &usize| {
                 let used = (0..tiles).map(|tile| self.risks[(first + tile) % secrets]);
                 used.fold(0.0, f64::max)
             };
             let first = (0..secrets).min_by(|a, b| worst(a).total_cmp(&worst(b))).unwrap_or(0);
-            self.steps[number].layer.first_secret = first as u32;
+            for step in &mut self.groups[number] {
+                step.layer.first_secret = first as u32;
+            }
             self.bear(number, 1.0);
         }
     }
 
     fn bear(&mut self, number: usize, sign: f64) {
-        let Self { steps, risks, .. } = self;
-        steps[number].risks().for_each(|(secret, risk)| risks[secret] += sign * risk);
+        let Self { groups, risks, .. } = self;
+        let all = groups[number].iter().flat_map(LatticeStep::risks);
+        all.for_each(|(secret, risk)| risks[secret] += sign * risk);
     }
 
     /// Rounds as roughly as the risk allows; false where it is too large from the start.
@@ -199,13 +248,17 @@ impl Search {
         if self.risks.iter().any(|risk| *risk > MOST_RISK) {
             return false;
         }
-        let mut open: Vec<usize> = (0..self.steps.len()).collect();
+        let (set, part) = (self.shared.set, self.part);
+        let mut open: Vec<usize> = (0..self.groups.len()).collect();
         while let Some(number) = self.cheapest(&open) {
-            let finer = self.steps[number].layer;
-            let mut layer = LatticeLayer { input_rounding: finer.input_rounding + 1, ..finer };
-            layer.hint_rounding = layer.fitting_hint_rounding(self.shared.set);
-            let has_bits = layer.input_rounding < self.steps[number].gap_bits();
-            self.change(number, layer);
+            let finer = self.groups[number].clone();
+            let mut rougher = finer.clone();
+            for step in &mut rougher {
+                step.layer.input_rounding += 1;
+                step.layer.hint_rounding = step.layer.rounding_within(set, part);
+            }
+            let has_bits = rougher.iter().all(|step| step.layer.input_rounding < step.gap_bits());
+            self.change(number, rougher);
             if !has_bits || self.risks.iter().any(|risk| *risk > MOST_RISK) {
                 self.change(number, finer);
                 open.retain(|other| *other != number);
@@ -214,33 +267,37 @@ impl Search {
         true
     }
 
-    fn change(&mut self, number: usize, layer: LatticeLayer) {
+    fn change(&mut self, number: usize, steps: Vec<LatticeStep>) {
         self.bear(number, -1.0);
-        self.steps[number].layer = layer;
+        self.groups[number] = steps;
         self.bear(number, 1.0);
     }
 
-    /// The open step that saves most for the risk it adds.
+    /// The open group that saves most for the risk it adds.
     fn cheapest(&self, open: &[usize]) -> Option<usize> {
         let worth = |&number: &usize| {
-            let step = &self.steps[number];
-            let (own, full) = step.layout.sent();
-            let risk: f64 = step.risks().map(|(_, risk)| risk).sum();
-            (own + full) as f64 / risk
+            let group = &self.groups[number];
+            let (own, full) = group[0].layout.sent();
+            (own + full) as f64 / risk(group)
         };
         open.iter().copied().max_by(|a, b| worth(a).total_cmp(&worth(b)))
     }
 
     fn finish(self) -> Choice {
-        let carriers = self.steps.first().map_or(0, LatticeStep::carrier_bits);
+        let mut steps: Vec<LatticeStep> = self.groups.into_iter().flatten().collect();
+        steps.sort_by_key(LatticeStep::id);
+        let carriers = steps.first().map_or(0, LatticeStep::carrier_bits);
         let carriers = carriers.div_ceil(8) * u64::from(self.shared.secrets);
-        let price = |step: &LatticeStep| {
-            (UPLOAD_TAG as u64 + step.upload_bits().div_ceil(8), step.hint_bytes())
-        };
-        let prices: Vec<_> = self.steps.iter().map(price).collect();
+        let price = |step: &LatticeStep| (step.message_bytes(0), step.hint_bytes());
+        let prices: Vec<_> = steps.iter().map(price).collect();
         let uploads: u64 = prices.iter().map(|(upload, _)| upload).sum();
-        let layers = self.steps.iter().map(|step| step.layer).collect();
-        let hint = Hint::predicted_size(&self.steps);
+        let layers = steps.iter().map(|step| step.layer).collect();
+        let hint = Hint::predicted_size(&steps);
         Choice { shared: self.shared, layers, prices, upload: uploads + carriers, hint }
     }
+}
+
+/// The expected number of a group's outputs at risk.
+fn risk(group: &[LatticeStep]) -> f64 {
+    group.iter().flat_map(LatticeStep::risks).map(|(_, risk)| risk).sum()
 }

@@ -24,6 +24,7 @@ mod stream;
 mod ternary;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub use attach::{LatticeError, attach, attach_reply, candidate};
 pub use choose::{Candidate, Choice, NoParameters, choose};
@@ -36,9 +37,11 @@ pub use public::Matrix;
 pub use reply::{
     ReplyChoice, ReplyKey, ReplyLayer, ReplyMasks, ReplySecret, ReplyStep, Unfit, choose_reply,
 };
-pub use server::{Carrier, server_share};
+pub use server::{Carrier, Upload, server_share};
 pub use step::{LatticeStep, Shared, UPLOAD_TAG};
 pub use stream::{PublicSeed, SecretSeed};
+pub use window::Window;
 
 pub(crate) use choose::MOST_SECRETS;
 pub(crate) use hint::MAGIC as HINT_MAGIC;
+pub(crate) use window::grouped;

@@ -53,12 +53,6 @@ impl LatticeLayer {
         2.0 * SAFE_DEVIATIONS * self.deviation(set, carrier_rounding) / gap
     }
 
-    /// The hint's rounding that adds little to this noise.
-    #[must_use]
-    pub(super) fn fitting_hint_rounding(&self, set: LatticeSet) -> u32 {
-        self.rounding_within(set, 0.5)
-    }
-
     /// The rounding of a polynomial that a ternary one is multiplied with, such that its noise is this part of what
     /// the inputs' noise makes.
     pub(super) fn rounding_within(&self, set: LatticeSet, part: f64) -> u32 {
@@ -100,7 +94,7 @@ mod tests {
         assert!((deviation / (1024.0 * 18.76) - 1.0).abs() < 0.01, "{deviation}");
         let risk = layer.risk(LatticeSet::R512x5, 0, Ring::new(30).expect("in range"));
         assert!((risk / (13.0 * deviation / (34f64).exp2()) - 1.0).abs() < 1e-9);
-        let rounding = layer.fitting_hint_rounding(LatticeSet::R512x5);
+        let rounding = layer.rounding_within(LatticeSet::R512x5, 0.5);
         let with = LatticeLayer { hint_rounding: rounding, ..layer };
         let grown = with.deviation(LatticeSet::R512x5, 0) / deviation;
         assert!((1.0..1.13).contains(&grown), "{rounding} {grown}");

@@ -8,7 +8,7 @@ use super::stream::{PublicSeed, Purpose, Stream};
 
 /// `a` of one part of the input ([`LatticeStep::public_part`]): the residues of `rank` polynomials, one after the other.
 pub(super) fn chunk(step: &LatticeStep, seed: &PublicSeed, part: usize) -> Vec<u128> {
-    let mut stream = seed.stream(Purpose::Chunk, step.index(part));
+    let mut stream = seed.stream(Purpose::Chunk, step.public_index(part));
     (0..step.set.rank()).flat_map(|_| uniform(step.set, &mut stream)).collect()
 }
 

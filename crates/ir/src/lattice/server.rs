@@ -46,6 +46,9 @@ impl Carrier {
     }
 }
 
+/// What the client sent for the inputs of a step: its polynomials as words, by tile and chunk; what was not sent is zero.
+pub struct Upload(pub(super) Vec<Vec<Vec<[u64; 2]>>>);
+
 /// The server's share `S` of a step, NCHW, from its upload. `carriers` are those of the secrets that the step uses, by
 /// number.
 ///
@@ -57,11 +60,11 @@ pub fn server_share(
     weights: &[i64],
     seed: &SecretSeed,
     carriers: &[Option<Carrier>],
-    message: &mut Unpacker<'_>,
+    upload: &Upload,
 ) -> Zeroizing<Vec<u64>> {
     let (gap, ring) = (step.gap_bits(), step.ring);
     let round = |z: u128| ring.reduce((z >> gap) as u64);
-    evaluate(step, weights, seed, (carriers, message), round)
+    evaluate(step, weights, seed, (carriers, upload), round)
 }
 
 /// `W b + u b0` at every output, as `finish` leaves it.
@@ -69,13 +72,12 @@ pub(super) fn evaluate(
     step: &LatticeStep,
     weights: &[i64],
     seed: &SecretSeed,
-    (carriers, message): (&[Option<Carrier>], &mut Unpacker<'_>),
+    (carriers, upload): (&[Option<Carrier>], &Upload),
     finish: impl Fn(u128) -> u64 + Sync,
 ) -> Zeroizing<Vec<u64>> {
     let layout = &step.layout;
     let output = layout.geometry().output_shape(layout.input());
-    let uploads = read_upload(step, message);
-    let products = Products::new(step, weights, &uploads);
+    let products = Products::new(step, weights, &upload.0);
     let (area, slots) = (output.area(), layout.slots());
     let mut share = Zeroizing::new(vec![0; output.elements()]);
     share.par_chunks_mut(area * slots).enumerate().for_each(|(polynomial, share)| {
@@ -169,11 +171,15 @@ pub(super) fn mask(
     Ternary::sample(set, &mut seed.stream(Purpose::Mask, step.index(polynomial)))
 }
 
-/// The uploaded polynomials as words, by tile and chunk; what was not sent is zero.
-pub(super) fn read_upload(
-    step: &LatticeStep,
-    message: &mut Unpacker<'_>,
-) -> Vec<Vec<Vec<[u64; 2]>>> {
+impl LatticeStep {
+    /// Reads what a message has of its upload; zeros where it ends early.
+    #[must_use]
+    pub fn read_upload(&self, message: &mut Unpacker<'_>) -> Upload {
+        Upload(read_upload(self, message))
+    }
+}
+
+fn read_upload(step: &LatticeStep, message: &mut Unpacker<'_>) -> Vec<Vec<Vec<[u64; 2]>>> {
     let (layout, rounding) = (&step.layout, step.layer.input_rounding);
     let mut tiles: Vec<Vec<_>> = layout.tiles().iter().map(|_| Vec::new()).collect();
     for chunk in 0..layout.chunks() {
@@ -201,19 +207,20 @@ fn weigh(
     word: usize,
 ) -> Zeroizing<Vec<u64>> {
     let layout = &step.layout;
-    let ConvGeometry { in_channels, out_channels, kernel, groups, .. } = *layout.geometry();
+    let ConvGeometry { in_channels, out_channels, kernel, groups, .. } = step.geometry;
     let mut unfolded = Vec::with_capacity(in_channels * kernel * kernel * tile.outputs());
     for channel in 0..in_channels {
         let chunk = &chunks[layout.chunk_of(channel)];
         for tap in 0..kernel * kernel {
-            let first = layout.input_at(channel, tap / kernel, tap % kernel);
+            let (row, column) = step.tap(tap);
+            let first = layout.input_at(channel, row, column);
             unfolded.extend(layout.offsets(tile).map(|offset| chunk[first + offset][word]));
         }
     }
     let shape = MatMulShape {
         count: groups,
         m: out_channels / groups,
-        k: layout.geometry().fan_in(),
+        k: step.geometry.fan_in(),
         n: tile.outputs(),
     };
     let words = Ring::new(64).expect("at most 64");

@@ -3,6 +3,7 @@
 use super::layout::Layout;
 use super::noise::LatticeLayer;
 use super::parameters::{LatticeSet, SAFE_DEVIATIONS};
+use super::window::Window;
 use crate::{ConvGeometry, Ring, Shape, StepId};
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -20,6 +21,10 @@ pub struct LatticeStep {
     pub(super) set: LatticeSet,
     pub(super) layer: LatticeLayer,
     pub(super) ring: Ring,
+    /// Its own convolution; the layout's has the window's kernel.
+    pub(super) geometry: ConvGeometry,
+    /// Whose upload it takes.
+    pub(super) source: StepId,
     pub(super) layout: Arc<Layout>,
     /// Secrets of an inference.
     pub(super) secrets: usize,
@@ -38,34 +43,48 @@ pub struct Shared {
 }
 
 impl LatticeStep {
-    /// Step `id` on inputs of this shape and ring; `None` where the convolution has no layout.
+    /// Step `id` on inputs of this shape and ring, with its own upload or another's; `None` where the window has no layout.
     #[must_use]
     pub fn new(
         id: StepId,
         layer: LatticeLayer,
         shared: Shared,
-        geometry: &ConvGeometry,
+        (geometry, window): (&ConvGeometry, Window),
         (input, ring): (Shape, Ring),
     ) -> Option<Self> {
-        let layout = Layout::new(geometry, input, shared.set, layer.slots as usize)?;
+        let layout =
+            Layout::new(&window.geometry(geometry), input, shared.set, layer.slots as usize)?;
         let layout = Arc::new(layout);
-        Some(Self::with_layout(id, layer, shared, (layout, ring)))
+        Some(Self::with_layout((id, window.source), layer, shared, (geometry, layout, ring)))
     }
 
     pub(super) fn with_layout(
-        id: StepId,
+        (id, source): (StepId, StepId),
         layer: LatticeLayer,
         shared: Shared,
-        (layout, ring): (Arc<Layout>, Ring),
+        (geometry, layout, ring): (&ConvGeometry, Arc<Layout>, Ring),
     ) -> Self {
         let Shared { set, secrets, carrier_rounding } = shared;
-        Self { id, set, layer, ring, layout, secrets: secrets as usize, carrier_rounding }
+        let (geometry, secrets) = (*geometry, secrets as usize);
+        Self { id, set, layer, ring, geometry, source, layout, secrets, carrier_rounding }
     }
 
     /// Its position in the plan.
     #[must_use]
     pub const fn id(&self) -> StepId {
         self.id
+    }
+
+    /// The step whose upload it takes: its own, or that of an earlier step that reads the same value.
+    #[must_use]
+    pub const fn source(&self) -> StepId {
+        self.source
+    }
+
+    /// Whether it takes the upload of an earlier step.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        self.source.0 != self.id.0
     }
 
     /// What it shares with the plan's other lattice steps.
@@ -103,6 +122,16 @@ impl LatticeStep {
     #[must_use]
     pub const fn full_bits(&self) -> u32 {
         self.set.modulus_bits() - self.layer.input_rounding
+    }
+
+    /// Bytes of the message with its upload: a tag, so many carriers, inputs; none where it takes another step's.
+    #[must_use]
+    pub fn message_bytes(&self, carriers: usize) -> u64 {
+        let carriers = carriers as u64 * self.carrier_bits();
+        if self.is_shared() {
+            return 0;
+        }
+        UPLOAD_TAG as u64 + (carriers + self.upload_bits()).div_ceil(8)
     }
 
     /// Bits of the upload, without carriers.
@@ -163,7 +192,7 @@ impl LatticeStep {
     /// The kernels of one polynomial of the hint, by chunk.
     pub(super) fn kernels(&self, weights: &[i64], polynomial: usize) -> Vec<Kernel> {
         let layout = &self.layout;
-        let ConvGeometry { in_channels, out_channels, kernel, groups, .. } = *layout.geometry();
+        let ConvGeometry { in_channels, out_channels, kernel, groups, .. } = self.geometry;
         let (inputs, outputs) = (in_channels / groups, out_channels / groups);
         let taps = kernel * kernel;
         let mut kernels = vec![Kernel::default(); layout.chunks()];
@@ -172,7 +201,8 @@ impl LatticeStep {
             let weights = &weights[channel * inputs * taps..][..inputs * taps];
             for (at, &weight) in weights.iter().enumerate() {
                 let (input, tap) = (channel / outputs * inputs + at / taps, at % taps);
-                let place = layout.weight_at(channel - first, input, tap / kernel, tap % kernel);
+                let (row, column) = self.tap(tap);
+                let place = layout.weight_at(channel - first, input, row, column);
                 kernels[layout.chunk_of(input)].push((place, weight));
             }
         }
@@ -186,6 +216,18 @@ impl LatticeStep {
             LatticeSet::R512x5 | LatticeSet::R512x6 => chunk,
             LatticeSet::R4096x1 => tile << 20 | chunk,
         }
+    }
+
+    /// Where a tap of the kernel stands in the window.
+    pub(super) fn tap(&self, tap: usize) -> (usize, usize) {
+        let kernel = self.geometry.kernel;
+        let offset = self.layout.geometry().padding - self.geometry.padding;
+        (tap / kernel + offset, tap % kernel + offset)
+    }
+
+    /// Index of the public polynomials of a part of the input.
+    pub(super) const fn public_index(&self, part: usize) -> u64 {
+        (self.source.0 as u64) << 40 | part as u64
     }
 
     /// Index of a stream for one part of this step.

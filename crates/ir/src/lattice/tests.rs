@@ -1,12 +1,13 @@
 //! Correlations as a whole, at the parameters of production and at worse ones.
 
+use super::choose::Group;
 use super::factors::Factors;
 use super::server::evaluate;
 use super::ternary::Ternary;
 use super::*;
 use crate::lowering::direct_conv;
 use crate::packing::{Packer, Unpacker};
-use crate::{ConvGeometry, Ring, Shape, StepId};
+use crate::{ConvGeometry, Ring, Shape, StepId, ValueId};
 use rand::{Rng as _, SeedableRng as _};
 
 /// A few layers with weights, parameters and hint.
@@ -49,7 +50,8 @@ impl Model {
         let candidates: Vec<_> = (layers.iter().zip(&weights).enumerate())
             .map(|(i, (&(geometry, input), weights))| {
                 let log_norm = log_norm(&geometry, weights);
-                Candidate { step: StepId(3 * i + 1), geometry, input, ring, log_norm }
+                let (step, reads) = (StepId(3 * i + 1), ValueId(3 * i));
+                Candidate { step, reads, geometry, input, ring, log_norm }
             })
             .collect();
         let choice = choose(&candidates, inferences).expect("parameters");
@@ -64,8 +66,10 @@ impl Model {
     ) -> Self {
         let steps: Vec<_> = (candidates.iter().zip(&choice.layers))
             .map(|(c, layer)| {
-                let place = (c.input, c.ring);
-                LatticeStep::new(c.step, *layer, choice.shared, &c.geometry, place).expect("fits")
+                let groups = Group::all(&candidates).into_iter();
+                let group = groups.filter(|g| g.candidates.contains(c)).last().expect("in one");
+                let (kernel, place) = ((&c.geometry, group.window), (c.input, c.ring));
+                LatticeStep::new(c.step, *layer, choice.shared, kernel, place).expect("fits")
             })
             .collect();
         let (seed, secret) = (PublicSeed::new([number; 32]), SecretSeed::new([number ^ 99; 32]));
@@ -81,10 +85,20 @@ impl Model {
         let mut secrets = secrets.expect("fit for use");
         let matrix = Matrix::new(shared.set, &self.seed);
         let mut carriers: Vec<Option<Carrier>> = (0..shared.secrets).map(|_| None).collect();
-        let draws = secrets.draws();
+        let (draws, mut uploads) = (secrets.draws(), vec![]);
         let mut made =
             Made { masks: vec![], client: vec![], server: vec![], messages: vec![], draws };
         for (i, (step, weights)) in self.steps.iter().zip(&self.weights).enumerate() {
+            if step.is_shared() {
+                let source = self.steps.iter().position(|s| s.id() == step.source());
+                let source = source.expect("it came before");
+                let share = server_share(step, weights, &self.secret, &carriers, &uploads[source]);
+                made.server.push(share.to_vec());
+                made.client.push(secrets.take_share(i).to_vec());
+                made.masks.push(made.masks[source].clone());
+                uploads.push(step.read_upload(&mut Unpacker::new(&[])));
+                continue;
+            }
             let mut packer = Packer::default();
             let mut used: Vec<_> =
                 (0..step.layout().tiles().len()).map(|t| step.secret_of(t)).collect();
@@ -97,9 +111,11 @@ impl Model {
             assert_eq!(message.len() as u64, bits.div_ceil(8), "as predicted");
             let mut unpacker = Unpacker::new(&message);
             used.iter().for_each(|&s| carriers[s] = Some(Carrier::read(shared, &mut unpacker)));
-            let share = server_share(step, weights, &self.secret, &carriers, &mut unpacker);
+            let upload = step.read_upload(&mut unpacker);
+            let share = server_share(step, weights, &self.secret, &carriers, &upload);
             made.server.push(share.to_vec());
             made.messages.push(message);
+            uploads.push(upload);
         }
         made
     }
@@ -196,6 +212,36 @@ fn outputs_that_share_a_polynomial_are_exact_and_make_the_hint_smaller() {
 }
 
 #[test]
+fn layers_that_read_one_value_share_its_upload() {
+    let conv = ConvGeometry::same;
+    let layers = [
+        square(conv(24, 5, 3, 2), 8),
+        square(conv(24, 7, 1, 2), 8),
+        square(conv(24, 6, 3, 1), 8),
+        square(conv(9, 4, 1, 2), 32),
+        square(conv(9, 6, 3, 2), 32),
+        square(conv(9, 6, 5, 2), 32),
+    ];
+    for (inferences, bits, number) in [(1, 27, 1), (1000, 40, 2)] {
+        let alone = Model::for_inferences(inferences, &layers, bits, number);
+        let mut candidates = alone.candidates.clone();
+        candidates[..3].iter_mut().for_each(|c| c.reads = ValueId(100));
+        candidates[3..].iter_mut().for_each(|c| c.reads = ValueId(101));
+        let choice = choose(&candidates, inferences).expect("parameters");
+        assert!(choice.upload < alone.choice.upload, "fewer bytes");
+        let model = Model::with(candidates, alone.weights.clone(), choice, number);
+        let sources: Vec<usize> = model.steps.iter().map(|step| step.source().0).collect();
+        // A stride of its own makes the third read by itself.
+        assert_eq!(sources, [1, 1, 7, 10, 10, 10]);
+        let uploads = model.choice.prices.iter().map(|(upload, _)| *upload > 0);
+        assert_eq!(uploads.collect::<Vec<_>>(), [true, false, true, true, false, false]);
+        let made = model.infer(3);
+        assert_eq!(made.messages.len(), 3);
+        assert_eq!((model.wrong(&made).0, model.hint.size() as u64), (0, model.choice.hint));
+    }
+}
+
+#[test]
 fn large_maps_in_tiles_are_exact() {
     let layers = [
         square(ConvGeometry::same(3, 2, 3, 2), 224),
@@ -245,8 +291,8 @@ fn noise(model: &Model, number: u8) -> Vec<(i64, u64, bool)> {
     let message = packer.finish();
     let mut unpacker = Unpacker::new(&message);
     let carriers = [Some(Carrier::read(shared, &mut unpacker))];
-    let z =
-        evaluate(step, &model.weights[0], &model.secret, (&carriers, &mut unpacker), |z| z as u64);
+    let upload = step.read_upload(&mut unpacker);
+    let z = evaluate(step, &model.weights[0], &model.secret, (&carriers, &upload), |z| z as u64);
     let Candidate { ring, geometry, input, .. } = model.candidates[0];
     let exact = direct_conv(ring, &geometry, input, &mask, &model.weights[0]);
     let gap = step.gap_bits();
@@ -383,7 +429,8 @@ fn rings_that_no_set_holds_are_refused_with_a_remedy() {
     let (geometry, input) = square(ConvGeometry::same(64, 64, 3, 1), 8);
     let candidate = |bits| {
         let ring = Ring::new(bits).expect("in range");
-        Candidate { step: StepId(4), geometry, input, ring, log_norm: 20 }
+        let (step, reads) = (StepId(4), ValueId(3));
+        Candidate { step, reads, geometry, input, ring, log_norm: 20 }
     };
     let error = choose(&[candidate(60)], 1).expect_err("too wide");
     assert!(error.to_string().contains("lower ring"), "{error}");

@@ -1,8 +1,9 @@
 //! What a plan says of its lattice correlations.
 
+use super::sharing::window;
 use super::{Correlation, Plan, StepId, StepOp};
 use crate::Digest;
-use crate::lattice::{Hint, LatticeLayer, LatticeSet, LatticeStep, PublicSeed, Shared, UPLOAD_TAG};
+use crate::lattice::{Hint, LatticeLayer, LatticeSet, LatticeStep, PublicSeed, Shared};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -43,12 +44,11 @@ pub struct LatticePlan {
 }
 
 impl LatticePlan {
-    /// Bytes of the upload of step number `number` of [`Self::steps`]: a tag, carriers, inputs.
+    /// Bytes of the upload of step number `number` of [`Self::steps`]: a tag, carriers, inputs; none where it takes an earlier
+    /// step's.
     #[must_use]
     pub fn upload_bytes(&self, number: usize) -> u64 {
-        let step = &self.steps[number];
-        let carriers = self.carriers[number].len() as u64 * step.carrier_bits();
-        UPLOAD_TAG as u64 + (carriers + step.upload_bits()).div_ceil(8)
+        self.steps[number].message_bytes(self.carriers[number].len())
     }
 
     /// Bytes of the hint file.
@@ -74,7 +74,9 @@ impl Plan {
             let Correlation::Lattice(layer) = linear.correlation else { return None };
             let input = self.fact(step.inputs[0]);
             let place = (input.shape, input.ring);
-            LatticeStep::new(step.id, layer, section.shared(), &linear.geometry, place)
+            let window = window(self.steps(), self.values(), step.id)?;
+            let kernel = (&linear.geometry, window);
+            LatticeStep::new(step.id, layer, section.shared(), kernel, place)
         };
         let steps: Vec<_> = self.steps().iter().filter_map(step).collect();
         let mut carried = vec![false; section.secrets as usize];

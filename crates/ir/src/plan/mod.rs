@@ -5,6 +5,7 @@ mod fact;
 mod lattice;
 mod output;
 mod reply;
+mod sharing;
 mod step;
 mod verify;
 mod verify_lattice;

@@ -1,5 +1,6 @@
 //! What a plan says of its lattice correlations with a reply.
 
+use super::sharing::window;
 use super::{Correlation, Plan, PlanError, Step, StepId, StepOp};
 use crate::lattice::{PublicSeed, ReplyLayer, ReplyStep};
 use serde::{Deserialize, Serialize};
@@ -55,7 +56,9 @@ impl Plan {
             let Correlation::Reply(layer) = linear.correlation else { return None };
             let input = self.fact(step.inputs[0]);
             let place = (input.shape, input.ring);
-            ReplyStep::new(step.id, layer, section.carrier_rounding, &linear.geometry, place).ok()
+            let window = window(self.steps(), self.values(), step.id)?;
+            let kernel = (&linear.geometry, window);
+            ReplyStep::new(step.id, layer, section.carrier_rounding, kernel, place).ok()
         };
         Some(ReplyPlan { section, steps: self.steps().iter().filter_map(step).collect() })
     }

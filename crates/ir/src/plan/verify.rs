@@ -29,7 +29,7 @@ pub(super) fn verify(
         verify_place(steps.len(), position, step, values).map_err(wrong)?;
         let inputs: Vec<&Fact> = step.inputs.iter().map(|value| &values[value.0]).collect();
         verify_fact(input, step, &inputs, &values[step.output.0]).map_err(wrong)?;
-        lattice.step(step, inputs.first()).map_err(wrong)?;
+        lattice.step((steps, values), step, inputs.first()).map_err(wrong)?;
     }
     if steps.is_empty() || values.len() != steps.len() {
         let fault = format!("{} values for {} steps", values.len(), steps.len());

@@ -1,9 +1,11 @@
 //! What must hold of a plan's lattice correlations.
 
-use super::{
-    Correlation, Fact, LatticeSection, LinearStep, Lowering, ReplySection, Step, StepId, StepOp,
+use super::sharing::window;
+use super::{Correlation, Fact, LatticeSection, Lowering, ReplySection, Step, StepId, StepOp};
+use crate::ConvGeometry;
+use crate::lattice::{
+    LatticeLayer, LatticeSet, LatticeStep, MOST_SECRETS, ReplyLayer, ReplyStep, Window,
 };
-use crate::lattice::{LatticeLayer, LatticeSet, LatticeStep, MOST_SECRETS, ReplyLayer, ReplyStep};
 
 /// Largest expected number of outputs at risk under a secret: three draws on average.
 const MOST_RISK: f64 = 1.1;
@@ -48,24 +50,31 @@ impl<'a> LatticeCheck<'a> {
         Ok(Self { section, reply, risks, steps: 0, replies: 0 })
     }
 
-    /// One step of the plan with the fact of its input.
-    pub(super) fn step(&mut self, step: &Step, input: Option<&&Fact>) -> Result<(), String> {
+    /// One step of these with the fact of its input.
+    pub(super) fn step(
+        &mut self,
+        (steps, values): (&[Step], &[Fact]),
+        step: &Step,
+        input: Option<&&Fact>,
+    ) -> Result<(), String> {
         let (StepOp::Linear(linear), Some(input)) = (&step.op, input) else { return Ok(()) };
         if !matches!(linear.correlation, Correlation::Ot { .. })
             && linear.lowering != Lowering::Direct
         {
             return Err(format!("a lattice correlation has no lowering {}", linear.lowering));
         }
+        let window = window(steps, values, step.id);
+        let kernel = (&linear.geometry, window.unwrap_or(Window::own(step.id, &linear.geometry)));
         match linear.correlation {
             Correlation::Ot { .. } => Ok(()),
-            Correlation::Lattice(layer) => self.hinted((step.id, linear), layer, input),
-            Correlation::Reply(layer) => self.replied((step.id, linear), layer, input),
+            Correlation::Lattice(layer) => self.hinted((step.id, kernel), layer, input),
+            Correlation::Reply(layer) => self.replied((step.id, kernel), layer, input),
         }
     }
 
     fn hinted(
         &mut self,
-        (id, linear): (StepId, &LinearStep),
+        (id, kernel): (StepId, (&ConvGeometry, Window)),
         layer: LatticeLayer,
         input: &Fact,
     ) -> Result<(), String> {
@@ -81,10 +90,8 @@ impl<'a> LatticeCheck<'a> {
             return Err(format!("{layer:?} does not fit {ring} in {set}"));
         }
         let place = (input.shape, ring);
-        let step = LatticeStep::new(id, layer, section.shared(), &linear.geometry, place)
-            .ok_or_else(|| {
-                format!("{} on {} has no lattice layout", linear.geometry, input.shape)
-            })?;
+        let step = LatticeStep::new(id, layer, section.shared(), kernel, place)
+            .ok_or_else(|| format!("{} on {} has no lattice layout", kernel.0, input.shape))?;
         if step.layout().tiles().len() > section.secrets as usize {
             let tiles = step.layout().tiles().len();
             return Err(format!("{tiles} tiles for {} secrets", section.secrets));
@@ -101,7 +108,7 @@ impl<'a> LatticeCheck<'a> {
 
     fn replied(
         &mut self,
-        (id, linear): (StepId, &LinearStep),
+        (id, kernel): (StepId, (&ConvGeometry, Window)),
         layer: ReplyLayer,
         input: &Fact,
     ) -> Result<(), String> {
@@ -110,7 +117,7 @@ impl<'a> LatticeCheck<'a> {
             return Err(format!("{layer:?} is absurd"));
         }
         let place = (input.shape, input.ring);
-        ReplyStep::new(id, layer, section.carrier_rounding, &linear.geometry, place)
+        ReplyStep::new(id, layer, section.carrier_rounding, kernel, place)
             .map_err(|unfit| format!("has no correlation with a reply: {unfit}"))?;
         self.replies += 1;
         Ok(())

@@ -11,4 +11,4 @@ mod transfer;
 pub(crate) use lattice::{
     ClientLattice, ClientLattices, ClientReply, ServerLattice, ServerLattices, ServerReply,
 };
-pub(crate) use step::{ClientLinear, LinearLayer, ServerLinear};
+pub(crate) use step::{ClientLinear, LinearLayer, Openings, ServerLinear};

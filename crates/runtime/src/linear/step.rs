@@ -10,14 +10,20 @@ use crate::{Channel, RuntimeError};
 use copriv_ir::cost::OtProduct;
 use copriv_ir::lowering::{bias_map, direct_conv, filter_matrices, input_matrices, output_map};
 use copriv_ir::{
-    Correlation, Fact, LinearStep, LinearWeights, MatMulShape, OtKind, Party, Ring, Shape, StepId,
+    Correlation, Fact, LinearStep, LinearWeights, MatMulShape, OtKind, Party, Plan, Ring, Shape,
+    StepId,
 };
+use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
 /// A linear step with all that is public of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LinearLayer {
     id: StepId,
+    /// The step whose mask it takes: its own, or an earlier one's that reads the same value.
+    source: StepId,
+    /// Whether a later step takes its mask.
+    is_source: bool,
     step: LinearStep,
     input: Shape,
     ring: Ring,
@@ -31,6 +37,9 @@ struct OtLayer<'a> {
     product: OtProduct,
 }
 
+/// What was opened to the server and is needed again: `x - R`, with its own share added, by the step that it was opened for.
+pub(crate) type Openings = BTreeMap<StepId, Zeroizing<Vec<u64>>>;
+
 /// Of correlations with a reply.
 const SAID: &str = "a plan with such steps says what they share";
 
@@ -43,7 +52,7 @@ pub(crate) struct ServerLinear {
 /// The client's part of the correlation.
 pub(crate) struct ClientLinear {
     ring: Ring,
-    /// `R`, one element of the ring an input.
+    /// `R`, one element of the ring an input; empty where it is an earlier step's.
     mask: Zeroizing<Vec<u64>>,
     /// `T`, one element of the ring an output.
     share: Zeroizing<Vec<u64>>,
@@ -104,19 +113,26 @@ impl ServerLinear {
     ///
     /// | server: `x0` | | client: `x1` |
     /// |---|---|---|
-    /// | | `<-` | `x1 - R` |
+    /// | | `<-` | `x1 - R`, unless an earlier step has opened it |
     /// | `f W (*) (x0 + x1 - R) + S + bias` | | `T` |
     pub(crate) fn apply(
         mut self,
         (channel, threads): (&mut Channel, &Threads),
         layer: &LinearLayer,
         weights: &LinearWeights,
-        mut input: Zeroizing<Vec<u64>>,
+        (mut input, openings): (Zeroizing<Vec<u64>>, &mut Openings),
     ) -> Result<Zeroizing<Vec<u64>>, RuntimeError> {
         let LinearLayer { step, ring, .. } = layer;
-        let masked = channel.recv(packed_len(input.len(), ring.bits()))?;
-        let masked = unpack(&masked, ring.bits(), input.len());
-        input.iter_mut().zip(masked).for_each(|(x, masked)| *x = ring.add(*x, masked));
+        if let Some(opened) = openings.get(&layer.source) {
+            input.clone_from(opened);
+        } else {
+            let masked = channel.recv(packed_len(input.len(), ring.bits()))?;
+            let masked = unpack(&masked, ring.bits(), input.len());
+            input.iter_mut().zip(masked).for_each(|(x, masked)| *x = ring.add(*x, masked));
+        }
+        if layer.is_source {
+            openings.insert(layer.id, input.clone());
+        }
         let (geometry, weights) = (&step.geometry, &weights.weight);
         let outputs =
             threads.install(|| direct_conv(*ring, geometry, layer.input, &input, weights));
@@ -129,17 +145,19 @@ impl ServerLinear {
 }
 
 impl ClientLinear {
-    /// See [`ServerLinear::prepare`].
+    /// See [`ServerLinear::prepare`]. `earlier` is the correlation whose mask is to be taken, if any.
     pub(crate) fn prepare(
         (channel, threads): (&mut Channel, &Threads),
         (ots, lattices): (&mut Ots, &mut ClientLattices<'_>),
         layer: &LinearLayer,
+        earlier: Option<&Self>,
         watch: &mut dyn FnMut(&Channel),
     ) -> Result<Self, RuntimeError> {
         let at = (&mut *channel, threads);
         let (mask, share) = match layer.step.correlation {
             Correlation::Ot { kind, chooser } => {
-                return Self::prepare_ot(at, ots, &layer.ot(kind, chooser), watch);
+                let layer = layer.ot(kind, chooser);
+                return Self::prepare_ot(at, ots, &layer, earlier, watch);
             }
             Correlation::Lattice(_) => {
                 let hinted = lattices.hinted.as_mut().ok_or(RuntimeError::NoHint)?;
@@ -156,12 +174,17 @@ impl ClientLinear {
         (channel, threads): (&mut Channel, &Threads),
         ots: &mut Ots,
         layer: &OtLayer<'_>,
+        earlier: Option<&Self>,
         watch: &mut dyn FnMut(&Channel),
     ) -> Result<Self, RuntimeError> {
         let OtLayer { product, layer: &LinearLayer { step, input, ring, .. }, .. } = *layer;
-        let mut mask = Zeroizing::new(vec![0; input.elements()]);
-        mask.iter_mut().for_each(|r| *r = ring.reduce(ots.rng.next_u64()));
-        let factors = threads.install(|| input_matrices(&step, input, &mask, ring));
+        let mut mask: Zeroizing<Vec<u64>> = Zeroizing::default();
+        if earlier.is_none() {
+            mask.resize(input.elements(), 0);
+            mask.iter_mut().for_each(|r| *r = ring.reduce(ots.rng.next_u64()));
+        }
+        let taken = earlier.map_or(&mask, |earlier| &earlier.mask);
+        let factors = threads.install(|| input_matrices(&step, input, taken, ring));
         let factors = Zeroizing::new(factors);
         let at = (channel, threads);
         let products = match product.chooser {
@@ -181,6 +204,9 @@ impl ClientLinear {
         input: Zeroizing<Vec<u64>>,
     ) -> Result<Zeroizing<Vec<u64>>, RuntimeError> {
         let ring = layer.ring;
+        if layer.is_shared() {
+            return Ok(self.share);
+        }
         let masked = input.iter().zip(&*self.mask).map(|(&x, &mask)| ring.sub(x, mask));
         channel.send(&pack(masked, ring.bits()))?;
         Ok(self.share)
@@ -210,7 +236,8 @@ impl Stored for ClientLinear {
 
     fn restore(layer: LinearLayer, record: &mut RecordReader<'_>) -> Result<Self, RecordTooShort> {
         let ring = layer.ring;
-        let mask = record.numbers(layer.input.elements(), ring.bits())?;
+        let masked = if layer.is_shared() { 0 } else { layer.input.elements() };
+        let mask = record.numbers(masked, ring.bits())?;
         let share = record.numbers(layer.outputs(), ring.bits())?;
         Ok(Self { ring, mask, share })
     }
@@ -218,9 +245,21 @@ impl Stored for ClientLinear {
 
 impl LinearLayer {
     /// Step `id` of a plan, a linear one, on an input of this fact.
-    pub(crate) fn new(id: StepId, step: LinearStep, input: &Fact) -> Self {
+    pub(crate) fn new(plan: &Plan, id: StepId, step: LinearStep, input: &Fact) -> Self {
         let Fact { shape: input, ring, .. } = *input;
-        Self { id, step, input, ring }
+        let source = plan.mask_source(id);
+        let later = plan.steps().iter().skip(id.0 + 1);
+        let is_source = later.map(|step| plan.mask_source(step.id)).any(|source| source == id);
+        Self { id, source, is_source, step, input, ring }
+    }
+
+    /// The step whose mask it takes, where that is an earlier one.
+    pub(crate) fn earlier(&self) -> Option<StepId> {
+        self.is_shared().then_some(self.source)
+    }
+
+    fn is_shared(&self) -> bool {
+        self.source != self.id
     }
 
     /// The step.

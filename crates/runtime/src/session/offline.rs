@@ -77,28 +77,35 @@ pub(super) fn prepare<R: Role>(
             |channel: &Channel| progress(Phase::Offline, step.id, channel.bytes() - before);
         watch(channel);
         ots.reserve(channel, &cost::step_cost(plan, step).0.ots)?;
-        steps.push(prepare_step(role, channel, (ots, &mut lattice), (plan, step), &mut watch)?);
+        let ready = prepare_step(role, channel, (ots, &mut lattice), (plan, &steps), &mut watch)?;
+        steps.push(ready);
         channel.flush()?;
         watch(channel);
     }
     Ok(Correlations { steps })
 }
 
+/// Makes the correlation of the step after those that are ready.
 fn prepare_step<R: Role>(
     role: &R,
     channel: &mut Channel,
     (ots, lattice): (&mut Ots, &mut R::Lattice<'_>),
-    (plan, step): (&Plan, &Step),
+    (plan, before): (&Plan, &[ReadyStep<R::Linear>]),
     watch: &mut dyn FnMut(&Channel),
 ) -> Result<ReadyStep<R::Linear>, RuntimeError> {
+    let step = &plan.steps()[before.len()];
     // The first input; those steps that take none or two need no correlation.
     let fact = plan.fact(step.inputs.first().copied().unwrap_or(step.output));
     let (ring, count) = (fact.ring, fact.shape.elements());
     Ok(match &step.op {
         StepOp::Input => ReadyStep::Input,
         StepOp::Linear(linear) => {
-            let layer = LinearLayer::new(step.id, *linear, fact);
-            let correlation = role.prepare(channel, (ots, lattice), &layer, watch)?;
+            let layer = LinearLayer::new(plan, step.id, *linear, fact);
+            let earlier = layer.earlier().and_then(|id| match before.get(id.0) {
+                Some(ReadyStep::Linear(_, correlation)) => Some(correlation),
+                _ => None,
+            });
+            let correlation = role.prepare(channel, (ots, lattice), (&layer, earlier), watch)?;
             ReadyStep::Linear(Box::new(layer), correlation)
         }
         StepOp::Add => ReadyStep::Add,
@@ -143,7 +150,7 @@ fn restore_step<L: Stored<Shape = LinearLayer>>(
     Ok(match &step.op {
         StepOp::Input => ReadyStep::Input,
         StepOp::Linear(linear) => {
-            let layer = LinearLayer::new(step.id, *linear, fact);
+            let layer = LinearLayer::new(plan, step.id, *linear, fact);
             ReadyStep::Linear(Box::new(layer), L::restore(layer, record)?)
         }
         StepOp::Add => ReadyStep::Add,

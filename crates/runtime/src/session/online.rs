@@ -3,6 +3,7 @@
 use super::Progress;
 use super::offline::{Correlations, ReadyStep};
 use super::role::Role;
+use crate::linear::Openings;
 use crate::nonlinear::reveal;
 use crate::{Channel, RuntimeError};
 use copriv_ir::{Fact, Phase, Plan, Ring, StepOp, ValueId};
@@ -21,7 +22,7 @@ pub(super) fn run<R: Role>(
 ) -> Result<Option<Vec<u64>>, RuntimeError> {
     let before = channel.bytes();
     let mut values = Values::new(plan);
-    let (mut input, mut revealed) = (Some(input), None);
+    let (mut input, mut revealed, mut openings) = (Some(input), None, Openings::new());
     for (step, ready) in plan.steps().iter().zip(correlations.steps) {
         channel.enter(step.id, Phase::Online)?;
         progress(Phase::Online, step.id, channel.bytes() - before);
@@ -29,7 +30,8 @@ pub(super) fn run<R: Role>(
         if let Some(input) = input.take_if(|_| step.op == StepOp::Input) {
             inputs.push(input);
         }
-        let output = execute(role, channel, plan.fact(step.output), ready, inputs)?;
+        let fact = plan.fact(step.output);
+        let output = execute(role, channel, fact, ready, (inputs, &mut openings))?;
         match output {
             Output::Shares(shares) => values.set(step.output, shares),
             Output::Revealed(opened) => revealed = opened,
@@ -54,14 +56,14 @@ pub(super) fn execute<R: Role>(
     channel: &mut Channel,
     fact: &Fact,
     ready: ReadyStep<R::Linear>,
-    inputs: Vec<Shares>,
+    (inputs, openings): (Vec<Shares>, &mut Openings),
 ) -> Result<Output, RuntimeError> {
     let mut inputs = inputs.into_iter();
     let mut next = || inputs.next().unwrap_or_default();
     Ok(Output::Shares(match ready {
         ReadyStep::Input => next(),
         ReadyStep::Linear(layer, correlation) => {
-            role.apply(channel, &layer, correlation, next())?
+            role.apply(channel, &layer, correlation, (next(), openings))?
         }
         ReadyStep::Add => add(fact.ring, next(), &next()),
         ReadyStep::SumPool => sum_pool(fact, &next()),

@@ -1,7 +1,7 @@
 //! What the two parties do differently.
 
 use crate::linear::{
-    ClientLattice, ClientLattices, ClientLinear, ClientReply, LinearLayer, ServerLattice,
+    ClientLattice, ClientLattices, ClientLinear, ClientReply, LinearLayer, Openings, ServerLattice,
     ServerLattices, ServerLinear, ServerReply,
 };
 use crate::ot::Ots;
@@ -25,22 +25,22 @@ pub(super) trait Role {
     /// Before the first correlation of an inference, which `name` is of alone.
     fn begin(&self, name: Digest) -> Result<Self::Lattice<'_>, RuntimeError>;
 
-    /// Makes the correlation of a step.
+    /// Makes the correlation of a step; beside the layer, that of the step whose mask it takes, if that is another one.
     fn prepare(
         &self,
         channel: &mut Channel,
         correlators: (&mut Ots, &mut Self::Lattice<'_>),
-        layer: &LinearLayer,
+        layer: (&LinearLayer, Option<&Self::Linear>),
         watch: &mut dyn FnMut(&Channel),
     ) -> Result<Self::Linear, RuntimeError>;
 
-    /// Uses it: from a share of the input to one of the output.
+    /// Uses it: from a share of the input to one of the output. What is opened and needed again stays with the input.
     fn apply(
         &self,
         channel: &mut Channel,
         layer: &LinearLayer,
         correlation: Self::Linear,
-        input: Zeroizing<Vec<u64>>,
+        input: (Zeroizing<Vec<u64>>, &mut Openings),
     ) -> Result<Zeroizing<Vec<u64>>, RuntimeError>;
 }
 
@@ -78,7 +78,7 @@ impl Role for ServerRole<'_> {
         &self,
         channel: &mut Channel,
         (ots, lattices): (&mut Ots, &mut ServerLattices<'_>),
-        layer: &LinearLayer,
+        (layer, _): (&LinearLayer, Option<&ServerLinear>),
         watch: &mut dyn FnMut(&Channel),
     ) -> Result<ServerLinear, RuntimeError> {
         ServerLinear::prepare(
@@ -95,7 +95,7 @@ impl Role for ServerRole<'_> {
         channel: &mut Channel,
         layer: &LinearLayer,
         correlation: ServerLinear,
-        input: Zeroizing<Vec<u64>>,
+        input: (Zeroizing<Vec<u64>>, &mut Openings),
     ) -> Result<Zeroizing<Vec<u64>>, RuntimeError> {
         correlation.apply((channel, &self.threads), layer, self.layer(layer), input)
     }
@@ -132,10 +132,10 @@ impl Role for ClientRole {
         &self,
         channel: &mut Channel,
         (ots, lattices): (&mut Ots, &mut ClientLattices<'_>),
-        layer: &LinearLayer,
+        (layer, earlier): (&LinearLayer, Option<&ClientLinear>),
         watch: &mut dyn FnMut(&Channel),
     ) -> Result<ClientLinear, RuntimeError> {
-        ClientLinear::prepare((channel, &self.threads), (ots, lattices), layer, watch)
+        ClientLinear::prepare((channel, &self.threads), (ots, lattices), layer, earlier, watch)
     }
 
     fn apply(
@@ -143,7 +143,7 @@ impl Role for ClientRole {
         channel: &mut Channel,
         layer: &LinearLayer,
         correlation: ClientLinear,
-        input: Zeroizing<Vec<u64>>,
+        (input, _): (Zeroizing<Vec<u64>>, &mut Openings),
     ) -> Result<Zeroizing<Vec<u64>>, RuntimeError> {
         correlation.apply(channel, layer, input)
     }

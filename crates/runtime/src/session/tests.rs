@@ -8,6 +8,7 @@ use super::offline;
 use super::online::{Output, Shares, execute};
 use super::role::{ClientRole, Role, ServerRole};
 use crate::Channel;
+use crate::linear::Openings;
 use crate::ot::{Ots, Prg};
 use crate::threads::Threads;
 use copriv_compiler::{Calibration, CompileConfig, LatticeSeeds, Preset, compile_with_seeds};
@@ -18,7 +19,8 @@ use copriv_ir::{
     StepOp, ValueId, cost,
 };
 use plans::{
-    Model, classifier, every_direct_step, every_step_by, image, mixed, with_both, with_lattice,
+    Model, classifier, downsampling, every_direct_step, every_step_by, image, mixed, with_both,
+    with_lattice, with_replies,
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -32,14 +34,15 @@ fn shares_of<R: Role>(role: &R, mut channel: Channel, plan: &Plan, input: Vec<u6
         .expect("the set-up runs");
     let correlations = offline::prepare(role, &mut channel, &mut ots, plan, &mut |_, _, _| ())
         .expect("the peer is honest");
-    let mut values: Vec<Shares> = Vec::new();
+    let (mut values, mut openings): (Vec<Shares>, _) = (Vec::new(), Openings::new());
     for (step, ready) in plan.steps().iter().zip(correlations.steps) {
         channel.enter(step.id, Phase::Online).expect("nothing is left");
         let inputs = match step.op {
             StepOp::Input => vec![Zeroizing::new(input.clone())],
             _ => step.inputs.iter().map(|value| values[value.0].clone()).collect(),
         };
-        let output = execute(role, &mut channel, plan.fact(step.output), ready, inputs);
+        let fact = plan.fact(step.output);
+        let output = execute(role, &mut channel, fact, ready, (inputs, &mut openings));
         values.push(match output.expect("the peer is honest") {
             Output::Shares(shares) => shares,
             Output::Revealed(opened) => Zeroizing::new(opened.unwrap_or_default()),
@@ -114,10 +117,17 @@ fn every_kind_of_step_gives_shares_of_the_evaluators_value() {
         names.extend(assert_every_step(&mixed(kind, 2), None, 2));
         names.extend(assert_every_step(&classifier((kind, tables), 7, 3), None, 3));
     }
-    let direct = every_direct_step(30, 5);
-    for (model, hint) in [with_lattice(&direct, 6), with_both(&direct, 6)] {
+    let (direct, shared) = (every_direct_step(30, 5), downsampling(30, false, 5));
+    for (model, hint) in [
+        with_lattice(&direct, 6),
+        with_both(&direct, 6),
+        with_lattice(&shared, 6),
+        with_both(&shared, 6),
+    ] {
         names.extend(assert_every_step(&model, Some(hint), 4));
     }
+    names.extend(assert_every_step(&with_replies(&shared, 6), None, 4));
+    names.extend(assert_every_step(&shared, None, 4));
     let expected = [
         "add",
         "argmax",

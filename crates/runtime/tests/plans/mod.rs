@@ -226,6 +226,35 @@ pub fn every_direct_step(bits: u32, seed: u64) -> Model {
     plan.reveal()
 }
 
+/// A block whose shortcut reads what its first convolution reads, in this order of the two.
+pub fn downsampling(bits: u32, shortcut_first: bool, seed: u64) -> Model {
+    let (party, leaf_bits) = (Party::Client, 4);
+    let mut plan = Builder::new(Shape::new(3, 12, 10), bits, 8, seed);
+    let linear = |plan: &mut Builder, geometry| {
+        plan.linear(geometry, Lowering::Direct, party, (6, bits));
+        plan.truncate(2, leaf_bits)
+    };
+    linear(&mut plan, ConvGeometry::same(3, 5, 3, 1));
+    let read = plan.activation(Activation::Relu, leaf_bits);
+    let early = shortcut_first.then(|| linear(&mut plan, ConvGeometry::same(5, 7, 1, 2)));
+    plan.resume(read);
+    linear(&mut plan, ConvGeometry::same(5, 7, 3, 2));
+    plan.activation(Activation::Relu, leaf_bits);
+    let other = match early {
+        Some(early) => early,
+        None => {
+            let long = linear(&mut plan, ConvGeometry::same(7, 7, 3, 1));
+            plan.resume(read);
+            linear(&mut plan, ConvGeometry::same(5, 7, 1, 2));
+            long
+        }
+    };
+    plan.add(other);
+    plan.sum_pool();
+    plan.linear(ConvGeometry::fully_connected(7, 4), Lowering::Direct, party, (6, bits));
+    plan.reveal()
+}
+
 fn provenance() -> Provenance {
     Provenance::new("test", None, serde_json::Value::Null, None)
 }

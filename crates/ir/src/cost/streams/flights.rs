@@ -13,6 +13,7 @@ pub(super) fn step(plan: &Plan, step: &Step) -> Vec<Flight> {
     let (ring, count) = (fact.ring, fact.shape.elements() as u64);
     let values = packed(count, ring.bits().into());
     match &step.op {
+        StepOp::Linear(_) if plan.mask_source(step.id) != step.id => vec![],
         StepOp::Linear(_) => vec![[values, 0]],
         StepOp::Reveal => vec![[0, values]],
         StepOp::Truncate { shift, method } => {

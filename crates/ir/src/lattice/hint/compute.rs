@@ -68,7 +68,7 @@ impl Hint {
 
 /// Whether the noise will be as small as the parameters say.
 pub(in super::super) fn check(step: &LatticeStep, weights: &[i64]) -> Result<(), HintError> {
-    let (geometry, slots) = (step.layout.geometry(), step.layout.slots());
+    let (geometry, slots) = (&step.geometry, step.layout.slots());
     assert_eq!(weights.len(), geometry.weight_elements(), "weights of {geometry}");
     for (polynomial, weights) in weights.chunks(slots * geometry.fan_in()).enumerate() {
         let squares: u128 = weights.iter().map(|w| u128::from(w.unsigned_abs()).pow(2)).sum();

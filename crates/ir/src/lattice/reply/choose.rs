@@ -1,6 +1,7 @@
 //! The public choice of parameters: the fewest bytes that the flood allows.
 
-use super::super::choose::{Candidate, NoParameters, cheapest_layout};
+use super::super::choose::{Candidate, Group, NoParameters, cheapest_layouts};
+use super::super::layout::Layout;
 use super::super::noise::ternary_rounding;
 use super::super::parameters::LatticeSet;
 use super::{FLOOD_BITS, FLOODED_DEVIATIONS, NOUGHT_BITS, ReplyLayer, ReplyStep};
@@ -24,23 +25,40 @@ pub fn choose_reply(candidates: &[Candidate]) -> Result<ReplyChoice, NoParameter
     // The carrier may make half of the noise that the most sensitive step bears.
     let rounding = |c: &Candidate| ternary_rounding(LatticeSet::REPLY, bearable(c.ring) / 2.0);
     let carrier_rounding = candidates.iter().map(rounding).min().unwrap_or(0);
-    let step = |c: &Candidate| step(c, carrier_rounding).ok_or_else(|| unfit(c));
-    let steps = candidates.iter().map(step).collect::<Result<_, _>>()?;
+    let mut steps = Vec::with_capacity(candidates.len());
+    for group in Group::all(candidates) {
+        let layouts = cheapest_layouts(&group, LatticeSet::REPLY, 1);
+        let layouts = layouts.ok_or_else(|| unfit(&group.candidates[0]))?;
+        // What is read in common is rounded as its most sensitive reader bears.
+        let mut rounding = u32::MAX;
+        for (candidate, layout) in group.candidates.iter().zip(&layouts) {
+            let most = bearable(candidate.ring).max(1.0).log2() as u32 + 2;
+            let mut below = (0..=most.min(rounding)).rev();
+            let fits = |r: &u32| step(candidate, (&group, layout), *r, carrier_rounding).is_some();
+            rounding = below.find(fits).ok_or_else(|| unfit(candidate))?;
+        }
+        let all = group.candidates.iter().zip(&layouts);
+        steps.extend(
+            all.filter_map(|(c, layout)| step(c, (&group, layout), rounding, carrier_rounding)),
+        );
+    }
+    steps.sort_by_key(ReplyStep::id);
     Ok(ReplyChoice { carrier_rounding, steps })
 }
 
-/// The step with the roughest inputs that can be flooded.
-fn step(candidate: &Candidate, carrier_rounding: u32) -> Option<ReplyStep> {
-    let Candidate { step, ring, log_norm, .. } = *candidate;
-    let layout = cheapest_layout(&candidate.geometry, candidate.input, LatticeSet::REPLY, 1)?;
-    let layout = Arc::new(layout);
+/// The step with inputs rounded so far; `None` where it cannot be flooded.
+fn step(
+    candidate: &Candidate,
+    (group, layout): (&Group, &Arc<Layout>),
+    input_rounding: u32,
+    carrier_rounding: u32,
+) -> Option<ReplyStep> {
+    let Candidate { step, ref geometry, ring, log_norm, .. } = *candidate;
     let slots = layout.slots() as u32;
     let log_norm = log_norm + slots.next_power_of_two().ilog2();
-    let mut roundings = (0..=bearable(ring).max(1.0).log2() as u32 + 2).rev();
-    roundings.find_map(|input_rounding| {
-        let layer = ReplyLayer { input_rounding, log_norm, slots };
-        ReplyStep::with_layout(step, layer, carrier_rounding, (Arc::clone(&layout), ring)).ok()
-    })
+    let layer = ReplyLayer { input_rounding, log_norm, slots };
+    let (ids, of) = ((step, group.window.source), (geometry, Arc::clone(layout), ring));
+    ReplyStep::with_layout(ids, layer, carrier_rounding, of).ok()
 }
 
 /// Largest deviation of an output's noise that the flood hides.

@@ -19,7 +19,10 @@ pub use server::{ReplyKey, ReplyMasks};
 use super::layout::Layout;
 use super::noise::LatticeLayer;
 use super::parameters::LatticeSet;
+use super::server::Upload;
 use super::step::{LatticeStep, Shared, UPLOAD_TAG};
+use super::window::Window;
+use crate::packing::Unpacker;
 use crate::{ConvGeometry, Ring, Shape, StepId};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -76,27 +79,28 @@ impl ReplyStep {
         id: StepId,
         layer: ReplyLayer,
         carrier_rounding: u32,
-        geometry: &ConvGeometry,
+        (geometry, window): (&ConvGeometry, Window),
         (input, ring): (Shape, Ring),
     ) -> Result<Self, Unfit> {
-        let layout = Layout::new(geometry, input, LatticeSet::REPLY, layer.slots as usize);
+        let around = window.geometry(geometry);
+        let layout = Layout::new(&around, input, LatticeSet::REPLY, layer.slots as usize);
         let layout = Arc::new(layout.ok_or(Unfit::Layout)?);
-        Self::with_layout(id, layer, carrier_rounding, (layout, ring))
+        Self::with_layout((id, window.source), layer, carrier_rounding, (geometry, layout, ring))
     }
 
     fn with_layout(
-        id: StepId,
+        ids: (StepId, StepId),
         layer: ReplyLayer,
         carrier_rounding: u32,
-        (layout, ring): (Arc<Layout>, Ring),
+        of: (&ConvGeometry, Arc<Layout>, Ring),
     ) -> Result<Self, Unfit> {
         let shared = Shared { set: LatticeSet::REPLY, secrets: 1, carrier_rounding };
         let modulus = shared.set.modulus_bits();
-        let hint_rounding = modulus.checked_sub(ring.bits() + FIRST_BITS).ok_or(Unfit::Noise)?;
+        let hint_rounding = modulus.checked_sub(of.2.bits() + FIRST_BITS).ok_or(Unfit::Noise)?;
         let ReplyLayer { input_rounding, log_norm, slots } = layer;
         let hinted =
             LatticeLayer { input_rounding, hint_rounding, log_norm, first_secret: 0, slots };
-        let step = LatticeStep::with_layout(id, hinted, shared, (layout, ring));
+        let step = LatticeStep::with_layout(ids, hinted, shared, of);
         let step = Self { step, layer };
         if step.is_flooded() { Ok(step) } else { Err(Unfit::Noise) }
     }
@@ -159,11 +163,28 @@ impl ReplyStep {
         self.step.hint_bits()
     }
 
-    /// Bytes that the client sends, the carrier among them where `carries` says so.
+    /// The step whose upload it takes: its own, or that of an earlier step that reads the same value.
+    #[must_use]
+    pub const fn source(&self) -> StepId {
+        self.step.source
+    }
+
+    /// Whether it takes the upload of an earlier step.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        self.step.is_shared()
+    }
+
+    /// Bytes that the client sends, the carrier among them where `carries` says so; none where it takes another step's upload.
     #[must_use]
     pub fn upload_bytes(&self, carries: bool) -> u64 {
-        let carrier = if carries { self.step.carrier_bits() } else { 0 };
-        UPLOAD_TAG as u64 + (carrier + self.step.upload_bits()).div_ceil(8)
+        self.step.message_bytes(usize::from(carries))
+    }
+
+    /// Reads what a message has of its upload; zeros where it ends early.
+    #[must_use]
+    pub fn read_upload(&self, message: &mut Unpacker<'_>) -> Upload {
+        self.step.read_upload(message)
     }
 
     /// Bytes of the reply.

@@ -6,7 +6,7 @@ use super::super::ntt::{Sum, Transform};
 use super::super::parameters::LatticeSet;
 use super::super::public::{self, Matrix};
 use super::super::residue;
-use super::super::server::{Residues, mask, read_upload};
+use super::super::server::{Residues, Upload, mask};
 use super::super::step::Kernel;
 use super::super::stream::{PublicSeed, Purpose, SecretSeed, Stream};
 use super::{NOUGHT_BITS, ReplyStep};
@@ -56,7 +56,7 @@ impl ReplyMasks {
         step: &ReplyStep,
         weights: &[i64],
         (seed, key): (&PublicSeed, &ReplyKey),
-        (upload, reply): (&mut Unpacker<'_>, &mut Vec<u8>),
+        (upload, reply): (&Upload, &mut Vec<u8>),
     ) -> Result<Zeroizing<Vec<u64>>, HintError> {
         check(&step.step, weights)?;
         let layout = step.layout();
@@ -135,17 +135,17 @@ impl ReplyMasks {
 pub(super) fn uploaded(
     step: &ReplyStep,
     seed: &PublicSeed,
-    upload: &mut Unpacker<'_>,
+    upload: &Upload,
 ) -> Vec<Vec<[Transform; 2]>> {
     let set = step.step.set;
-    let pair = |(tile, (chunk, sent)): (usize, (usize, Vec<[u64; 2]>))| {
+    let pair = |(tile, (chunk, sent)): (usize, (usize, &Vec<[u64; 2]>))| {
         let a = public::chunk(&step.step, seed, step.step.public_part(tile, chunk));
-        let sent = sent.into_iter().map(|words| set.join(words));
+        let sent = sent.iter().map(|&words| set.join(words));
         [Transform::of_residues(set, a.into_iter()), Transform::of_residues(set, sent)]
     };
-    let tiles = read_upload(&step.step, upload).into_par_iter().enumerate();
-    let tile = |(tile, chunks): (usize, Vec<Vec<[u64; 2]>>)| {
-        chunks.into_par_iter().enumerate().map(|chunk| pair((tile, chunk))).collect()
+    let tiles = upload.0.par_iter().enumerate();
+    let tile = |(tile, chunks): (usize, &Vec<Vec<[u64; 2]>>)| {
+        chunks.par_iter().enumerate().map(|chunk| pair((tile, chunk))).collect()
     };
     tiles.map(tile).collect()
 }

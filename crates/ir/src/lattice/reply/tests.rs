@@ -5,6 +5,7 @@ use super::super::tests::{chi_square, log_norm, square, usual_layers};
 use super::super::{Candidate, HintError, PublicSeed, SecretSeed};
 use super::server::{kernels, uploaded};
 use super::*;
+use crate::ValueId;
 use crate::lowering::direct_conv;
 use crate::packing::{Packer, Unpacker};
 use proptest::prelude::*;
@@ -21,6 +22,7 @@ struct Model {
 
 /// What one inference made of a step.
 struct Made {
+    id: StepId,
     mask: Zeroizing<Vec<u64>>,
     client: Zeroizing<Vec<u64>>,
     server: Zeroizing<Vec<u64>>,
@@ -38,7 +40,8 @@ impl Model {
         let candidate = |(i, (&(geometry, input), weights)): (usize, (&_, &Vec<i64>))| {
             let geometry: ConvGeometry = geometry;
             let log_norm = log_norm(&geometry, weights);
-            Candidate { step: StepId(3 * i + 1), geometry, input, ring, log_norm }
+            let reads = ValueId(3 * i);
+            Candidate { step: StepId(3 * i + 1), reads, geometry, input, ring, log_norm }
         };
         let candidates: Vec<_> = layers.iter().zip(&weights).enumerate().map(candidate).collect();
         let choice = choose_reply(&candidates).expect("parameters");
@@ -56,19 +59,33 @@ impl Model {
             if i == 0 {
                 secret.carrier(&self.seed, &mut packer);
             }
-            let mask = secret.upload(step, &self.seed, &mut packer);
-            let upload = packer.finish();
-            let expected = step.upload_bytes(i == 0) as usize - UPLOAD_TAG;
-            assert_eq!(upload.len(), expected, "as predicted");
+            let source = all.iter().find(|made: &&Made| made.id == step.source());
+            let (mask, upload) = match source {
+                Some(made) => {
+                    assert_eq!(step.upload_bytes(false), 0);
+                    (made.mask.clone(), made.upload.clone())
+                }
+                None => {
+                    let mask = secret.upload(step, &self.seed, &mut packer);
+                    let upload = packer.finish();
+                    let expected = step.upload_bytes(i == 0) as usize - UPLOAD_TAG;
+                    assert_eq!(upload.len(), expected, "as predicted");
+                    (mask, upload)
+                }
+            };
             let (mut reader, mut reply) = (Unpacker::new(&upload), vec![]);
+            if source.is_some_and(|made| made.id == self.choice.steps[0].id()) {
+                let _ = ReplyKey::read(&self.seed, rounding, &mut reader);
+            }
             let key =
                 &*key.get_or_insert_with(|| ReplyKey::read(&self.seed, rounding, &mut reader));
             let at = (&self.seed, key);
-            let server = masks.reply(step, &self.weights[i], at, (&mut reader, &mut reply));
+            let sent = step.read_upload(&mut reader);
+            let server = masks.reply(step, &self.weights[i], at, (&sent, &mut reply));
             let server = server.expect("within the norm");
             assert_eq!(reply.len(), step.reply_bytes() as usize - UPLOAD_TAG, "as predicted");
             let client = secret.share(step, &reply);
-            all.push(Made { mask, client, server, upload, reply });
+            all.push(Made { id: step.id(), mask, client, server, upload, reply });
         }
         all
     }
@@ -95,6 +112,26 @@ fn all_layers_of_the_usual_networks_are_exact() {
         for (number, made) in model.infer(2).iter().enumerate() {
             assert_eq!(model.wrong(number, made), 0, "{:?} in {bits} bits", layers[number]);
         }
+    }
+}
+
+#[test]
+fn layers_that_read_one_value_share_its_upload() {
+    let conv = ConvGeometry::same;
+    let layers = [
+        square(conv(24, 5, 3, 2), 8),
+        square(conv(24, 7, 1, 2), 8),
+        square(conv(4, 4, 1, 2), 80),
+        square(conv(4, 6, 3, 2), 80),
+    ];
+    let mut model = Model::new(&layers, 30, 6);
+    model.candidates[1].reads = model.candidates[0].reads;
+    model.candidates[3].reads = model.candidates[2].reads;
+    model.choice = choose_reply(&model.candidates).expect("parameters");
+    let sources: Vec<usize> = model.choice.steps.iter().map(|step| step.source().0).collect();
+    assert_eq!(sources, [1, 1, 7, 7]);
+    for (number, made) in model.infer(2).iter().enumerate() {
+        assert_eq!(model.wrong(number, made), 0, "{number}");
     }
 }
 
@@ -145,7 +182,8 @@ fn noise(model: &Model, number: u8) -> (Vec<f64>, Vec<f64>) {
     let message = packer.finish();
     let mut reader = Unpacker::new(&message);
     let key = ReplyKey::read(&model.seed, rounding, &mut reader);
-    let chunks = uploaded(step, &model.seed, &mut reader);
+    let sent = step.read_upload(&mut reader);
+    let chunks = uploaded(step, &model.seed, &sent);
     let Candidate { ring, geometry, input, .. } = model.candidates[0];
     let exact = direct_conv(ring, &geometry, input, &mask, &model.weights[0]);
     let (area, tile) = (geometry.output_shape(input).area(), &layout.tiles()[0]);
@@ -169,10 +207,8 @@ fn noise(model: &Model, number: u8) -> (Vec<f64>, Vec<f64>) {
             }
         }
     }
-    let (mut reader, mut reply) = (Unpacker::new(&message), vec![]);
-    let key = ReplyKey::read(&model.seed, rounding, &mut reader);
-    let at = (&model.seed, &key);
-    let server = masks.reply(step, &model.weights[0], at, (&mut reader, &mut reply));
+    let (at, mut reply) = ((&model.seed, &key), vec![]);
+    let server = masks.reply(step, &model.weights[0], at, (&sent, &mut reply));
     let server = server.expect("within the norm");
     let phases = secret.phases(step, &reply);
     let after = phases.iter().enumerate().map(|(at, &phase)| {
@@ -294,8 +330,10 @@ fn noise_that_no_flood_hides_and_weights_beyond_the_norm_are_refused() {
     let model = Model::new(&[square(ConvGeometry::same(4, 3, 3, 1), 6)], 30, 1);
     let (step, rounding) = (&model.choice.steps[0], model.choice.carrier_rounding);
     let Candidate { geometry, input, ring, .. } = model.candidates[0];
-    let with =
-        |layer, rounding| ReplyStep::new(StepId(1), layer, rounding, &geometry, (input, ring));
+    let window = Window::own(StepId(1), &geometry);
+    let with = |layer, rounding| {
+        ReplyStep::new(StepId(1), layer, rounding, (&geometry, window), (input, ring))
+    };
     assert_eq!(with(step.layer(), rounding).as_ref(), Ok(step));
     let input_rounding = step.layer().input_rounding + 1;
     assert_eq!(with(ReplyLayer { input_rounding, ..step.layer() }, rounding), Err(Unfit::Noise));
@@ -307,8 +345,8 @@ fn noise_that_no_flood_hides_and_weights_beyond_the_norm_are_refused() {
     weights[40] = 1 << 20;
     let (masks, mut reader) = (ReplyMasks::new(SecretSeed::new([1; 32])), Unpacker::new(&[]));
     let key = ReplyKey::read(&model.seed, rounding, &mut reader);
-    let mut reply = vec![];
-    let error = masks.reply(step, &weights, (&model.seed, &key), (&mut reader, &mut reply));
+    let (sent, mut reply) = (step.read_upload(&mut reader), vec![]);
+    let error = masks.reply(step, &weights, (&model.seed, &key), (&sent, &mut reply));
     assert!(matches!(error, Err(HintError { step: StepId(1), .. })));
     assert!(reply.is_empty(), "nothing leaves");
 }
@@ -318,7 +356,8 @@ fn rings_that_are_too_wide_are_refused_with_a_remedy() {
     let (geometry, input) = square(ConvGeometry::same(64, 64, 3, 1), 8);
     let candidate = |bits| {
         let ring = Ring::new(bits).expect("in range");
-        Candidate { step: StepId(4), geometry, input, ring, log_norm: 20 }
+        let (step, reads) = (StepId(4), ValueId(3));
+        Candidate { step, reads, geometry, input, ring, log_norm: 20 }
     };
     let error = choose_reply(&[candidate(60)]).expect_err("too wide");
     assert!(error.to_string().contains("lower ring"), "{error}");

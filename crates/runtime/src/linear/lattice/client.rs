@@ -37,7 +37,8 @@ impl<'a> ClientLattice<'a> {
         Ok(Self { plan, name, secrets, matrix, sent: 0 })
     }
 
-    /// Sends the upload of the next step, which must be `step`; its mask `R` and share `T`.
+    /// Sends the upload of the next step, which must be `step`; its mask `R` and share `T`. For a step that takes an earlier one's
+    /// upload nothing is sent, and the mask is empty.
     ///
     /// # Errors
     /// As [`Channel::send`].
@@ -54,6 +55,9 @@ impl<'a> ClientLattice<'a> {
         self.sent += 1;
         let layer = &self.plan.steps[number];
         assert_eq!(layer.id(), step, "steps are prepared in the order of the plan");
+        if layer.is_shared() {
+            return Ok((Zeroizing::default(), self.secrets.take_share(number)));
+        }
         let shared = self.plan.section.shared();
         let mut message = Packer::with_capacity(self.plan.upload_bytes(number) as usize);
         message.push_bytes(&[0; UPLOAD_TAG], 8 * UPLOAD_TAG);

@@ -3,9 +3,10 @@
 use super::message::content;
 use crate::threads::Threads;
 use crate::{Channel, RuntimeError};
-use copriv_ir::lattice::{Carrier, SecretSeed, server_share};
+use copriv_ir::lattice::{Carrier, SecretSeed, Upload, server_share};
 use copriv_ir::packing::Unpacker;
 use copriv_ir::{Digest, LatticePlan, LinearWeights, Party, StepId};
+use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
 /// What the server remembers from one upload of an inference to the next.
@@ -15,6 +16,8 @@ pub(crate) struct ServerLattice<'a> {
     /// The inference that uploads must be of.
     name: Digest,
     carriers: Vec<Option<Carrier>>,
+    /// Uploads that later steps take too.
+    kept: BTreeMap<StepId, Upload>,
     /// Steps received so far.
     received: usize,
 }
@@ -23,10 +26,10 @@ impl<'a> ServerLattice<'a> {
     /// For the inference of this name; `seed` is the secret that the hint was made with.
     pub(crate) fn new(plan: &'a LatticePlan, seed: &'a SecretSeed, name: Digest) -> Self {
         let carriers = (0..plan.section.secrets).map(|_| None).collect();
-        Self { plan, seed, name, carriers, received: 0 }
+        Self { plan, seed, name, carriers, kept: BTreeMap::new(), received: 0 }
     }
 
-    /// Receives the upload of the next step, which must be `step`; its share `S`.
+    /// Receives the upload of the next step, which must be `step`, or takes up an earlier one's; its share `S`.
     ///
     /// # Errors
     /// [`RuntimeError::ForeignUpload`] where it is damaged, or one of another step or inference; as [`Channel::recv`].
@@ -43,6 +46,22 @@ impl<'a> ServerLattice<'a> {
         self.received += 1;
         let layer = &self.plan.steps[number];
         assert_eq!(layer.id(), step, "steps are prepared in the order of the plan");
+        if !layer.is_shared() {
+            let upload = self.upload(channel, number)?;
+            self.kept.insert(step, upload);
+        }
+        let upload = &self.kept[&layer.source()];
+        let (seed, carriers) = (self.seed, &self.carriers);
+        let share =
+            threads.install(|| server_share(layer, &weights.weight, seed, carriers, upload));
+        let later = &self.plan.steps[self.received..];
+        self.kept.retain(|id, _| later.iter().any(|step| step.source() == *id));
+        Ok(share)
+    }
+
+    /// The upload of step number `number`, after its carriers.
+    fn upload(&mut self, channel: &mut Channel, number: usize) -> Result<Upload, RuntimeError> {
+        let (layer, step) = (&self.plan.steps[number], self.plan.steps[number].id());
         let message = channel.recv(self.plan.upload_bytes(number) as usize)?;
         let content = content(&message, self.name, (step, Party::Client));
         let foreign = RuntimeError::ForeignUpload { step, inference: self.name };
@@ -51,7 +70,6 @@ impl<'a> ServerLattice<'a> {
             let carrier = Carrier::read(self.plan.section.shared(), &mut message);
             self.carriers[secret] = Some(carrier);
         }
-        let (seed, carriers) = (self.seed, &self.carriers);
-        Ok(threads.install(|| server_share(layer, &weights.weight, seed, carriers, &mut message)))
+        Ok(layer.read_upload(&mut message))
     }
 }
