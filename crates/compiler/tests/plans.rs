@@ -217,7 +217,10 @@ fn line(plan: &Plan, step: &Step) -> String {
                     )
                 }
             };
-            format!("linear {}, {}, {how}", linear.geometry, linear.lowering)
+            let mask = plan.mask_source(step.id);
+            let mask =
+                if mask == step.id { String::new() } else { format!(", mask of %{}", mask.0) };
+            format!("linear {}, {}, {how}{mask}", linear.geometry, linear.lowering)
         }
         StepOp::Truncate { shift, method } => match method {
             TruncateMethod::Faithful(how) | TruncateMethod::OneOff(how) => {

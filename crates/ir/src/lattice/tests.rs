@@ -66,8 +66,8 @@ impl Model {
     ) -> Self {
         let steps: Vec<_> = (candidates.iter().zip(&choice.layers))
             .map(|(c, layer)| {
-                let groups = Group::all(&candidates).into_iter();
-                let group = groups.filter(|g| g.candidates.contains(c)).last().expect("in one");
+                let mut groups = Group::all(&candidates).into_iter();
+                let group = groups.find(|g| g.candidates.contains(c)).expect("in one");
                 let (kernel, place) = ((&c.geometry, group.window), (c.input, c.ring));
                 LatticeStep::new(c.step, *layer, choice.shared, kernel, place).expect("fits")
             })
