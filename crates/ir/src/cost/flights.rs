@@ -48,10 +48,15 @@ impl Flights {
         self
     }
 
+    /// The bytes of each flight, from client to server and back.
+    pub fn blocks(&self) -> impl Iterator<Item = [u64; 2]> {
+        self.0.iter().map(|flight| [flight.client_to_server, flight.server_to_client])
+    }
+
     /// Bytes of both directions together.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.0.iter().map(|flight| flight.server_to_client + flight.client_to_server).sum()
+        self.blocks().flatten().sum()
     }
 
     /// The traffic of this protocol by itself.

@@ -3,8 +3,6 @@
 //! Bytes and rounds say what is sent and which message depends on which; they do not say that a party takes in the answers to
 //! one request before it makes the next. This does, block by block, as the runtime's loops have it.
 
-mod flights;
-
 use super::ot::{self, BLOCK, Choices};
 use super::{
     ArgMaxRound, ComparisonLayout, OtProduct, SessionCost, Wrap, WrapMethod, extension_wrap,
@@ -60,9 +58,8 @@ pub fn offline(plan: &Plan) -> Vec<Vec<Stream>> {
 #[must_use]
 pub fn online(plan: &Plan) -> Vec<Vec<Stream>> {
     let step = |step: &Step| {
-        let flights = flights::step(plan, step).into_iter().filter(|flight| *flight != [0, 0]);
-        let stream = |flight| Stream { order: Order::Crossing, window: 1, blocks: vec![flight] };
-        flights.map(stream).collect()
+        let stream = |block| Stream { order: Order::Crossing, window: 1, blocks: vec![block] };
+        super::step_cost(plan, step).1.blocks().map(stream).collect()
     };
     plan.steps().iter().map(step).collect()
 }
