@@ -4,7 +4,8 @@
     logits = model(images)  # normalised images [batch, 3, side, side]
 
 A fused convolution lacks part of its bias where its kernel reaches past the border, so a bias may depend on the
-position: it is then stored by border class, and `rows` and `columns` give each position's class.
+position: it is then stored by border class, and `rows` and `columns` give each position's class. An activation in part
+has a `mask`, true where it applies; other values pass as they are.
 """
 
 import json
@@ -38,6 +39,9 @@ class FusedNetwork(nn.Module):
             for key in file.keys():
                 name, part = key.rsplit(".", 1)
                 tensors.setdefault(name, {})[part] = file.get_tensor(key)
+        for index, layer in enumerate(self.layers):
+            if "activation" in layer["op"]:
+                self.register_buffer(f"mask{index}", tensors.get(layer["name"], {}).get("mask"))
         convs = [(index, layer) for index, layer in enumerate(self.layers) if "conv" in layer["op"]]
         self.convs = nn.ModuleDict({str(i): FusedConv(layer["op"]["conv"], tensors[layer["name"]])
                                     for i, layer in convs})
@@ -56,6 +60,8 @@ class FusedNetwork(nn.Module):
                 value = self.convs[str(index)](inputs[0])
             elif "activation" in op:
                 value = torch.relu(inputs[0]) if op["activation"] == "relu" else functional.relu6(inputs[0])
+                mask = getattr(self, f"mask{index}")
+                value = value if mask is None else torch.where(mask, value, inputs[0])
             else:
                 pool = op["max_pool"]
                 value = functional.max_pool2d(inputs[0], pool["kernel"], pool["stride"], pool["padding"])

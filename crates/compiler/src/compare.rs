@@ -39,8 +39,8 @@ fn comparisons(kind: OtKind, context: &Context<'_>) -> impl Iterator<Item = Comp
 fn with_comparison(op: &StepOp, comparison: Comparison) -> Option<StepOp> {
     let ot = comparison.ot;
     Some(match op {
-        StepOp::Activation { function, .. } => {
-            StepOp::Activation { function: *function, comparison }
+        StepOp::Activation { function, mask, .. } => {
+            StepOp::Activation { function: *function, comparison, mask: mask.clone() }
         }
         StepOp::MaxPool { window, .. } => StepOp::MaxPool { window: *window, comparison },
         StepOp::ArgMax { .. } => StepOp::ArgMax { comparison },

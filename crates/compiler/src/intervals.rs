@@ -105,6 +105,14 @@ impl Reading {
         })
     }
 
+    /// How many values of each channel of an input a step that reads it looks at: those of an activation's mask, or all.
+    pub(crate) fn counts(step: &Step, input: &Fact) -> Vec<usize> {
+        match &step.op {
+            StepOp::Activation { mask: Some(mask), .. } => mask.counts_by_channel(),
+            _ => vec![input.shape.area(); input.shape.channels],
+        }
+    }
+
     /// The integers of one channel as they are read, and their limit.
     pub(crate) fn view(self, channel: Interval) -> (Interval, Interval) {
         match self {
@@ -135,17 +143,20 @@ pub(crate) fn unproven(plan: &Plan, weights: &BTreeMap<StepId, LinearWeights>) -
                 let (read, limit) = reading.view(channel);
                 read.is_within(limit)
             };
+            let counts = Reading::counts(step, fact);
             let channels = &values[input.0];
             let hull = channels.iter().copied().reduce(Interval::hull);
             let all_safe = match reading {
                 Reading::Contest(_) => hull.iter().all(is_safe),
-                _ => channels.iter().all(is_safe),
+                _ => channels.iter().zip(&counts).all(|(x, &count)| count == 0 || is_safe(x)),
             };
             if !all_safe {
                 unproven.push(step.id);
             }
             if let Reading::Values(limit) = reading {
-                values[input.0].iter_mut().for_each(|channel| *channel = channel.clamped(limit));
+                let whole = values[input.0].iter_mut().zip(counts);
+                let whole = whole.filter(|(_, count)| *count == fact.shape.area());
+                whole.for_each(|(channel, _)| *channel = channel.clamped(limit));
             }
         }
         let inputs: Vec<&[Interval]> = step.inputs.iter().map(|v| values[v.0].as_slice()).collect();
@@ -192,7 +203,15 @@ fn output(
                 Activation::Relu => i128::MAX,
                 Activation::Relu6 => cap(before),
             };
-            each(&|x| x.map(|end| end.clamp(0, top)))
+            let channel = |(&x, count): (&Interval, usize)| {
+                let activated = x.map(|end| end.clamp(0, top));
+                match count {
+                    0 => x,
+                    _ if count == before.shape.area() => activated,
+                    _ => activated.hull(x),
+                }
+            };
+            inputs[0].iter().zip(Reading::counts(step, before)).map(channel).collect()
         }
         (StepOp::Input, _) => input(plan),
         // Digits as elements of `Z_2`.

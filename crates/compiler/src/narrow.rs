@@ -208,8 +208,9 @@ fn growth_bits(lowering: Lowering) -> u32 {
 fn is_non_negative(model: &FusedModel, id: LayerId) -> bool {
     let layer = &model.layers()[id.0];
     match layer.op {
-        FusedOp::Activation(_) => true,
-        FusedOp::Add | FusedOp::MaxPool { .. } => {
+        FusedOp::Activation(_) if layer.mask.is_none() => true,
+        // What passes by an activation in part is as it was.
+        FusedOp::Activation(_) | FusedOp::Add | FusedOp::MaxPool { .. } => {
             layer.inputs.iter().all(|&input| is_non_negative(model, input))
         }
         _ => false,
@@ -263,7 +264,8 @@ impl Narrowing<'_> {
             FusedOp::Input => self.input(id),
             FusedOp::Conv(geometry) => self.linear(id, (layer, geometry), values),
             FusedOp::Activation(function) => {
-                self.push(id, StepOp::Activation { function, comparison: self.comparison }, inputs)
+                let (comparison, mask) = (self.comparison, layer.mask.clone());
+                self.push(id, StepOp::Activation { function, comparison, mask }, inputs)
             }
             FusedOp::Add => self.push(id, StepOp::Add, inputs),
             // Summed in the ring of each convolution that takes it.

@@ -22,7 +22,7 @@ use crate::draft::Draft;
 use crate::intervals::{Interval, Reading, unproven};
 use crate::{Calibration, CalibrationSource, CompileError};
 use copriv_ir::evaluate::PlanEvaluator;
-use copriv_ir::{LinearWeights, Plan, ServerWeights, Step, StepId};
+use copriv_ir::{LinearWeights, Plan, ServerWeights, Step, StepId, StepOp};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -207,6 +207,14 @@ fn fills(
 fn fill_of(plan: &Plan, step: &Step, x: &[u64]) -> f64 {
     let fact = plan.fact(step.inputs[0]);
     let Some(reading) = Reading::of(step, fact) else { return 0.0 };
+    let read: Vec<u64>;
+    let x = match &step.op {
+        StepOp::Activation { mask: Some(mask), .. } => {
+            read = mask.positions().map(|position| x[position]).collect();
+            &read
+        }
+        _ => x,
+    };
     let channels = match reading {
         Reading::Values(_) | Reading::Contest(_) => x.len(),
         Reading::Differences(_) => fact.shape.area(),

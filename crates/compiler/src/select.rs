@@ -110,7 +110,9 @@ fn operation(
             weight_scale: context.config.weight_scale,
             weight_bits: context.config.ring.bits(),
         }),
-        FusedOp::Activation(function) => StepOp::Activation { function, comparison },
+        FusedOp::Activation(function) => {
+            StepOp::Activation { function, comparison, mask: layer.mask.clone() }
+        }
         FusedOp::Add => StepOp::Add,
         FusedOp::GlobalAveragePool if feeds_only_convolutions(model, id) => StepOp::SumPool,
         FusedOp::MaxPool { kernel, stride, padding } => {

@@ -5,13 +5,18 @@ mod support;
 use copriv_compiler::{Calibration, Compilation, CompileConfig, CompileError, Preset, compile};
 use copriv_ir::evaluate::{FusedEvaluator, PlanEvaluator, reference_convolution};
 use copriv_ir::{
-    Activation, Architecture, ConvGeometry, FusedModel, FusedOp, LayerId, Network, Plan, Shape,
-    Step, StepOp, TruncateMethod, ValueId,
+    Activation, Architecture, ConvGeometry, FusedModel, FusedOp, Granularity, LayerId, Network,
+    Plan, Shape, Step, StepOp, TruncateMethod, ValueId,
 };
 use support::ModelBuilder;
 
 /// Every operation once: border maps, stride 2, depthwise, a shortcut, a pool of `9 = 16 * 9/16` values.
 fn model(activation: Activation) -> FusedModel {
+    model_with(activation, &[])
+}
+
+/// The same, those of its activations that are named in part: by what, and which bits over and over.
+fn model_with(activation: Activation, parts: &[(&str, Granularity, &[bool])]) -> FusedModel {
     let (size, classes) = (18, 5);
     let mut model = ModelBuilder::new(Shape::new(3, size, size), 3);
     let conv = FusedOp::Conv;
@@ -29,6 +34,9 @@ fn model(activation: Activation) -> FusedModel {
     let x = model.push("down3", conv(ConvGeometry::same(16, 24, 3, 2)), &[x]);
     let x = model.push("pool", FusedOp::GlobalAveragePool, &[x]);
     model.push("fc", conv(ConvGeometry::fully_connected(24, classes)), &[x]);
+    for (layer, by, bits) in parts {
+        model.mask(layer, *by, bits);
+    }
     let network = Network::new(Architecture::ResNet20, 1.0, classes, size).expect("a usual size");
     model.finish(network)
 }
@@ -84,11 +92,17 @@ fn expected(model: &FusedModel, plan: &Plan, step: &Step, inputs: &[Vec<f64>]) -
             (inputs[0].iter().map(|x| x - half).collect(), half)
         }
         StepOp::Extend { .. } | StepOp::Reduce { .. } => (inputs[0].clone(), 0.0),
-        StepOp::Activation { function: Activation::Relu, .. } => {
-            (inputs[0].iter().map(|x| x.max(0.0)).collect(), 0.0)
-        }
-        StepOp::Activation { function: Activation::Relu6, .. } => {
-            (inputs[0].iter().map(|x| x.clamp(0.0, 6.0)).collect(), 0.0)
+        StepOp::Activation { function, mask, .. } => {
+            let activated = |x: f64| match function {
+                Activation::Relu => x.max(0.0),
+                Activation::Relu6 => x.clamp(0.0, 6.0),
+            };
+            let mask: Vec<bool> = match mask {
+                Some(mask) => mask.values().collect(),
+                None => vec![true; inputs[0].len()],
+            };
+            let value = |(&x, on): (&f64, &bool)| if *on { activated(x) } else { x };
+            (inputs[0].iter().zip(&mask).map(value).collect(), 0.0)
         }
         StepOp::Add => (std::iter::zip(&inputs[0], &inputs[1]).map(|(a, b)| a + b).collect(), 0.0),
         StepOp::SumPool => {
@@ -113,29 +127,39 @@ fn every_step_is_its_layer_within_its_own_rounding() {
         (Activation::Relu, Preset::Fast),
         (Activation::Relu6, Preset::Fast),
     ] {
-        let model = model(activation);
-        let image = image(1, 3 * 18 * 18);
-        let calibration = Calibration::from_images(&model, [&image]).expect("finite");
-        let Compilation { plan, weights, .. } =
-            compile(&model, &calibration, &config(preset, &[])).expect("compiles");
-        let evaluator = PlanEvaluator::new(&plan, &weights).expect("its weights");
-        let values: Vec<Vec<f64>> = std::iter::zip(plan.values(), evaluator.values(&image))
-            .map(|(fact, value)| {
-                let unit = (-f64::from(fact.scale)).exp2();
-                value.iter().map(|&x| fact.ring.to_signed(x) as f64 * unit).collect()
-            })
-            .collect();
-        let image: Vec<f64> = image.iter().map(|&x| f64::from(x)).collect();
-        let half = (-f64::from(plan.values()[0].scale) - 1.0).exp2();
-        assert!(largest_difference(&values[0], &image) <= half);
-        for step in &plan.steps()[1..plan.steps().len() - 1] {
-            let inputs: Vec<_> = step.inputs.iter().map(|value| values[value.0].clone()).collect();
-            let (expected, error) = expected(&model, &plan, step, &inputs);
-            let found = largest_difference(&values[step.output.0], &expected);
-            assert!(found <= error, "{} {:?}: {found} of {error}", step.name, step.op);
+        let (channel, pixel) = (Granularity::Channel, Granularity::Pixel);
+        let parts: [(&str, Granularity, &[bool]); 2] = [
+            ("stem.relu", channel, &[true, false, true]),
+            ("same.relu", pixel, &[false, true, false, false, true]),
+        ];
+        for parts in [&[], &parts[..]] {
+            assert_every_step(&model_with(activation, parts), preset);
         }
-        assert_eq!(values[values.len() - 1], values[values.len() - 2]);
     }
+}
+
+fn assert_every_step(model: &FusedModel, preset: Preset) {
+    let image = image(1, 3 * 18 * 18);
+    let calibration = Calibration::from_images(model, [&image]).expect("finite");
+    let Compilation { plan, weights, .. } =
+        compile(model, &calibration, &config(preset, &[])).expect("compiles");
+    let evaluator = PlanEvaluator::new(&plan, &weights).expect("its weights");
+    let values: Vec<Vec<f64>> = std::iter::zip(plan.values(), evaluator.values(&image))
+        .map(|(fact, value)| {
+            let unit = (-f64::from(fact.scale)).exp2();
+            value.iter().map(|&x| fact.ring.to_signed(x) as f64 * unit).collect()
+        })
+        .collect();
+    let image: Vec<f64> = image.iter().map(|&x| f64::from(x)).collect();
+    let half = (-f64::from(plan.values()[0].scale) - 1.0).exp2();
+    assert!(largest_difference(&values[0], &image) <= half);
+    for step in &plan.steps()[1..plan.steps().len() - 1] {
+        let inputs: Vec<_> = step.inputs.iter().map(|value| values[value.0].clone()).collect();
+        let (expected, error) = expected(model, &plan, step, &inputs);
+        let found = largest_difference(&values[step.output.0], &expected);
+        assert!(found <= error, "{} {:?}: {found} of {error}", step.name, step.op);
+    }
+    assert_eq!(values[values.len() - 1], values[values.len() - 2]);
 }
 
 #[test]

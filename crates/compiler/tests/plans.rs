@@ -4,12 +4,13 @@
 //! compile PRESET [network=lan|wan|mobile] [KEY=VALUE]...
 //! [widths LAYER WEIGHT_BITS ACTIVATION_BITS]...
 //! [show ranges|overflow|weights]...
-//! NAME = conv KERNELxKERNEL OUT [/STRIDE] [depthwise] INPUT | relu INPUT | relu6 INPUT | add A B | pool INPUT
+//! NAME = conv KERNELxKERNEL OUT [/STRIDE] [depthwise] INPUT | relu [MASK] INPUT | relu6 [MASK] INPUT | add A B | pool INPUT
 //! ---
 //! the plan, or the error
 //! ```
 //!
-//! The graph's input is called `input`, 3x16x16. `COPRIV_BLESS=1` rewrites what is expected.
+//! A MASK is `channel` or `pixel` and digits, repeated for all channels or values: 1 where the activation applies. The
+//! graph's input is called `input`, 3x16x16. `COPRIV_BLESS=1` rewrites what is expected.
 
 mod support;
 
@@ -19,8 +20,8 @@ use copriv_compiler::{
 use copriv_ir::lattice::{LatticeLayer, PublicSeed, ReplyLayer, SecretSeed};
 use copriv_ir::{
     Activation, Architecture, Comparison, ConvGeometry, Correlation, FusedModel, FusedOp,
-    LatticeSection, LayerId, Network, NetworkProfile, OtKind, Phase, Plan, Shape, Sign, Step,
-    StepOp, TruncateMethod,
+    Granularity, LatticeSection, LayerId, Network, NetworkProfile, OtKind, Phase, Plan, Shape,
+    Sign, Step, StepOp, TruncateMethod,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -154,7 +155,13 @@ fn parse<'a>(lines: impl Iterator<Item = &'a str>) -> FusedModel {
             }
             other => panic!("no operation {other}"),
         };
-        names.insert(name, (model.push(name, op, &inputs), classes));
+        let layer = model.push(name, op, &inputs);
+        if let ["relu" | "relu6", by, digits, _] = words[..] {
+            let by = if by == "pixel" { Granularity::Pixel } else { Granularity::Channel };
+            let bits: Vec<bool> = digits.chars().map(|digit| digit == '1').collect();
+            model.mask(name, by, &bits);
+        }
+        names.insert(name, (layer, classes));
     }
     let network = Network::new(Architecture::ResNet20, 1.0, classes, 16).expect("a usual size");
     model.finish(network)
@@ -229,6 +236,9 @@ fn line(plan: &Plan, step: &Step) -> String {
             _ => format!("{} {shift}", step.op.name()),
         },
         StepOp::Extend { method, .. } => format!("extend {method:?}"),
+        StepOp::Activation { comparison, mask: Some(mask), .. } => {
+            format!("{} {mask}{}", step.op.name(), compared(comparison))
+        }
         StepOp::Activation { comparison, .. }
         | StepOp::MaxPool { comparison, .. }
         | StepOp::ArgMax { comparison } => {

@@ -5,18 +5,25 @@ mod init;
 pub use init::BatchNormInit;
 
 use crate::artefact::tensor_file::{self, StoredTensor, StoredTensors};
-use crate::{ArtefactError, ArtefactKind, Condition, Digest, GateId, Network, Provenance, Tensor};
+use crate::{
+    ActivationMask, ArtefactError, ArtefactKind, Condition, Digest, GateId, Graph, Network, Node,
+    Op, Provenance, Tensor,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-/// The state of a network's gates, in order: stem, blocks, head.
+/// The state of a network's gates, in order: stem, blocks, head. Of the activations that they leave, some may apply to a part
+/// of their values alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "GateFields")]
 pub struct Gates {
     alphas: Vec<f32>,
     kept: Vec<bool>,
+    /// By the activation's name. Files hold each as the tensor `<name>.mask`, packed.
+    #[serde(skip)]
+    parts: BTreeMap<String, ActivationMask>,
 }
 
 #[derive(Deserialize)]
@@ -38,7 +45,7 @@ impl Gates {
     /// All gates kept, every alpha 1.
     #[must_use]
     pub fn all_kept(count: usize) -> Self {
-        Self { alphas: vec![1.0; count], kept: vec![true; count] }
+        Self { alphas: vec![1.0; count], kept: vec![true; count], parts: BTreeMap::new() }
     }
 
     /// Gates with trained importances `alphas`; `kept` says which survive.
@@ -47,7 +54,51 @@ impl Gates {
     #[must_use]
     pub fn new(alphas: Vec<f32>, kept: Vec<bool>) -> Option<Self> {
         let fine = alphas.len() == kept.len() && alphas.iter().all(|alpha| alpha.is_finite());
-        fine.then_some(Self { alphas, kept })
+        fine.then_some(Self { alphas, kept, parts: BTreeMap::new() })
+    }
+
+    /// The same gates, with activations that apply to a part of their values: by the names of their nodes, which the gates
+    /// must leave in the network ([`Checkpoint::new`] checks that).
+    #[must_use]
+    pub fn with_parts(self, parts: BTreeMap<String, ActivationMask>) -> Self {
+        Self { parts, ..self }
+    }
+
+    /// The values that the activation of this name applies to; all, if its gate leaves it, where there is no mask.
+    #[must_use]
+    pub fn part(&self, activation: &str) -> Option<&ActivationMask> {
+        self.parts.get(activation)
+    }
+
+    /// All activations in part.
+    #[must_use]
+    pub fn parts(&self) -> &BTreeMap<String, ActivationMask> {
+        &self.parts
+    }
+
+    /// How many values a node of the network activates: none where it is no activation or its gate removes it.
+    #[must_use]
+    pub fn activated(&self, node: &Node) -> usize {
+        match node.op {
+            Op::Activation(condition) if self.admit(condition) => {
+                self.part(&node.name).map_or(node.shape.elements(), ActivationMask::count)
+            }
+            _ => 0,
+        }
+    }
+
+    /// The first mask that belongs to no activation that these gates leave, or to one of another shape; in words.
+    fn foreign_part(&self, graph: &Graph) -> Option<String> {
+        self.parts.iter().find_map(|(name, mask)| {
+            let node = graph.nodes().iter().find(|node| node.name == *name);
+            match node.map(|node| (&node.op, node.shape)) {
+                Some((Op::Activation(condition), shape)) if self.admit(*condition) => {
+                    let found = mask.shape();
+                    (found != shape).then(|| format!("{name} has a mask of {found}, not {shape}"))
+                }
+                _ => Some(format!("{name} has a mask but is no activation of the network")),
+            }
+        })
     }
 
     /// Importance of each gate.
@@ -115,7 +166,7 @@ impl Gates {
             ));
         };
         let alphas = kept.iter().map(|&kept| f32::from(u8::from(kept))).collect();
-        Ok(Self { alphas, kept })
+        Ok(Self { alphas, kept, parts: BTreeMap::new() })
     }
 }
 
@@ -141,7 +192,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// In words: the first tensor that is missing, unexpected, of another shape or not finite, a
-    /// negative variance, or the number of gates.
+    /// negative variance, the number of gates, or a mask of another activation or shape.
     pub fn new(
         network: Network,
         gates: Gates,
@@ -152,6 +203,9 @@ impl Checkpoint {
         if gates.kept.len() != graph.blocks().len() {
             let (expected, found) = (graph.blocks().len(), gates.kept.len());
             return Err(format!("{network} has {expected} gates, not {found}"));
+        }
+        if let Some(fault) = gates.foreign_part(&graph) {
+            return Err(fault);
         }
         let parameters = graph.parameters();
         for (name, shape) in &parameters {
@@ -223,11 +277,17 @@ impl Checkpoint {
     /// # Errors
     /// [`ArtefactError`] that names the file, the field and what was expected.
     pub fn read(path: &Path) -> Result<Self, ArtefactError> {
-        let (header, mut stored): (Header, _) = tensor_file::read(path, ArtefactKind::Checkpoint)?;
+        let (mut header, mut stored): (Header, _) =
+            tensor_file::read(path, ArtefactKind::Checkpoint)?;
+        let graph = header.network.graph();
         let mut tensors = BTreeMap::new();
-        for (name, shape) in header.network.graph().parameters() {
+        for (name, shape) in graph.parameters() {
             let tensor = tensor_file::take_f32(path, &mut stored, &name, &shape)?;
             tensors.insert(name, tensor);
+        }
+        for node in graph.nodes().iter().filter(|node| matches!(node.op, Op::Activation(_))) {
+            let mask = tensor_file::take_mask(path, &mut stored, &node.name, node.shape)?;
+            header.gates.parts.extend(mask.map(|mask| (node.name.clone(), mask)));
         }
         tensor_file::expect_no_more(path, &stored)?;
         Self::new(header.network, header.gates, tensors, header.provenance)
@@ -235,7 +295,10 @@ impl Checkpoint {
     }
 
     fn stored(&self) -> StoredTensors {
-        self.tensors.iter().map(|(name, t)| (name.clone(), StoredTensor::f32(t))).collect()
+        let parts = self.header.gates.parts.iter();
+        let masks = parts.map(|(name, mask)| tensor_file::stored_mask(name, mask));
+        let tensors = self.tensors.iter().map(|(name, t)| (name.clone(), StoredTensor::f32(t)));
+        tensors.chain(masks).collect()
     }
 }
 
@@ -245,6 +308,9 @@ impl fmt::Display for Checkpoint {
         writeln!(f, "checkpoint  {}", self.digest().short())?;
         writeln!(f, "network     {network}")?;
         writeln!(f, "gates       {}", gates.mask())?;
+        for (name, mask) in gates.parts() {
+            writeln!(f, "activated   {mask}  {name}")?;
+        }
         write!(f, "made by     {provenance}")
     }
 }
@@ -252,7 +318,7 @@ impl fmt::Display for Checkpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Architecture;
+    use crate::{Architecture, Granularity, Shape};
 
     fn network() -> Network {
         Network::new(Architecture::ResNet20, 0.1, 10, 16).expect("small")
@@ -304,5 +370,38 @@ mod tests {
             tensors.insert("bn1.running_var".into(), Tensor::filled(vec![8], -1.0));
         };
         assert_eq!(fault(10, &negative), "bn1.running_var holds negative variances");
+    }
+
+    #[test]
+    fn activations_in_part_refine_those_that_gates_leave() {
+        let made = Checkpoint::initialise(network(), 1, BatchNormInit::Identity);
+        let graph = network().graph();
+        let with = |gates: &str, activation: &str, shape: Shape| {
+            let bits = (0..shape.channels).map(|channel| channel < 3).collect();
+            let mask = ActivationMask::new(shape, Granularity::Channel, bits).expect("in part");
+            let gates = Gates::from_mask(&network(), gates).expect("nine blocks");
+            let gates = gates.with_parts([(activation.to_owned(), mask)].into());
+            let (tensors, provenance) = (made.tensors().clone(), made.provenance().clone());
+            Checkpoint::new(network(), gates, tensors, provenance)
+        };
+        let (inner, map) = ("layer1.0.conv1.activation", Shape::new(8, 16, 16));
+        let whole = with("111111111", "stem.activation", map).expect("belongs");
+        let part = with("101111111", inner, map).expect("belongs");
+        let count = |checkpoint: &Checkpoint| -> usize {
+            graph.nodes().iter().map(|node| checkpoint.gates().activated(node)).sum()
+        };
+        // All 19, five channels less; then without the second block's inner one.
+        let all: usize = 7 * 8 * 256 + 6 * 8 * 64 + 6 * 8 * 16;
+        assert_eq!((count(&whole), count(&part)), (all - 5 * 256, all - 13 * 256));
+        assert!(part.to_string().contains("activated   768 of 2048 by channel  layer1.0.conv1"));
+        let fault = |gates, activation, shape| with(gates, activation, shape).expect_err("foreign");
+        let found = fault("111111111", inner, Shape::new(8, 8, 8));
+        assert_eq!(found, format!("{inner} has a mask of 8x8x8, not 8x16x16"));
+        for (gates, activation) in
+            [("011111111", inner), ("111111111", "conv1"), ("111111111", "?")]
+        {
+            let expected = format!("{activation} has a mask but is no activation of the network");
+            assert_eq!(fault(gates, activation, map), expected);
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::artefact::tensor_file::{self, StoredTensor, StoredTensors};
 use crate::{
-    Activation, ArtefactError, ArtefactKind, ConvGeometry, Digest, Network, Provenance, Shape,
-    Tensor,
+    Activation, ActivationMask, ArtefactError, ArtefactKind, ConvGeometry, Digest, Network,
+    Provenance, Shape, Tensor,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -93,6 +93,21 @@ pub struct FusedLayer {
     pub shape: Shape,
     /// The block of the trained network that it belongs to (its gate's number), if any.
     pub block: Option<usize>,
+    /// The values that an activation applies to; all where there is none. Files hold it as the tensor `<name>.mask`, packed.
+    #[serde(skip)]
+    pub mask: Option<ActivationMask>,
+}
+
+impl FusedLayer {
+    /// How many values an activation applies to; none for other layers.
+    #[must_use]
+    pub fn activated(&self) -> usize {
+        match (&self.op, &self.mask) {
+            (FusedOp::Activation(_), Some(mask)) => mask.count(),
+            (FusedOp::Activation(_), None) => self.shape.elements(),
+            _ => 0,
+        }
+    }
 }
 
 /// A network ready to compile: layers with inputs before users, the last one the logits.
@@ -205,7 +220,8 @@ impl FusedModel {
     /// # Errors
     /// [`ArtefactError`] that names the file, the field and what was expected.
     pub fn read(path: &Path) -> Result<Self, ArtefactError> {
-        let (header, mut stored): (Header, _) = tensor_file::read(path, ArtefactKind::FusedModel)?;
+        let (mut header, mut stored): (Header, _) =
+            tensor_file::read(path, ArtefactKind::FusedModel)?;
         let unsound =
             |fault: String| ArtefactError::damaged(path, "content", "a fused model", fault);
         // Before anything is computed from the layers' sizes.
@@ -219,20 +235,29 @@ impl FusedModel {
             let tensor = tensor_file::take_f32(path, &mut stored, &name, &shape)?;
             tensors.insert(name, tensor);
         }
+        for layer in &mut header.layers {
+            if matches!(layer.op, FusedOp::Activation(_)) {
+                layer.mask = tensor_file::take_mask(path, &mut stored, &layer.name, layer.shape)?;
+            }
+        }
         tensor_file::expect_no_more(path, &stored)?;
         let Header { network, mask, layers, provenance } = header;
         Self::new(network, mask, layers, tensors, provenance).map_err(unsound)
     }
 
     fn stored(&self) -> StoredTensors {
-        self.tensors.iter().map(|(name, t)| (name.clone(), StoredTensor::f32(t))).collect()
+        let masks = self.header.layers.iter().filter_map(|layer| {
+            layer.mask.as_ref().map(|mask| tensor_file::stored_mask(&layer.name, mask))
+        });
+        let tensors = self.tensors.iter().map(|(name, t)| (name.clone(), StoredTensor::f32(t)));
+        tensors.chain(masks).collect()
     }
 }
 
 fn check_layers(network: &Network, layers: &[FusedLayer]) -> Result<(), String> {
     let mut names = std::collections::BTreeSet::new();
     for (id, layer) in layers.iter().enumerate() {
-        let FusedLayer { name, op, inputs, shape, .. } = layer;
+        let FusedLayer { name, op, inputs, shape, mask, .. } = layer;
         if !names.insert(name) {
             return Err(format!("two layers are called {name}"));
         }
@@ -247,6 +272,11 @@ fn check_layers(network: &Network, layers: &[FusedLayer]) -> Result<(), String> 
             if id == 0 { Some(network.input().shape) } else { op.output_shape(&input_shapes) };
         if expected != Some(*shape) {
             return Err(format!("layer {name} cannot have shape {shape}"));
+        }
+        if let Some(mask) = mask
+            && (!matches!(op, FusedOp::Activation(_)) || mask.shape() != *shape)
+        {
+            return Err(format!("layer {name} cannot have a mask of {}", mask.shape()));
         }
     }
     match layers.last() {

@@ -18,6 +18,7 @@ pub mod lattice;
 pub mod lowering;
 pub mod packing;
 
+mod activation_mask;
 mod artefact;
 mod checkpoint;
 mod comm;
@@ -38,6 +39,7 @@ mod tensor;
 mod weight_scales;
 pub mod winograd;
 
+pub use activation_mask::{Activated, ActivationMask, Granularity, MaskFault};
 pub use artefact::{ArtefactError, ArtefactKind};
 pub use checkpoint::{BatchNormInit, Checkpoint, Gates};
 pub use comm::{CommTable, Direction, Party, Phase, Traffic};

@@ -81,16 +81,18 @@ impl Assembly<'_> {
             inputs: vec![input],
             shape: geometry.output_shape(input_shape),
             block: self.layers[last].block,
+            mask: None,
         })
     }
 
     fn as_it_is(&mut self, id: usize, inputs: Vec<LayerId>) -> LayerId {
-        let Layer { name, op, shape, block, .. } = &self.layers[id];
+        let Layer { name, op, shape, block, mask, .. } = &self.layers[id];
         let op = match op {
             LayerOp::Other(op) => *op,
             LayerOp::Conv(conv) => FusedOp::Conv(conv.geometry),
         };
-        self.push(FusedLayer { name: name.clone(), op, inputs, shape: *shape, block: *block })
+        let (name, mask) = (name.clone(), mask.clone());
+        self.push(FusedLayer { name, op, inputs, shape: *shape, block: *block, mask })
     }
 
     fn push(&mut self, layer: FusedLayer) -> LayerId {
@@ -176,12 +178,13 @@ mod tests {
             inputs: vec![input],
             shape,
             block: None,
+            mask: None,
         }
     }
 
     fn other(name: &str, op: FusedOp, inputs: Vec<usize>) -> Layer {
         let (op, shape) = (LayerOp::Other(op), Shape::new(3, 6, 5));
-        Layer { name: name.into(), op, inputs, shape, block: None }
+        Layer { name: name.into(), op, inputs, shape, block: None, mask: None }
     }
 
     fn steps(layers: &[Layer]) -> Vec<Step> {

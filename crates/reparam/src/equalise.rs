@@ -1,9 +1,9 @@
 //! Equalising channels: scales moved between layers so that no channel of a layer is much smaller than
 //! another, where the function stays the same.
 //!
-//! ReLU is positively homogeneous: `relu(s x) = s relu(x)` for `s > 0`. So channel `c` between two
-//! convolutions may be multiplied by `s` in the first one's weights and bias and divided by it in the
-//! second one's weights. Fixed-point weights have one step a layer: a channel whose weights are a hundredth
+//! ReLU is positively homogeneous: `relu(s x) = s relu(x)` for `s > 0`, and so is what passes by it where it applies to
+//! some values alone. So channel `c` between two convolutions may be multiplied by `s` in the first one's weights and
+//! bias and divided by it in the second one's weights. Fixed-point weights have one step a layer: a channel whose weights are a hundredth
 //! of the largest loses seven bits of them. After Nagel et al. (arXiv 1906.04721): with `r1`, `r2` the channel's
 //! largest weights in the two layers, each relative to its layer's largest, `s = sqrt(r2 / r1)` makes both
 //! `sqrt(r1 r2)`. Here `s` is the nearest power of two, so that the float function does not change in a single
@@ -342,7 +342,9 @@ mod tests {
     use super::*;
     use crate::{FuseConfig, fuse_with};
     use copriv_ir::evaluate::FusedEvaluator;
-    use copriv_ir::{Activation, Architecture, BatchNormInit, Checkpoint, Gates, Network};
+    use copriv_ir::{
+        Activated, Activation, Architecture, BatchNormInit, Checkpoint, Gates, Granularity, Network,
+    };
     use proptest::prelude::*;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
@@ -362,9 +364,21 @@ mod tests {
                 tensor.data_mut().fill_with(|| random.random_range(-0.1..0.1));
             }
         }
-        let alphas = (0..network.graph().blocks().len()).map(|_| random.random::<bool>());
-        let kept: Vec<bool> = alphas.collect();
+        let graph = network.graph();
+        let kept: Vec<bool> = graph.blocks().iter().map(|_| random.random()).collect();
         let gates = Gates::new(vec![1.0; kept.len()], kept).expect("finite");
+        // Of what they leave a part, by channel and by pixel.
+        let mut parts = BTreeMap::new();
+        for node in graph.nodes() {
+            let by = [Granularity::Channel, Granularity::Pixel][random.random_range(0..2)];
+            let bits = (0..by.bits(node.shape)).map(|_| random.random()).collect();
+            if let Ok(Activated::Part(mask)) = Activated::of_bits(node.shape, by, bits)
+                && gates.activated(node) > 0
+            {
+                parts.insert(node.name.clone(), mask);
+            }
+        }
+        let gates = gates.with_parts(parts);
         let provenance = made.provenance().clone();
         let checkpoint = Checkpoint::new(network.clone(), gates, tensors, provenance);
         fuse_with(&checkpoint.expect("whole"), config).expect("fuses")
@@ -394,6 +408,8 @@ mod tests {
             let config = if fewest { FuseConfig::FEWEST } else { FuseConfig::COPRIV };
             let model = model(&network, seed, &config);
             let (equalised, report) = equalise(&model, 8).expect("finite");
+            prop_assert!(model.layers().iter().any(|layer| layer.mask.is_some()));
+            prop_assert_eq!(model.layers(), equalised.layers());
             let image = image(&network);
             let logits = |model: &FusedModel| FusedEvaluator::new(model).logits(&image);
             prop_assert_eq!(logits(&model), logits(&equalised));

@@ -3,7 +3,7 @@
 use crate::FuseError;
 use crate::convolution::Convolution;
 use crate::fold_batch_norm::{BatchNorm, fold_batch_norm};
-use copriv_ir::{Checkpoint, ConvGeometry, FusedOp, Graph, Node, Op, Shape};
+use copriv_ir::{ActivationMask, Checkpoint, ConvGeometry, FusedOp, Graph, Node, Op, Shape};
 use rayon::prelude::*;
 
 /// One operation, named after its parameters.
@@ -16,6 +16,8 @@ pub(crate) struct Layer {
     pub(crate) shape: Shape,
     /// The block of the trained network that it belongs to.
     pub(crate) block: Option<usize>,
+    /// The values that an activation applies to, where that is not all.
+    pub(crate) mask: Option<ActivationMask>,
 }
 
 pub(crate) enum LayerOp {
@@ -25,7 +27,7 @@ pub(crate) enum LayerOp {
 }
 
 /// The checkpoint's graph, inputs before users, the last one the logits: batch norms folded, absent
-/// activations left out.
+/// activations left out. An activation that applies to some values is there like any other.
 pub(crate) fn layers(checkpoint: &Checkpoint) -> Result<Vec<Layer>, FuseError> {
     let graph = checkpoint.network().graph();
     let mut layers: Vec<Layer> = Vec::new();
@@ -45,7 +47,8 @@ pub(crate) fn layers(checkpoint: &Checkpoint) -> Result<Vec<Layer>, FuseError> {
                 let op = layer_op(checkpoint, &graph, node)?;
                 let block = graph.blocks().iter().position(|block| block.nodes.contains(&id));
                 let (name, shape) = (node.name.clone(), node.shape);
-                layers.push(Layer { name, op, inputs, shape, block });
+                let mask = checkpoint.gates().part(&name).cloned();
+                layers.push(Layer { name, op, inputs, shape, block, mask });
                 norm_of_layer.push(None);
                 layer_of_node.push(layers.len() - 1);
             }

@@ -2,8 +2,8 @@
 
 use copriv_ir::evaluate::{CheckpointEvaluator, FusedEvaluator};
 use copriv_ir::{
-    Architecture, BatchNormInit, Checkpoint, ConvGeometry, FusedModel, FusedOp, Gates, Network,
-    cost::oracle,
+    Activated, Architecture, BatchNormInit, Checkpoint, ConvGeometry, FusedModel, FusedOp, Gates,
+    Granularity, Network, Op, cost::oracle,
 };
 use copriv_reparam::{FuseConfig, fuse, fuse_with, verify, verify_random};
 use proptest::prelude::*;
@@ -21,6 +21,28 @@ fn checkpoint(network: &Network, mask: &str, seed: u64) -> Checkpoint {
 fn random_mask(network: &Network, random: &mut ChaCha8Rng) -> String {
     let gates = network.graph().blocks().len();
     (0..gates).map(|_| if random.random() { '1' } else { '0' }).collect()
+}
+
+/// The same checkpoint, about half of the activations that its gates leave in part, by channel or by pixel; a tenth of the
+/// channels or values of some, nine tenths of others.
+fn in_part(checkpoint: &Checkpoint, random: &mut ChaCha8Rng) -> Checkpoint {
+    let graph = checkpoint.network().graph();
+    let gates = checkpoint.gates();
+    let is_there = |op: &Op| matches!(op, Op::Activation(condition) if gates.admit(*condition));
+    let mut parts = std::collections::BTreeMap::new();
+    for node in graph.nodes().iter().filter(|node| is_there(&node.op)) {
+        let by = [Granularity::Channel, Granularity::Pixel][usize::from(random.random::<bool>())];
+        let share = random.random_range(0.1..0.9);
+        let bits = (0..by.bits(node.shape)).map(|_| random.random_bool(share)).collect();
+        let activated = Activated::of_bits(node.shape, by, bits).expect("of its shape");
+        if let (Activated::Part(mask), true) = (activated, random.random::<bool>()) {
+            parts.insert(node.name.clone(), mask);
+        }
+    }
+    let gates = gates.clone().with_parts(parts);
+    let (network, tensors) = (checkpoint.network().clone(), checkpoint.tensors().clone());
+    let provenance = checkpoint.provenance().clone();
+    Checkpoint::new(network, gates, tensors, provenance).expect("masks of its activations")
 }
 
 fn random_image(network: &Network, random: &mut ChaCha8Rng) -> Vec<f32> {
@@ -49,11 +71,15 @@ fn distance(checkpoint: &Checkpoint, fused: &FusedModel, image: &[f32]) -> f32 {
 }
 
 fn assert_equal(network: &Network, mask: &str, seed: u64) {
-    let checkpoint = checkpoint(network, mask, seed);
+    assert_fuses(&checkpoint(network, mask, seed), mask, seed);
+}
+
+fn assert_fuses(checkpoint: &Checkpoint, mask: &str, seed: u64) {
+    let network = checkpoint.network();
     for config in [FuseConfig::COPRIV, FuseConfig::FEWEST] {
-        let fused = fuse_with(&checkpoint, &config).expect("fuses");
+        let fused = fuse_with(checkpoint, &config).expect("fuses");
         let image = random_image(network, &mut ChaCha8Rng::seed_from_u64(seed));
-        let distance = distance(&checkpoint, &fused, &image);
+        let distance = distance(checkpoint, &fused, &image);
         assert!(distance < 1e-4, "{network}, gates {mask}, seed {seed}, {config:?}: {distance}");
     }
 }
@@ -77,6 +103,25 @@ proptest! {
             .with_final_activation(final_activation);
         let mask = random_mask(&network, &mut ChaCha8Rng::seed_from_u64(seed));
         assert_equal(&network, &mask, seed);
+    }
+
+    /// Of any activations removed, in part or whole, by blocks and by layers.
+    #[test]
+    fn networks_with_activations_in_part(
+        architecture in prop::sample::select(vec![
+            Architecture::MobileNetV2, Architecture::ResNet18, Architecture::ResNet20,
+            Architecture::ResNet50,
+        ]),
+        layer_gates: bool,
+        seed: u64,
+    ) {
+        let network = Network::new(architecture, 0.15, 10, 18)
+            .expect("a usual size")
+            .with_layer_gates(layer_gates);
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mask = random_mask(&network, &mut random);
+        let checkpoint = in_part(&checkpoint(&network, &mask, seed), &mut random);
+        assert_fuses(&checkpoint, &mask, seed);
     }
 
     #[test]
@@ -149,6 +194,50 @@ fn a_removed_block_is_one_dense_convolution_named_after_it() {
     let bias_shape = |name: &str| fused.tensors()[&format!("{name}.bias")].shape().to_vec();
     assert_eq!(bias_shape("features.2"), [3, 3, 8]);
     assert_eq!(bias_shape("features.6.conv.1.0"), [1, 1, 48]);
+}
+
+/// What is left of an activation keeps layers apart; where nothing is left they are one.
+#[test]
+fn runs_end_at_activations_in_part() {
+    let network = Network::new(Architecture::MobileNetV2, 0.25, 10, 32).expect("usual");
+    let network = network.with_layer_gates(true);
+    let graph = network.graph();
+    let position = |name: &str| graph.blocks().iter().position(|block| block.name == name);
+    let [expand, depthwise] = ["features.6.expand", "features.6.depthwise"]
+        .map(|name| position(name).expect("a gate of its own"));
+    let mut digits = vec![b'1'; graph.blocks().len()];
+    (digits[expand], digits[depthwise]) = (b'0', b'0');
+    let removed = String::from_utf8(digits.clone()).expect("digits");
+    digits[expand] = b'1';
+    let kept = String::from_utf8(digits).expect("digits");
+    let of_block = |checkpoint: &Checkpoint| -> Vec<(String, usize)> {
+        let fused = fuse(checkpoint).expect("fuses");
+        let is_inside = |name: &str| name.starts_with("features.6");
+        let inside = fused.layers().iter().filter(|layer| is_inside(&layer.name));
+        inside.map(|layer| (layer.name.clone(), layer.activated())).collect()
+    };
+    let names = |layers: &[(String, usize)]| -> Vec<String> {
+        layers.iter().map(|(name, _)| name.clone()).collect()
+    };
+    let one = of_block(&checkpoint(&network, &removed, 1));
+    assert_eq!(names(&one), ["features.6.depthwise"], "one dense convolution");
+
+    let whole = checkpoint(&network, &kept, 1);
+    let node = graph.nodes().iter().find(|node| node.name == "features.6.expand.activation");
+    let shape = node.expect("there").shape;
+    let bits = (0..shape.channels).map(|channel| channel == 5).collect();
+    let Ok(Activated::Part(mask)) = Activated::of_bits(shape, Granularity::Channel, bits) else {
+        panic!("one channel is a part")
+    };
+    let gates =
+        whole.gates().clone().with_parts([(node.expect("there").name.clone(), mask)].into());
+    let (tensors, provenance) = (whole.tensors().clone(), whole.provenance().clone());
+    let part = Checkpoint::new(network.clone(), gates, tensors, provenance).expect("belongs");
+    let (whole, part) = (of_block(&whole), of_block(&part));
+    assert_eq!(names(&part), names(&whole));
+    let activated =
+        |layers: &[(String, usize)]| layers.iter().map(|(_, count)| count).sum::<usize>();
+    assert_eq!((activated(&whole), activated(&part)), (shape.elements(), shape.area()));
 }
 
 /// The convolutions of a fused network by name and shape.

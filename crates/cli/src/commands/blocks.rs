@@ -226,9 +226,7 @@ fn layer_size(model: &FusedModel, layer: &FusedLayer, bytes: Bytes) -> Size {
         }
         None => (0, 0),
     };
-    let is_active = matches!(layer.op, FusedOp::Activation(_));
-    let relus = if is_active { layer.shape.elements() } else { 0 };
-    Size { parameters, multiplications, relus, bytes }
+    Size { parameters, multiplications, relus: layer.activated(), bytes }
 }
 
 fn is_conv(layer: &FusedLayer) -> bool {

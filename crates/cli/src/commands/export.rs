@@ -13,11 +13,13 @@ pub fn run(args: &Export, terminal: &Terminal) -> Result<()> {
     };
     match Artefact::open(&args.artefact)? {
         Artefact::Checkpoint(checkpoint) => {
-            let mask = checkpoint.gates().mask();
-            if format == ExportFormat::Safetensors && mask.contains('0') {
+            let (mask, parts) = (checkpoint.gates().mask(), checkpoint.gates().parts());
+            let is_pruned = mask.contains('0') || !parts.is_empty();
+            if format == ExportFormat::Safetensors && is_pruned {
                 terminal.warn(format_args!(
-                    "the gates {mask} are in the file's metadata alone: a network that ignores them computes \
-                     something else; fuse first, or export ONNX"
+                    "the gates {mask} and the masks of {} activations are in the file's metadata alone: a network \
+                     that ignores them computes something else; fuse first, or export ONNX",
+                    parts.len()
                 ));
             }
             export_checkpoint(&checkpoint, format, &args.out)?;

@@ -9,8 +9,8 @@ use anyhow::{Result, ensure};
 use copriv_compiler::overflows_of;
 use copriv_ir::cost::stored::RECORD_HEADER;
 use copriv_ir::{
-    Checkpoint, CommTable, Correlation, Forecast, FusedModel, FusedOp, LinearStep, NetworkProfile,
-    Party, Phase, Plan, Step, StepId, StepOp, Traffic, cost,
+    ActivationMask, Checkpoint, CommTable, Correlation, Forecast, FusedLayer, FusedModel, FusedOp,
+    Gates, LinearStep, NetworkProfile, Party, Phase, Plan, Step, StepId, StepOp, Traffic, cost,
 };
 use copriv_runtime::store::{Ledger, RecordInfo, Store};
 use serde_json::{Map, Value, json};
@@ -126,9 +126,19 @@ fn checkpoint_json(checkpoint: &Checkpoint) -> Result<Value> {
         "network": checkpoint.network(),
         "mask": checkpoint.gates().mask(),
         "alphas": checkpoint.gates().alphas(),
+        "activated": activated_in_part(checkpoint.gates()),
         "blocks": checkpoint_blocks(checkpoint)?.json(),
         "provenance": checkpoint.provenance(),
     }))
+}
+
+/// How many of how many values each activation in part applies to, and how finely they are chosen.
+fn activated_in_part(gates: &Gates) -> Map<String, Value> {
+    let part = |(name, mask): (&String, &ActivationMask)| {
+        let (count, all, by) = (mask.count(), mask.shape().elements(), mask.granularity());
+        (name.clone(), json!({ "values": count, "of": all, "by": by }))
+    };
+    gates.parts().iter().map(part).collect()
 }
 
 fn fused_json(fused: &FusedModel) -> Value {
@@ -138,9 +148,21 @@ fn fused_json(fused: &FusedModel) -> Value {
         "network": fused.network(),
         "mask": fused.mask(),
         "blocks": Blocks::new(fused, None).json(),
-        "layers": fused.layers(),
+        "layers": fused_layers_json(fused),
         "provenance": fused.provenance(),
     })
+}
+
+/// The layers, with how many values each activation applies to.
+fn fused_layers_json(fused: &FusedModel) -> Vec<Value> {
+    let layer = |layer: &FusedLayer| {
+        let mut value = json!(layer);
+        if matches!(layer.op, FusedOp::Activation(_)) {
+            value["activated"] = json!(layer.activated());
+        }
+        value
+    };
+    fused.layers().iter().map(layer).collect()
 }
 
 fn fused_table(fused: &FusedModel) -> comfy_table::Table {
@@ -152,14 +174,21 @@ fn fused_table(fused: &FusedModel) -> comfy_table::Table {
                 (geometry.to_string(), format!("{mmac:.2}"))
             }
             FusedOp::Input => ("input".into(), String::new()),
-            FusedOp::Activation(_) => ("activation".into(), String::new()),
+            FusedOp::Activation(_) => match &layer.mask {
+                Some(mask) => (format!("activation by {}", mask.granularity()), String::new()),
+                None => ("activation".into(), String::new()),
+            },
             FusedOp::Add => ("add".into(), String::new()),
             FusedOp::MaxPool { .. } => ("max pool".into(), String::new()),
             FusedOp::GlobalAveragePool => ("global average pool".into(), String::new()),
         };
-        vec![layer.name.clone(), what, layer.shape.to_string(), mmac]
+        let relus = match layer.op {
+            FusedOp::Activation(_) => layer.activated().to_string(),
+            _ => String::new(),
+        };
+        vec![layer.name.clone(), what, layer.shape.to_string(), mmac, relus]
     });
-    format::table(header(&["layer", "operation", "output", "MMAC"]), rows, [3])
+    format::table(header(&["layer", "operation", "output", "MMAC", "ReLUs"]), rows, [3, 4])
 }
 
 /// A plan as `--json` prints it.
@@ -216,6 +245,7 @@ fn step_json(plan: &Plan, step: &Step, comm: &CommTable) -> Value {
         "id": step.id,
         "name": step.name,
         "op": step.op.name(),
+        "activated": activated(plan, step),
         "shape": fact.shape,
         "bits": fact.ring.bits(),
         "scale": fact.scale,
@@ -225,6 +255,12 @@ fn step_json(plan: &Plan, step: &Step, comm: &CommTable) -> Value {
         "chooser": chooser,
         "comm": phases_json(|phase| comm.traffic(step.id, phase)),
     })
+}
+
+/// How many values an activation applies to; none for other steps.
+fn activated(plan: &Plan, step: &Step) -> Option<usize> {
+    let is_activation = matches!(step.op, StepOp::Activation { .. });
+    is_activation.then(|| step.op.count(plan.fact(step.output).shape))
 }
 
 /// Adds `"network"`, and `"seconds": { phase: s }` to each step and in all.
@@ -280,7 +316,11 @@ fn plan_table(plan: &Plan, network: Option<&NetworkProfile>) -> comfy_table::Tab
             };
             let ring = format!("{}.{}", fact.ring.bits(), fact.scale);
             let overflow = overflows.get(&step.id).cloned().unwrap_or_default();
-            let (name, op) = (step.name.clone(), step.op.name().into());
+            let name = step.name.clone();
+            let op = match &step.op {
+                StepOp::Activation { mask: Some(mask), .. } => format!("{} {mask}", step.op.name()),
+                op => op.name().into(),
+            };
             let shape = fact.shape.to_string();
             let words = [name, op, shape, ring, overflow, weights, lowering, correlation, chooser];
             let traffic = &|phase| comm.traffic(step.id, phase);

@@ -3,8 +3,8 @@
 #![allow(dead_code)]
 
 use copriv_ir::{
-    ConvGeometry, FusedLayer, FusedModel, FusedOp, Graph, LayerId, Network, NodeId, Op, Provenance,
-    Shape, Tensor,
+    ActivationMask, ConvGeometry, FusedLayer, FusedModel, FusedOp, Granularity, Graph, LayerId,
+    Network, NodeId, Op, Provenance, Shape, Tensor,
 };
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -25,6 +25,7 @@ impl ModelBuilder {
             inputs: vec![],
             shape: input,
             block: None,
+            mask: None,
         };
         let rng = ChaCha8Rng::seed_from_u64(seed);
         Self { layers: vec![layer], tensors: BTreeMap::new(), rng }
@@ -41,7 +42,14 @@ impl ModelBuilder {
             self.random(&format!("{name}.bias"), vec![rows, columns, geometry.out_channels], 0.2);
         }
         let inputs = inputs.to_vec();
-        self.layers.push(FusedLayer { name: name.into(), op, inputs, shape, block: None });
+        self.layers.push(FusedLayer {
+            name: name.into(),
+            op,
+            inputs,
+            shape,
+            block: None,
+            mask: None,
+        });
         LayerId(self.layers.len() - 1)
     }
 
@@ -49,6 +57,13 @@ impl ModelBuilder {
         let count = shape.iter().product();
         let data = (0..count).map(|_| self.rng.random_range(-amplitude..amplitude)).collect();
         self.tensors.insert(name.into(), Tensor::new(shape, data).expect("right size"));
+    }
+
+    /// Lets the activation `name` apply to the channels or values that these bits say, over and over.
+    pub fn mask(&mut self, name: &str, by: Granularity, bits: &[bool]) {
+        let layer = self.layers.iter_mut().find(|layer| layer.name == name).expect("its layer");
+        let bits = bits.iter().copied().cycle().take(by.bits(layer.shape)).collect();
+        layer.mask = Some(ActivationMask::new(layer.shape, by, bits).expect("in part"));
     }
 
     pub fn set(&mut self, name: &str, value: f32) {

@@ -4,7 +4,7 @@ use super::{
     ArtefactError, ArtefactKind, FORMAT_VERSION, check_digest, check_envelope, foreign, read_file,
     write_file,
 };
-use crate::{Digest, Tensor};
+use crate::{ActivationMask, Digest, Granularity, Shape, Tensor};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -39,6 +39,39 @@ impl StoredTensor {
             bytes: data.iter().flat_map(|x| x.to_le_bytes()).collect(),
         }
     }
+}
+
+/// Name and form of an activation's mask: its packed bytes, a vector by channel, a matrix of one row by pixel.
+pub(crate) fn stored_mask(activation: &str, mask: &ActivationMask) -> (String, StoredTensor) {
+    let bytes = mask.packed();
+    let shape = mask_shape(mask.shape(), mask.granularity());
+    (format!("{activation}.mask"), StoredTensor { dtype: Dtype::U8, shape, bytes })
+}
+
+fn mask_shape(shape: Shape, granularity: Granularity) -> Vec<usize> {
+    let bytes = granularity.bits(shape).div_ceil(8);
+    match granularity {
+        Granularity::Channel => vec![bytes],
+        Granularity::Pixel => vec![1, bytes],
+    }
+}
+
+/// Takes the mask of an activation on a map of shape `shape` out of a file's tensors, if it has one.
+pub(crate) fn take_mask(
+    path: &Path,
+    tensors: &mut StoredTensors,
+    activation: &str,
+    shape: Shape,
+) -> Result<Option<ActivationMask>, ArtefactError> {
+    let name = format!("{activation}.mask");
+    let Some(found) = tensors.get(&name) else { return Ok(None) };
+    let granularity =
+        if found.shape.len() == 2 { Granularity::Pixel } else { Granularity::Channel };
+    let expected = mask_shape(shape, granularity);
+    let stored = take(path, tensors, &name, Dtype::U8, &expected)?;
+    let mask = ActivationMask::unpacked(shape, granularity, &stored.bytes);
+    let bad = |fault| ArtefactError::damaged(path, &name, "a mask of some of its values", fault);
+    mask.map(Some).map_err(bad)
 }
 
 /// Takes the tensor `name` of the expected shape out of those of a file; every value finite.

@@ -5,10 +5,10 @@ use super::tensor_file::{StoredTensor, StoredTensors};
 use super::*;
 use crate::lattice::{Hint, PublicSeed, SecretSeed};
 use crate::{
-    Architecture, BatchNormInit, Checkpoint, ConvGeometry, Correlation, Fact, FusedLayer,
-    FusedModel, FusedOp, Gates, InputSpec, LayerId, LinearStep, LinearWeights, Lowering, Network,
-    OtKind, Party, Plan, Provenance, Ring, ServerWeights, Shape, Sign, Step, StepId, StepOp,
-    Tensor, ValueId, Visibility,
+    Activation, ActivationMask, Architecture, BatchNormInit, Checkpoint, Comparison, ConvGeometry,
+    Correlation, Fact, FusedLayer, FusedModel, FusedOp, Gates, Granularity, InputSpec, LayerId,
+    LinearStep, LinearWeights, Lowering, Network, OtKind, Party, Plan, Provenance, Ring,
+    ServerWeights, Shape, Sign, Step, StepId, StepOp, Tensor, ValueId, Visibility,
 };
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
@@ -26,17 +26,30 @@ fn network(classes: usize) -> Network {
     network.with_labels(labels).expect("one each")
 }
 
+/// Every third channel or value of a map.
+fn mask(shape: Shape, granularity: Granularity) -> ActivationMask {
+    let bits = (0..granularity.bits(shape)).map(|i| i % 3 == 0).collect();
+    ActivationMask::new(shape, granularity, bits).expect("neither all nor none")
+}
+
+/// Gate 3 removed, the first two blocks with activations in part.
 fn checkpoint() -> Checkpoint {
     let network = network(3);
     let made = Checkpoint::initialise(network.clone(), 1, BatchNormInit::Random);
     let mut alphas: Vec<f32> = vec![0.7; 10];
     alphas[3] = -0.1;
     let kept = alphas.iter().map(|alpha| *alpha > 0.0).collect();
-    let gates = Gates::new(alphas, kept).expect("finite");
+    let map = Shape::new(8, 16, 16);
+    let parts = [
+        ("layer1.0.conv1.activation", mask(map, Granularity::Channel)),
+        ("layer1.1.conv1.activation", mask(map, Granularity::Pixel)),
+    ];
+    let parts = parts.map(|(name, mask)| (name.to_owned(), mask));
+    let gates = Gates::new(alphas, kept).expect("finite").with_parts(parts.into());
     Checkpoint::new(network, gates, made.tensors().clone(), provenance()).expect("whole")
 }
 
-/// Pooling, then a fully connected layer.
+/// Pooling, then a fully connected layer, of which one output is activated.
 fn fused_model() -> FusedModel {
     let network = network(2);
     let layer = |name: &str, op, input: Option<usize>, shape| FusedLayer {
@@ -45,11 +58,16 @@ fn fused_model() -> FusedModel {
         inputs: input.map(LayerId).into_iter().collect(),
         shape,
         block: None,
+        mask: None,
     };
     let layers = vec![
         layer("input", FusedOp::Input, None, network.input().shape),
         layer("pool", FusedOp::GlobalAveragePool, Some(0), Shape::vector(3)),
         layer("fc", FusedOp::Conv(ConvGeometry::fully_connected(3, 2)), Some(1), Shape::vector(2)),
+        FusedLayer {
+            mask: Some(mask(Shape::vector(2), Granularity::Channel)),
+            ..layer("act", FusedOp::Activation(Activation::Relu), Some(2), Shape::vector(2))
+        },
     ];
     let weight = vec![0.5, -1.0, 1e-30, f32::MIN_POSITIVE, -0.0, 3e38];
     let tensors = BTreeMap::from([
@@ -76,9 +94,16 @@ fn plan(name: &str) -> Plan {
         fact(image, 8, client),
         fact(Shape::vector(3), 16, client),
         fact(Shape::vector(2), 20, shared),
+        fact(Shape::vector(2), 20, shared),
         fact(Shape::vector(2), 20, client),
     ];
-    let ops = [StepOp::Input, StepOp::SumPool, linear, StepOp::Reveal].into_iter().enumerate();
+    let activation = StepOp::Activation {
+        function: Activation::Relu,
+        comparison: Comparison { ot: OtKind::Iknp, leaf_bits: 4, tables: false },
+        mask: Some(mask(Shape::vector(2), Granularity::Channel)),
+    };
+    let ops = [StepOp::Input, StepOp::SumPool, linear, activation, StepOp::Reveal];
+    let ops = ops.into_iter().enumerate();
     let steps = ops.map(|(id, op)| Step {
         id: StepId(id),
         name: format!("step {id}"),
@@ -351,6 +376,46 @@ fn wrong_tensors_are_named() {
 }
 
 #[test]
+fn wrong_masks_are_named() {
+    let bytes = |shape: &[usize], bytes: &[u8]| StoredTensor {
+        dtype: safetensors::Dtype::U8,
+        shape: shape.to_vec(),
+        bytes: bytes.to_vec(),
+    };
+    let (channel, pixel) = ("layer1.0.conv1.activation.mask", "layer1.1.conv1.activation.mask");
+    let whole = Shape::new(8, 16, 16).elements() / 8;
+    let rows = |channel: u8| vec![channel; whole];
+    let cases = [
+        (ArtefactKind::Checkpoint, channel, bytes(&[2], &[1, 0]), "found U8 [2]"),
+        (ArtefactKind::Checkpoint, channel, bytes(&[], &[1]), "found U8 []"),
+        (ArtefactKind::Checkpoint, channel, bytes(&[1], &[0xff]), "all values or none"),
+        (ArtefactKind::Checkpoint, channel, StoredTensor::i64(vec![1], &[1]), "found I64 [1]"),
+        (ArtefactKind::Checkpoint, pixel, bytes(&[1, 3], &[1, 2, 3]), "found U8 [1, 3]"),
+        (ArtefactKind::Checkpoint, pixel, bytes(&[whole], &rows(1)), "found U8 [256]"),
+        (ArtefactKind::Checkpoint, pixel, bytes(&[1, whole], &rows(0)), "all values or none"),
+        // The gate of this one is removed, that one is no activation, and of the last there is none.
+        (
+            ArtefactKind::Checkpoint,
+            "layer1.2.conv1.activation.mask",
+            bytes(&[1], &[1]),
+            "is no activation",
+        ),
+        (ArtefactKind::Checkpoint, "layer1.0.conv1.mask", bytes(&[1], &[1]), "no such tensor"),
+        (ArtefactKind::Checkpoint, "more.mask", bytes(&[1], &[1]), "no such tensor"),
+        (ArtefactKind::FusedModel, "act.mask", bytes(&[1], &[4]), "last byte are not zero"),
+        (ArtefactKind::FusedModel, "act.mask", bytes(&[1, 1], &[1]), "goes by channel"),
+        (ArtefactKind::FusedModel, "fc.mask", bytes(&[1], &[1]), "no such tensor"),
+    ];
+    for (kind, name, tensor, fault) in cases {
+        let (header, mut tensors) = parts(kind);
+        tensors.insert(name.into(), tensor);
+        let error = forge(kind, &header, &tensors).expect_err(fault).to_string();
+        let activation = name.trim_end_matches(".mask");
+        assert!(error.contains(activation) && error.contains(fault), "{name}: {error}");
+    }
+}
+
+#[test]
 fn wrong_server_weights_are_named() {
     let kind = ArtefactKind::ServerWeights;
     let i64s = |count: usize| StoredTensor::i64(vec![count], &vec![0; count]);
@@ -441,6 +506,11 @@ fn wrong_plans_are_named() {
         ("/steps/2/op/linear/weight_scale", json!(u32::MAX), "gives"),
         ("/steps/2/op/linear/geometry/kernel", json!(1u64 << 40), "absurd"),
         ("/steps/2/op/linear/geometry/groups", json!(0), "zero"),
+        ("/steps/3/op/activation/mask/bits", json!("04"), "last byte are not zero"),
+        ("/steps/3/op/activation/mask/bits", json!("03"), "all values or none"),
+        ("/steps/3/op/activation/mask/shape", json!([5, 1, 1]), "mask of 5x1x1 on values of 2x1x1"),
+        ("/steps/3/op/activation/mask/shape", json!([2, 1u64 << 40, 1]), "no map has the shape"),
+        ("/steps/3/op/activation/mask", json!(null), "gives"),
         ("/values/0/scale", json!(u32::MAX), "at most 62"),
         ("/values/0/ring", json!(65), "65"),
         ("/values/1/shape", json!([3, 1u64 << 40, 1u64 << 40]), "gives"),

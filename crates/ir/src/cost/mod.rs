@@ -60,7 +60,7 @@ pub fn step_cost(plan: &Plan, step: &Step) -> (Offline, Flights) {
     let Some(input) = step.inputs.first().map(|&value| plan.fact(value)) else {
         return Default::default();
     };
-    let elements = input.shape.elements() as u64;
+    let elements = step.op.count(input.shape) as u64;
     match &step.op {
         StepOp::Linear(linear_step) => {
             let (offline, online) = linear(linear_step, input.shape, input.ring);
@@ -70,7 +70,7 @@ pub fn step_cost(plan: &Plan, step: &Step) -> (Offline, Flights) {
         }
         StepOp::Truncate { shift, method } => truncate(input.ring, *shift, elements, *method),
         StepOp::Extend { ring, method } => extend(input.ring, *ring, elements, *method),
-        StepOp::Activation { function, comparison } => {
+        StepOp::Activation { function, comparison, .. } => {
             activation(*function, input.ring, elements, comparison)
         }
         StepOp::MaxPool { window, comparison } => {

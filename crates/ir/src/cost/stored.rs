@@ -22,7 +22,7 @@ pub fn record(plan: &Plan, party: Party) -> u64 {
 /// Bits that `party` keeps for one step.
 fn step_bits(plan: &Plan, step: &Step, party: Party) -> u64 {
     let Some(input) = step.inputs.first().map(|&value| plan.fact(value)) else { return 0 };
-    let (ring, elements) = (input.ring, input.shape.elements() as u64);
+    let (ring, elements) = (input.ring, step.op.count(input.shape) as u64);
     match &step.op {
         StepOp::Linear(linear_step) => {
             let masks = plan.mask_source(step.id) == step.id;
@@ -30,7 +30,7 @@ fn step_bits(plan: &Plan, step: &Step, party: Party) -> u64 {
         }
         StepOp::Truncate { shift, method } => truncate(ring, *shift, elements, *method, party),
         StepOp::Extend { ring: wider, method } => extend(ring, *wider, elements, *method, party),
-        StepOp::Activation { function, comparison } => {
+        StepOp::Activation { function, comparison, .. } => {
             activation(*function, ring, elements, comparison, party)
         }
         StepOp::MaxPool { window, comparison } => {

@@ -72,7 +72,7 @@ const CHUNKS: usize = 16;
 
 fn step_streams(plan: &Plan, step: &Step) -> Vec<Stream> {
     let Some(fact) = step.inputs.first().map(|&value| plan.fact(value)) else { return vec![] };
-    let (ring, count) = (fact.ring, fact.shape.elements() as u64);
+    let (ring, count) = (fact.ring, step.op.count(fact.shape) as u64);
     match &step.op {
         StepOp::Linear(linear) => linear_streams(plan, step, linear, fact.shape, ring),
         StepOp::Truncate { shift, method } => {
@@ -81,7 +81,7 @@ fn step_streams(plan: &Plan, step: &Step) -> Vec<Stream> {
         StepOp::Extend { ring: wider, method } => {
             wraps(extension_wrap(ring, *wider, *method).as_slice(), count)
         }
-        StepOp::Activation { function, comparison } => {
+        StepOp::Activation { function, comparison, .. } => {
             let count = match function {
                 Activation::Relu => count,
                 Activation::Relu6 => 2 * count,

@@ -4,8 +4,8 @@ use super::elementwise::{moved, relu, relu_below, rounded, rounded_by_chance, sh
 use super::integer::IntegerConvolution;
 use super::rounding::{Rounding, key_of, seed_of};
 use crate::{
-    Activation, Answer, Digest, Fact, Place, Plan, PoolWindow, Ring, ServerWeights, Shape, Step,
-    StepId, StepOp, TruncateMethod, ValueId, Visibility, class_of_digits, next_round,
+    Activation, ActivationMask, Answer, Digest, Fact, Place, Plan, PoolWindow, Ring, ServerWeights,
+    Shape, Step, StepId, StepOp, TruncateMethod, ValueId, Visibility, class_of_digits, next_round,
 };
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 ///   next greater number, by chance or as given shares decide ([`Rounding`]).
 /// - *Extend*, *Reduce*: the signed value in the other ring.
 /// - *Activation*: ReLU is `x` where the signed value is not negative, else 0. ReLU6 is `ReLU(x) -
-///   ReLU(x - cap)` in the ring, `cap = 6 * 2^scale`.
+///   ReLU(x - cap)` in the ring, `cap = 6 * 2^scale`. Values outside a mask stay as they are.
 /// - *MaxPool*: the greatest value of each window, where differences fit the ring.
 /// - *ArgMax*: the number of the greatest element, the first of several, in binary, where differences fit the ring.
 /// - *Reveal*: the value itself.
@@ -190,7 +190,9 @@ impl<'a> PlanEvaluator<'a> {
             (StepOp::Extend { .. } | StepOp::Reduce { .. }, [x]) => {
                 moved(self.plan.fact(step.inputs[0]).ring, fact.ring, x)
             }
-            (StepOp::Activation { function, .. }, [x]) => activate(*function, fact, x),
+            (StepOp::Activation { function, mask, .. }, [x]) => {
+                activate(*function, mask.as_ref(), fact, x)
+            }
             (StepOp::MaxPool { window, .. }, [x]) => {
                 max_pool(fact.ring, *window, self.plan.fact(step.inputs[0]).shape, x)
             }
@@ -300,20 +302,30 @@ fn greatest(ring: Ring, x: &[u64]) -> usize {
     standing.first().copied().unwrap_or(0)
 }
 
-fn activate(function: Activation, fact: &Fact, x: &[u64]) -> Vec<u64> {
+fn activate(
+    function: Activation,
+    mask: Option<&ActivationMask>,
+    fact: &Fact,
+    x: &[u64],
+) -> Vec<u64> {
     let ring = fact.ring;
-    match function {
+    let mut y = match function {
         Activation::Relu => relu(ring, x),
         Activation::Relu6 => relu_below(ring, ring.reduce(6u64.wrapping_shl(fact.scale)), x),
+    };
+    if let Some(mask) = mask {
+        let passing = y.iter_mut().zip(x).zip(mask.values()).filter(|(_, activated)| !activated);
+        passing.for_each(|((y, &x), _)| *y = x);
     }
+    y
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        Comparison, ConvGeometry, Correlation, InputSpec, LinearStep, LinearWeights, Lowering,
-        OtKind, Party, Provenance, Sign, WinogradTile,
+        Comparison, ConvGeometry, Correlation, Granularity, InputSpec, LinearStep, LinearWeights,
+        Lowering, OtKind, Party, Provenance, Sign, WinogradTile, cost,
     };
     use std::collections::BTreeMap;
 
@@ -366,7 +378,8 @@ mod tests {
     #[test]
     fn each_operation_does_what_its_definition_says() {
         let (map, vector) = (Shape::new(1, 1, 3), Shape::vector(1));
-        let relu = StepOp::Activation { function: Activation::Relu, comparison: COMPARISON };
+        let relu =
+            StepOp::Activation { function: Activation::Relu, comparison: COMPARISON, mask: None };
         let positive = |fact: Fact| Fact { sign: Sign::NonNegative, ..fact };
         let plan = chain(vec![
             (StepOp::Input, fact(map, 16, 3)),
@@ -397,7 +410,8 @@ mod tests {
     #[test]
     fn relu6_is_a_difference_of_relus() {
         let map = Shape::new(1, 1, 4);
-        let relu6 = StepOp::Activation { function: Activation::Relu6, comparison: COMPARISON };
+        let relu6 =
+            StepOp::Activation { function: Activation::Relu6, comparison: COMPARISON, mask: None };
         let plan = chain(vec![
             (StepOp::Input, fact(map, 8, 3)),
             (relu6, Fact { sign: Sign::NonNegative, ..fact(map, 8, 3) }),
@@ -408,6 +422,65 @@ mod tests {
         assert_eq!(evaluator.run(&[-2.0, 5.0, 6.0, 9.0]), [0, 40, 48, 48]);
         // x - cap leaves the ring of 8 bits at -16: there the result is not ReLU6.
         assert_eq!(evaluator.run(&[-16.0, 0.0, 0.0, 0.0]), [-80, 0, 0, 0]);
+    }
+
+    #[test]
+    fn values_outside_a_mask_pass_and_cost_nothing() {
+        let map = Shape::new(2, 1, 3);
+        let bits = vec![true, false, false, true, false, true];
+        let mask = ActivationMask::new(map, Granularity::Pixel, bits).expect("in part");
+        let some = |sign| Fact { sign, ..fact(map, 8, 3) };
+        let plan_of = |mask: Option<ActivationMask>, map: Shape, sign| {
+            let op = |function| StepOp::Activation {
+                function,
+                comparison: COMPARISON,
+                mask: mask.clone(),
+            };
+            let fact = Fact { sign, ..fact(map, 8, 3) };
+            let input = Fact { sign: Sign::Any, ..fact };
+            chain(vec![
+                (StepOp::Input, input),
+                (op(Activation::Relu6), fact),
+                (op(Activation::Relu), fact),
+                (StepOp::Reveal, fact),
+            ])
+        };
+        let plan = plan_of(Some(mask.clone()), map, Sign::Any);
+        let weights = weights(&plan, &[]);
+        let evaluator = PlanEvaluator::new(&plan, &weights).expect("its own weights");
+        let image = [-2.0, -2.0, 9.0, 9.0, 9.0, 5.0];
+        assert_eq!(evaluator.run(&image), [0, -16, 72, 48, 72, 40]);
+
+        // As many values by themselves take as much, on the wire, waiting and on disk.
+        let three = plan_of(None, Shape::new(1, 1, 3), Sign::NonNegative);
+        for (masked, alone) in plan.steps()[1..3].iter().zip(&three.steps()[1..3]) {
+            assert_eq!(cost::step_cost(&plan, masked), cost::step_cost(&three, alone));
+        }
+        let activations = |streams: Vec<Vec<_>>| streams[1..3].to_vec();
+        assert_eq!(
+            activations(cost::streams::online(&plan)),
+            activations(cost::streams::online(&three))
+        );
+        assert_eq!(
+            activations(cost::streams::offline(&plan)),
+            activations(cost::streams::offline(&three))
+        );
+        for party in [Party::Server, Party::Client] {
+            assert_eq!(cost::stored::record(&plan, party), cost::stored::record(&three, party));
+        }
+
+        // The sign is known where it was known before, or where all are activated.
+        let relu = |mask| {
+            let function = Activation::Relu;
+            StepOp::Activation { function, comparison: COMPARISON, mask }
+        };
+        let sign = |op: StepOp, sign| op.output(&[&some(sign)]).expect("applies").sign;
+        assert_eq!(sign(relu(Some(mask.clone())), Sign::Any), Sign::Any);
+        assert_eq!(sign(relu(Some(mask.clone())), Sign::NonNegative), Sign::NonNegative);
+        assert_eq!(sign(relu(None), Sign::Any), Sign::NonNegative);
+        let other = fact(Shape::new(3, 1, 2), 8, 3);
+        let fault = relu(Some(mask)).output(&[&other]).expect_err("another shape");
+        assert_eq!(fault, "a mask of 2x1x3 on values of 3x1x2");
     }
 
     #[test]

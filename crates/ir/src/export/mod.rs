@@ -2,8 +2,10 @@
 //!
 //! | format | checkpoint | fused model |
 //! |---|---|---|
-//! | safetensors (`safetensors.rs`) | torchvision's names, as `load_state_dict` takes them | weights, biases and bias maps, with the layers in the metadata |
+//! | safetensors (`safetensors.rs`) | torchvision's names, as `load_state_dict` takes them | weights, biases, bias maps and masks, with the layers in the metadata |
 //! | ONNX (`onnx.rs`) | convolutions and batch norms | convolutions, bias maps as sums with constants |
+//!
+//! An activation in part is a choice between its result and its input by a constant mask.
 //!
 //! Both are exact: the same single-precision numbers in the same operations, borders included.
 
@@ -12,7 +14,7 @@ mod protobuf;
 mod safetensors;
 
 use crate::artefact::write_file;
-use crate::{ArtefactError, ArtefactKind, Checkpoint, FusedModel};
+use crate::{ActivationMask, ArtefactError, ArtefactKind, Checkpoint, FusedModel, Granularity};
 use std::path::Path;
 
 /// A form that other tools load.
@@ -36,7 +38,8 @@ pub enum ExportError {
     Safetensors { reason: String },
 }
 
-/// Writes a checkpoint. Removed gates are no part of safetensors (the mask is in the metadata) but are of ONNX.
+/// Writes a checkpoint. Removed gates and activations in part are no part of safetensors (the metadata says them) but are of
+/// ONNX.
 ///
 /// # Errors
 /// [`ExportError`]; what was at `path` is then untouched.
@@ -66,6 +69,16 @@ pub fn export_fused(
         ExportFormat::Onnx => onnx::fused(model)?,
     };
     Ok(write_file(path, ArtefactKind::FusedModel, &content)?)
+}
+
+/// A mask as a tensor that broadcasts over a batch of maps: `[channels, 1, 1]` or `[channels, height, width]`, a byte each.
+fn broadcast(mask: &ActivationMask) -> ([usize; 3], Vec<u8>) {
+    let shape = mask.shape();
+    let dims = match mask.granularity() {
+        Granularity::Channel => [shape.channels, 1, 1],
+        Granularity::Pixel => shape.into(),
+    };
+    (dims, mask.bits().iter().map(|bit| u8::from(*bit)).collect())
 }
 
 #[cfg(test)]

@@ -1,14 +1,19 @@
 //! Networks as ONNX graphs (operator set 13), numbers of fields as in `onnx.proto`.
 
-use super::ExportError;
 use super::protobuf::Message;
-use crate::{Activation, Checkpoint, ConvGeometry, FusedModel, FusedOp, Graph, Op, Shape, Tensor};
+use super::{ExportError, broadcast};
+use crate::{
+    Activation, ActivationMask, Checkpoint, ConvGeometry, FusedModel, FusedOp, Graph, Op, Shape,
+    Tensor,
+};
 
 /// Version of the file format, and of the operators' meanings.
 const IR_VERSION: i64 = 7;
 const OPERATOR_SET: i64 = 13;
 /// Number of single precision among ONNX's element types.
 const FLOAT: i64 = 1;
+/// And that of truth values, a byte each.
+const BOOL: i64 = 9;
 /// Protocol buffers end here.
 const MOST_BYTES: usize = (1 << 31) - 1;
 
@@ -34,7 +39,7 @@ pub(super) fn checkpoint(checkpoint: &Checkpoint) -> Result<Vec<u8>, ExportError
                 onnx.node("BatchNormalization", name, inputs, epsilon)
             }
             Op::Activation(condition) if checkpoint.gates().admit(*condition) => {
-                onnx.activation(name, activation, inputs)
+                onnx.activation(name, (activation, checkpoint.gates().part(name)), inputs)
             }
             Op::Activation(_) => inputs.concat(),
             Op::Add => onnx.node("Add", name, inputs, vec![]),
@@ -76,7 +81,9 @@ pub(super) fn fused(model: &FusedModel) -> Result<Vec<u8>, ExportError> {
                 }
             }
             (FusedOp::Input | FusedOp::Conv(_), _) => "image".to_owned(),
-            (FusedOp::Activation(function), _) => onnx.activation(name, *function, inputs),
+            (FusedOp::Activation(function), _) => {
+                onnx.activation(name, (*function, layer.mask.as_ref()), inputs)
+            }
             (FusedOp::Add, _) => onnx.node("Add", name, inputs, vec![]),
             (FusedOp::MaxPool { kernel, stride, padding }, _) => {
                 onnx.node("MaxPool", name, inputs, windows(*kernel, *stride, *padding))
@@ -160,7 +167,29 @@ impl Builder {
         self.node("Conv", name, inputs, attributes)
     }
 
-    fn activation(&mut self, name: &str, function: Activation, inputs: Vec<String>) -> String {
+    /// The function of all values, or of those of a mask.
+    fn activation(
+        &mut self,
+        name: &str,
+        (function, mask): (Activation, Option<&ActivationMask>),
+        inputs: Vec<String>,
+    ) -> String {
+        let activated = self.whole_activation(name, function, inputs.clone());
+        let Some(mask) = mask else { return activated };
+        let (dims, bytes) = broadcast(mask);
+        let dims = std::iter::once(1).chain(dims).map(|side| side as i64);
+        let message = Message::default().integers(1, dims).integer(2, BOOL);
+        let constant = format!("{name}.mask");
+        self.constants.push(message.text(8, &constant).bytes(9, &bytes));
+        self.node("Where", name, [vec![constant, activated], inputs].concat(), vec![])
+    }
+
+    fn whole_activation(
+        &mut self,
+        name: &str,
+        function: Activation,
+        inputs: Vec<String>,
+    ) -> String {
         match function {
             Activation::Relu => self.node("Relu", name, inputs, vec![]),
             Activation::Relu6 => {

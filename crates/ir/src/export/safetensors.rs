@@ -1,6 +1,6 @@
 //! Networks as named tensors.
 
-use super::ExportError;
+use super::{ExportError, broadcast};
 use crate::{Checkpoint, FusedModel, Network, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::{BTreeMap, HashMap};
@@ -8,10 +8,16 @@ use std::collections::{BTreeMap, HashMap};
 /// Element type, shape and content of a tensor to write.
 type Entry = (Dtype, Vec<usize>, Vec<u8>);
 
-/// A state dict with torchvision's names; `copriv.mask` in the metadata says which gates are kept.
+/// A state dict with torchvision's names. In the metadata `copriv.mask` says which gates are kept, and `copriv.activation_masks`
+/// (JSON, by the activation's name) which values the activations in part apply to.
 pub(super) fn checkpoint(checkpoint: &Checkpoint) -> Result<Vec<u8>, ExportError> {
     let entries = checkpoint.tensors().iter().map(|(name, tensor)| (name.clone(), floats(tensor)));
-    let metadata = metadata(checkpoint.network(), &checkpoint.gates().mask());
+    let gates = checkpoint.gates();
+    let mut metadata = metadata(checkpoint.network(), &gates.mask());
+    if !gates.parts().is_empty() {
+        let masks = serde_json::json!(gates.parts()).to_string();
+        metadata.insert("copriv.activation_masks".into(), masks);
+    }
     serialise(&entries.collect(), metadata)
 }
 
@@ -19,12 +25,17 @@ pub(super) fn checkpoint(checkpoint: &Checkpoint) -> Result<Vec<u8>, ExportError
 /// (`copriv.layers`, JSON).
 ///
 /// A bias that is the same everywhere has shape `[out]`. A bias map has shape `[out, row classes, column classes]`,
-/// and `<name>.rows` and `<name>.columns` give the class of each row and column of the output.
+/// and `<name>.rows` and `<name>.columns` give the class of each row and column of the output. An activation in part has
+/// `<name>.mask`, `[channels, 1, 1]` or the map's shape, true where it applies.
 pub(super) fn fused(model: &FusedModel) -> Result<Vec<u8>, ExportError> {
     let mut entries = BTreeMap::new();
     for layer in model.layers() {
-        let Some((geometry, weight, bias)) = model.conv(layer) else { continue };
         let name = &layer.name;
+        if let Some(mask) = &layer.mask {
+            let (dims, bytes) = broadcast(mask);
+            entries.insert(format!("{name}.mask"), (Dtype::BOOL, dims.to_vec(), bytes));
+        }
+        let Some((geometry, weight, bias)) = model.conv(layer) else { continue };
         entries.insert(format!("{name}.weight"), floats(weight));
         let outputs = geometry.out_channels;
         if bias.data().len() == outputs {

@@ -3,8 +3,8 @@
 
 use super::*;
 use crate::{
-    Activation, Architecture, BatchNormInit, ConvGeometry, FusedLayer, FusedOp, LayerId, Network,
-    Provenance, Shape, Tensor, import_safetensors,
+    Activation, Architecture, BatchNormInit, ConvGeometry, FusedLayer, FusedOp, Gates, LayerId,
+    Network, Provenance, Shape, Tensor, import_safetensors,
 };
 use ::safetensors::SafeTensors;
 use std::collections::BTreeMap;
@@ -24,12 +24,18 @@ fn model() -> FusedModel {
         inputs: inputs.iter().map(|id| LayerId(*id)).collect(),
         shape,
         block: None,
+        mask: None,
     };
     let (image, map, vector) = (Shape::new(3, 16, 16), Shape::new(2, 16, 16), Shape::vector(2));
+    let bits = vec![true, false];
+    let mask = ActivationMask::new(map, Granularity::Channel, bits).expect("in part");
     let layers = vec![
         layer("input", FusedOp::Input, &[], image),
         layer("block", FusedOp::Conv(conv), &[0], map),
-        layer("act", FusedOp::Activation(Activation::Relu6), &[1], map),
+        FusedLayer {
+            mask: Some(mask),
+            ..layer("act", FusedOp::Activation(Activation::Relu6), &[1], map)
+        },
         layer("pool", FusedOp::GlobalAveragePool, &[2], vector),
         layer("fc", FusedOp::Conv(ConvGeometry::fully_connected(2, 2)), &[3], vector),
     ];
@@ -85,7 +91,41 @@ fn bias_maps_go_by_channel_with_the_classes_of_rows_and_columns() {
     let (_, metadata) = SafeTensors::read_metadata(&bytes).expect("a header");
     let metadata = metadata.metadata().as_ref().expect("metadata");
     let layers: Vec<FusedLayer> = serde_json::from_str(&metadata["copriv.layers"]).expect("layers");
-    assert_eq!(layers, model().layers());
+    let unmasked = |layer: &FusedLayer| FusedLayer { mask: None, ..layer.clone() };
+    assert_eq!(layers, model().layers().iter().map(unmasked).collect::<Vec<_>>());
+    let mask = file.tensor("act.mask").expect("there");
+    assert_eq!((mask.dtype(), mask.shape()), (::safetensors::Dtype::BOOL, [2, 1, 1].as_slice()));
+    assert_eq!(mask.data(), [1, 0]);
+}
+
+#[test]
+fn an_exported_checkpoint_says_which_values_are_activated() {
+    let whole = Checkpoint::initialise(network(), 3, BatchNormInit::Random);
+    let shape = Shape::new(8, 16, 16);
+    let bits = (0..shape.elements()).map(|i| i % 7 == 0).collect();
+    let mask = ActivationMask::new(shape, Granularity::Pixel, bits).expect("in part");
+    let parts = BTreeMap::from([("layer1.0.conv1.activation".to_owned(), mask)]);
+    let gates = Gates::all_kept(10).with_parts(parts.clone());
+    let (tensors, provenance) = (whole.tensors().clone(), whole.provenance().clone());
+    let part = Checkpoint::new(network(), gates, tensors, provenance).expect("belongs");
+    let written =
+        |checkpoint| written(|path| export_checkpoint(checkpoint, ExportFormat::Safetensors, path));
+    let metadata = |bytes: &[u8]| {
+        let (_, metadata) = SafeTensors::read_metadata(bytes).expect("a header");
+        metadata.metadata().clone().expect("metadata")
+    };
+    let (whole, part) = (written(&whole), written(&part));
+    assert!(!metadata(&whole).contains_key("copriv.activation_masks"));
+    let found: BTreeMap<String, ActivationMask> =
+        serde_json::from_str(&metadata(&part)["copriv.activation_masks"]).expect("masks");
+    assert_eq!(found, parts);
+    let names = |bytes: &[u8]| -> Vec<String> {
+        let file = SafeTensors::deserialize(bytes).expect("safetensors");
+        let mut names: Vec<String> = file.names().into_iter().map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&whole), names(&part), "load_state_dict takes both");
 }
 
 /// The fields of a message: number and content (of a varint: none).
@@ -118,7 +158,8 @@ fn fields(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
 fn onnx_graphs_define_values_before_they_use_them() {
     let checkpoint = Checkpoint::initialise(network(), 3, BatchNormInit::Random);
     let files = [
-        (written(|path| export_fused(&model(), ExportFormat::Onnx, path)), 6),
+        // Two convolutions, a sum, an activation and what it chooses, pooling, flattening.
+        (written(|path| export_fused(&model(), ExportFormat::Onnx, path)), 7),
         // 21 convolutions and batch norms, 9 sums, 19 activations, pooling, classifier, flattening.
         (written(|path| export_checkpoint(&checkpoint, ExportFormat::Onnx, path)), 73),
     ];

@@ -4,7 +4,7 @@ use super::{
     Comparison, Correlation, ExtendMethod, Fact, LinearStep, Sign, StepOp, TruncateMethod,
     Visibility, class_digits,
 };
-use crate::{PoolWindow, Ring, Shape};
+use crate::{ActivationMask, PoolWindow, Ring, Shape};
 
 /// Most multiplications of a linear step, against hostile plans: predictions of its traffic must fit 64 bits.
 const MAX_MULTIPLICATIONS: u128 = 1 << 44;
@@ -27,9 +27,9 @@ impl StepOp {
             (Self::Extend { ring, method }, [x]) => extended(*ring, *method, x),
             (Self::Reduce { ring }, [x]) if *ring < x.ring => Ok(Fact { ring: *ring, ..**x }),
             (Self::Reduce { ring }, [x]) => Err(format!("cannot reduce {x} to {ring}")),
-            (Self::Activation { comparison, .. }, [x]) => {
+            (Self::Activation { comparison, mask, .. }, [x]) => {
                 check_signs(*comparison, x)?;
-                Ok(Fact { sign: Sign::NonNegative, visibility: Visibility::Shared, ..**x })
+                activated(mask.as_ref(), x)
             }
             (Self::MaxPool { window, comparison }, [x]) => pooled(*window, *comparison, x),
             (Self::ArgMax { comparison }, [x]) => greatest(*comparison, x),
@@ -116,6 +116,17 @@ fn linear_output(linear: &LinearStep, x: &Fact) -> Result<Fact, String> {
         sign: Sign::Any,
         visibility: Visibility::Shared,
     })
+}
+
+/// Values that pass as they are keep their sign: it is known only where it was before, or where none passes.
+fn activated(mask: Option<&ActivationMask>, x: &Fact) -> Result<Fact, String> {
+    if let Some(mask) = mask
+        && mask.shape() != x.shape
+    {
+        return Err(format!("a mask of {} on values of {}", mask.shape(), x.shape));
+    }
+    let sign = if mask.is_none() { Sign::NonNegative } else { x.sign };
+    Ok(Fact { sign, visibility: Visibility::Shared, ..*x })
 }
 
 fn pooled(window: PoolWindow, comparison: Comparison, x: &Fact) -> Result<Fact, String> {

@@ -3,7 +3,7 @@
 use super::ValueId;
 use crate::lattice::{LatticeLayer, ReplyLayer};
 use crate::winograd::MinimalFiltering;
-use crate::{Activation, ConvGeometry, Party, PoolWindow, Ring, Shape};
+use crate::{Activation, ActivationMask, ConvGeometry, Party, PoolWindow, Ring, Shape};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -67,6 +67,9 @@ pub enum StepOp {
         function: Activation,
         /// Its comparisons.
         comparison: Comparison,
+        /// The values that it applies to, known to both parties; the others pass as they are. All where there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mask: Option<ActivationMask>,
     },
     /// The greatest value of each window of a channel, padding left out. The ring must have room for differences of
     /// values: it always has where they are not negative.
@@ -96,6 +99,15 @@ impl StepOp {
             Self::Input => 0,
             Self::Add => 2,
             _ => 1,
+        }
+    }
+
+    /// The values of an input of shape `input` that it works on: those of a mask, or all.
+    #[must_use]
+    pub fn count(&self, input: Shape) -> usize {
+        match self {
+            Self::Activation { mask: Some(mask), .. } => mask.count(),
+            _ => input.elements(),
         }
     }
 

@@ -5,7 +5,7 @@ use super::{ComparisonCorrelation, MultiplexerCorrelation, drelu};
 use crate::ot::Ots;
 use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
 use crate::{Channel, RuntimeError};
-use copriv_ir::{Activation, Comparison, Party, Ring};
+use copriv_ir::{Activation, ActivationMask, Comparison, Party, Ring};
 use zeroize::Zeroizing;
 
 /// One party's correlation for an activation on one batch of numbers.
@@ -80,6 +80,30 @@ impl ActivationCorrelation {
                 Ok(rectified)
             }
         }
+    }
+
+    /// The same for the values of a mask, which are as many as were prepared; the others pass as they are. The mask is
+    /// part of the plan, so both parties gather and scatter alike.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    ///
+    /// # Panics
+    /// If the mask is not one of so many shares, or not as many as were prepared are in it.
+    pub fn apply_in_part(
+        self,
+        channel: &mut Channel,
+        scale: u32,
+        mask: &ActivationMask,
+        mut shares: Zeroizing<Vec<u64>>,
+    ) -> Result<Zeroizing<Vec<u64>>, RuntimeError> {
+        let mut gathered = Zeroizing::new(Vec::with_capacity(mask.count()));
+        gathered.extend(mask.positions().map(|position| shares[position]));
+        let activated = self.apply(channel, scale, &gathered)?;
+        for (position, &share) in mask.positions().zip(activated.iter()) {
+            shares[position] = share;
+        }
+        Ok(shares)
     }
 
     /// Shares of the ReLU of each number.

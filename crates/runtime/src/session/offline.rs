@@ -10,7 +10,7 @@ use crate::nonlinear::{
 use crate::ot::Ots;
 use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
 use crate::{Channel, RuntimeError};
-use copriv_ir::{Phase, Plan, Step, StepOp, cost};
+use copriv_ir::{ActivationMask, Phase, Plan, Step, StepOp, cost};
 
 /// One inference of which all is ready but the input: one party's correlations, to be used once.
 pub(super) struct Correlations<L> {
@@ -27,7 +27,8 @@ pub(super) enum ReadyStep<L> {
     Truncate(Box<TruncationCorrelation>),
     Extend(Box<ExtensionCorrelation>),
     Reduce,
-    Activation(Box<ActivationCorrelation>),
+    /// Of the values of a mask, or of all.
+    Activation(Box<ActivationCorrelation>, Option<ActivationMask>),
     MaxPool(Box<MaxPoolCorrelation>),
     ArgMax(Box<ArgMaxCorrelation>),
     Reveal,
@@ -41,7 +42,7 @@ impl<L: Stored<Shape = LinearLayer>> Correlations<L> {
                 ReadyStep::Linear(_, correlation) => correlation.store(record),
                 ReadyStep::Truncate(correlation) => correlation.store(record),
                 ReadyStep::Extend(correlation) => correlation.store(record),
-                ReadyStep::Activation(correlation) => correlation.store(record),
+                ReadyStep::Activation(correlation, _) => correlation.store(record),
                 ReadyStep::MaxPool(correlation) => correlation.store(record),
                 ReadyStep::ArgMax(correlation) => correlation.store(record),
                 ReadyStep::Input
@@ -96,7 +97,7 @@ fn prepare_step<R: Role>(
     let step = &plan.steps()[before.len()];
     // The first input; those steps that take none or two need no correlation.
     let fact = plan.fact(step.inputs.first().copied().unwrap_or(step.output));
-    let (ring, count) = (fact.ring, fact.shape.elements());
+    let (ring, count) = (fact.ring, step.op.count(fact.shape));
     Ok(match &step.op {
         StepOp::Input => ReadyStep::Input,
         StepOp::Linear(linear) => {
@@ -121,10 +122,10 @@ fn prepare_step<R: Role>(
             ReadyStep::Extend(Box::new(prepared))
         }
         StepOp::Reduce { .. } => ReadyStep::Reduce,
-        StepOp::Activation { function, comparison } => {
+        StepOp::Activation { function, comparison, mask } => {
             let function = (*function, comparison);
             let prepared = ActivationCorrelation::prepare(channel, ots, function, ring, count)?;
-            ReadyStep::Activation(Box::new(prepared))
+            ReadyStep::Activation(Box::new(prepared), mask.clone())
         }
         StepOp::MaxPool { window, comparison } => {
             let (how, of) = ((*window, comparison), (ring, fact.shape));
@@ -146,7 +147,7 @@ fn restore_step<L: Stored<Shape = LinearLayer>>(
     record: &mut RecordReader<'_>,
 ) -> Result<ReadyStep<L>, RecordTooShort> {
     let fact = plan.fact(step.inputs.first().copied().unwrap_or(step.output));
-    let (ring, count) = (fact.ring, fact.shape.elements());
+    let (ring, count) = (fact.ring, step.op.count(fact.shape));
     Ok(match &step.op {
         StepOp::Input => ReadyStep::Input,
         StepOp::Linear(linear) => {
@@ -164,9 +165,9 @@ fn restore_step<L: Stored<Shape = LinearLayer>>(
             ReadyStep::Extend(Box::new(Stored::restore(shape, record)?))
         }
         StepOp::Reduce { .. } => ReadyStep::Reduce,
-        StepOp::Activation { function, comparison } => {
+        StepOp::Activation { function, comparison, mask } => {
             let shape = (*function, *comparison, ring, count);
-            ReadyStep::Activation(Box::new(Stored::restore(shape, record)?))
+            ReadyStep::Activation(Box::new(Stored::restore(shape, record)?), mask.clone())
         }
         StepOp::MaxPool { window, comparison } => {
             let shape = (*window, *comparison, ring, fact.shape);

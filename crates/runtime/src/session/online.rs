@@ -70,7 +70,12 @@ pub(super) fn execute<R: Role>(
         ReadyStep::Truncate(correlation) => correlation.truncate(channel, &next())?,
         ReadyStep::Extend(correlation) => correlation.extend(channel, &next())?,
         ReadyStep::Reduce => reduce(fact.ring, next()),
-        ReadyStep::Activation(correlation) => correlation.apply(channel, fact.scale, &next())?,
+        ReadyStep::Activation(correlation, None) => {
+            correlation.apply(channel, fact.scale, &next())?
+        }
+        ReadyStep::Activation(correlation, Some(mask)) => {
+            correlation.apply_in_part(channel, fact.scale, &mask, next())?
+        }
         ReadyStep::MaxPool(correlation) => correlation.pool(channel, &next())?,
         ReadyStep::ArgMax(correlation) => correlation.find(channel, &next())?,
         ReadyStep::Reveal => return reveal(channel, fact.ring, &next()).map(Output::Revealed),

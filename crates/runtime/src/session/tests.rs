@@ -15,14 +15,15 @@ use copriv_compiler::{Calibration, CompileConfig, LatticeSeeds, Preset, compile_
 use copriv_ir::evaluate::{PlanEvaluator, Rounding, quantise_input};
 use copriv_ir::lattice::{Hint, PublicSeed, SecretSeed};
 use copriv_ir::{
-    BatchNormInit, Checkpoint, FusedModel, Gates, Network, OtKind, Party, Phase, Plan, Provenance,
-    StepOp, ValueId, cost,
+    Activated, Activation, BatchNormInit, Checkpoint, ConvGeometry, FusedModel, Gates, Granularity,
+    Lowering, Network, OtKind, Party, Phase, Plan, Provenance, Shape, StepOp, ValueId, cost,
 };
 use plans::{
-    Model, classifier, downsampling, every_direct_step, every_step_by, image, mixed, with_both,
-    with_lattice, with_replies,
+    Builder, Model, classifier, downsampling, every_direct_step, every_step_by, image, mixed,
+    with_both, with_lattice, with_replies,
 };
-use std::collections::BTreeSet;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread;
 use zeroize::Zeroizing;
@@ -103,6 +104,34 @@ fn assert_every_step(model: &Model, hint: Option<Hint>, seed: u64) -> BTreeSet<&
     plan.steps().iter().map(|step| step.op.name()).collect()
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Any part of a map, by channel and by value, in rings of any width; two after each other, so that the second takes what
+    /// passed by the first.
+    #[test]
+    fn activations_in_part_give_shares_of_the_evaluators_value(
+        (channels, height, width) in (1_usize..6, 1_usize..7, 1_usize..7),
+        bits in 12_u32..=64,
+        shares in prop::array::uniform2(0_u64..=100),
+        by_pixel in prop::array::uniform2(any::<bool>()),
+        relu6 in prop::array::uniform2(any::<bool>()),
+        (kind, leaf_bits, tables) in (prop::sample::select(&OtKind::ALL), 1_u32..=4, any::<bool>()),
+        seed: u64,
+    ) {
+        let mut plan = Builder::new(Shape::new(3, height, width), bits, 4, seed);
+        (plan.ot, plan.tables) = (kind, tables);
+        let geometry = ConvGeometry::same(3, channels, 1, 1);
+        plan.linear(geometry, Lowering::Direct, Party::Server, (3, 3));
+        for ((share, by_pixel), relu6) in shares.into_iter().zip(by_pixel).zip(relu6) {
+            let by = if by_pixel { Granularity::Pixel } else { Granularity::Channel };
+            let function = if relu6 { Activation::Relu6 } else { Activation::Relu };
+            plan.activation_in_part((function, leaf_bits), by, share);
+        }
+        assert_every_step(&plan.reveal(), None, seed);
+    }
+}
+
 #[test]
 fn every_kind_of_step_gives_shares_of_the_evaluators_value() {
     let choosers = [Party::Server, Party::Client];
@@ -146,12 +175,25 @@ fn every_kind_of_step_gives_shares_of_the_evaluators_value() {
     assert_eq!(names, BTreeSet::from(expected));
 }
 
-/// A small network with random weights, some of its blocks fused.
+/// A small network with random weights, some of its blocks fused, of the others' activations two thirds of the channels or
+/// values left.
 fn network() -> FusedModel {
     let network = "mobilenet_v2".parse().expect("known");
     let network = Network::new(network, 0.05, 5, 16).expect("possible");
     let whole = Checkpoint::initialise(network.clone(), 3, BatchNormInit::Identity);
     let gates = Gates::from_mask(&network, "01001011000101010").expect("17 gates");
+    let mut parts = BTreeMap::new();
+    for (number, node) in network.graph().nodes().iter().enumerate() {
+        let by = [Granularity::Channel, Granularity::Pixel][number % 2];
+        let bits = (0..by.bits(node.shape)).map(|place| place % 3 != number % 3).collect();
+        if let Ok(Activated::Part(mask)) = Activated::of_bits(node.shape, by, bits)
+            && gates.activated(node) > 0
+        {
+            parts.insert(node.name.clone(), mask);
+        }
+    }
+    assert!(parts.len() > 10);
+    let gates = gates.with_parts(parts);
     let provenance = Provenance::new("test", None, serde_json::Value::Null, None);
     let pruned = Checkpoint::new(network, gates, whole.tensors().clone(), provenance);
     copriv_reparam::fuse(&pruned.expect("fits")).expect("fuses")

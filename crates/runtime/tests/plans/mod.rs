@@ -4,9 +4,10 @@
 
 use copriv_ir::lattice::{Hint, PublicSeed, SecretSeed, attach, attach_reply};
 use copriv_ir::{
-    Activation, Comparison, ConvGeometry, Correlation, ExtendMethod, Fact, InputSpec, LinearStep,
-    LinearWeights, Lowering, OtKind, Party, Plan, PoolWindow, Provenance, Ring, ServerWeights,
-    Shape, Sign, Step, StepId, StepOp, TruncateMethod, ValueId, Visibility, WinogradTile,
+    Activated, Activation, Comparison, ConvGeometry, Correlation, ExtendMethod, Fact, Granularity,
+    InputSpec, LinearStep, LinearWeights, Lowering, OtKind, Party, Plan, PoolWindow, Provenance,
+    Ring, ServerWeights, Shape, Sign, Step, StepId, StepOp, TruncateMethod, ValueId, Visibility,
+    WinogradTile,
 };
 use copriv_runtime::ot::Prg;
 use copriv_runtime::{Channel, ClientSession, RuntimeError, ServerSession};
@@ -118,10 +119,24 @@ impl Builder {
 
     pub fn activation(&mut self, function: Activation, leaf_bits: u32) -> ValueId {
         let comparison = Comparison { ot: self.ot, leaf_bits, tables: self.tables };
-        let op = StepOp::Activation { function, comparison };
-        let input = self.fact(self.last());
-        let fact = Fact { sign: Sign::NonNegative, visibility: Visibility::Shared, ..input };
-        self.push(op, vec![self.last()], fact)
+        self.step(StepOp::Activation { function, comparison, mask: None })
+    }
+
+    /// An activation that applies to a random part of its channels or values: about `share` percent, if that is some.
+    pub fn activation_in_part(
+        &mut self,
+        (function, leaf_bits): (Activation, u32),
+        by: Granularity,
+        share: u64,
+    ) -> ValueId {
+        let comparison = Comparison { ot: self.ot, leaf_bits, tables: self.tables };
+        let shape = self.fact(self.last()).shape;
+        let bits = (0..by.bits(shape)).map(|_| self.random.next_u64() % 100 < share).collect();
+        let mask = match Activated::of_bits(shape, by, bits).expect("of its shape") {
+            Activated::Part(mask) => Some(mask),
+            Activated::All | Activated::None => None,
+        };
+        self.step(StepOp::Activation { function, comparison, mask })
     }
 
     /// Any step on the last value that needs no weights.
@@ -259,8 +274,8 @@ fn provenance() -> Provenance {
     Provenance::new("test", None, serde_json::Value::Null, None)
 }
 
-/// Every kind of step once: a convolution, a residual Winograd block, a strided depthwise convolution with ReLU6, a
-/// strided Winograd convolution, pooling, a classifier. `choosers` take turns.
+/// Every kind of step once: a convolution, a residual Winograd block with a ReLU of some channels, a strided depthwise
+/// convolution with a ReLU6 of some values, a strided Winograd convolution, pooling, a classifier. `choosers` take turns.
 pub fn every_step(choosers: [Party; 2], leaf_bits: u32, seed: u64) -> Model {
     every_step_by((OtKind::Iknp, false), choosers, leaf_bits, seed)
 }
@@ -281,9 +296,10 @@ pub fn every_step_by(
     plan.linear(ConvGeometry::same(4, 4, 3, 1), WINOGRAD, even, (5, 9));
     plan.truncate(4, leaf_bits);
     plan.add(shortcut);
+    plan.activation_in_part((Activation::Relu, leaf_bits), Granularity::Channel, 50);
     plan.linear(ConvGeometry::depthwise(4, 3, 2), Lowering::Direct, odd, (4, 30));
     plan.truncate(6, leaf_bits);
-    plan.activation(Activation::Relu6, leaf_bits);
+    plan.activation_in_part((Activation::Relu6, leaf_bits), Granularity::Pixel, 50);
     plan.linear(ConvGeometry::same(4, 5, 3, 2), Lowering::WinogradStride2, even, (4, 6));
     plan.sum_pool();
     plan.linear(ConvGeometry::fully_connected(5, 6), Lowering::Direct, odd, (6, 6));

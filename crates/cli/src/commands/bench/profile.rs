@@ -40,7 +40,7 @@ pub fn run(args: &Profile, terminal: &Terminal) -> Result<()> {
 /// Rates of transfers of a kind, and of online messages, by ReLUs.
 fn comparisons(kind: OtKind, elements: usize, rates: &mut ComputeRates) -> Result<()> {
     let comparison = Comparison { ot: kind, leaf_bits: 4, tables: false };
-    let op = StepOp::Activation { function: Activation::Relu, comparison };
+    let op = StepOp::Activation { function: Activation::Relu, comparison, mask: None };
     let model = Model::on_shares(Shape::new(1, elements, 1), BITS, vec![op])?;
     let (measured, [offline, online]) = measure(&model)?;
     let transfers = offline.transfers[kind as usize];

@@ -97,7 +97,7 @@ fn tables() -> impl Iterator<Item = (String, Comparison)> {
 
 /// ReLU of random numbers.
 pub fn relu(args: &Elements) -> Result<Job> {
-    let op = |comparison| StepOp::Activation { function: Activation::Relu, comparison };
+    let op = |comparison| StepOp::Activation { function: Activation::Relu, comparison, mask: None };
     Ok(Job {
         name: "relu",
         params: json!({ "elements": args.elements, "bits": args.bits }),
@@ -174,7 +174,7 @@ pub fn truncate(args: &Truncation) -> Result<Job> {
         let one_off = by(TruncateMethod::OneOff(comparison));
         ways.push((format!("off by one, {ot}"), vec![one_off], 1));
         // After a ReLU the sign is known.
-        let relu = StepOp::Activation { function: Activation::Relu, comparison };
+        let relu = StepOp::Activation { function: Activation::Relu, comparison, mask: None };
         let known = by(TruncateMethod::KnownSign(ot));
         ways.push((format!("off by one, known sign, {ot}"), vec![relu, known], 1));
     }

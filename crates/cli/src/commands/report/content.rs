@@ -1,6 +1,6 @@
 //! What a report shows, as its page reads it.
 
-use copriv_ir::{Activation, FusedModel, FusedOp};
+use copriv_ir::{Activation, FusedLayer, FusedModel, FusedOp};
 use copriv_trainer::train::{EpochMetrics, SearchMetrics};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -108,7 +108,7 @@ impl Drawing {
                 if let FusedOp::Conv(geometry) = &layer.op {
                     block.mega_multiplications += geometry.multiplications(input) as f64 / 1e6;
                 }
-                block.layers.push(Layer::new(&layer.op));
+                block.layers.push(Layer::new(layer));
                 block.shape = layer.shape.to_string();
             }
         }
@@ -118,11 +118,18 @@ impl Drawing {
 }
 
 impl Layer {
-    fn new(op: &FusedOp) -> Self {
-        let (kind, text) = match op {
+    fn new(layer: &FusedLayer) -> Self {
+        let (kind, text) = match &layer.op {
             FusedOp::Input => ("input", "input".into()),
             FusedOp::Conv(geometry) => ("conv", geometry.to_string()),
-            FusedOp::Activation(function) => ("activation", activation(*function).into()),
+            FusedOp::Activation(function) => {
+                let count = format!("{} {}", activation(*function), layer.activated());
+                let text = match &layer.mask {
+                    Some(mask) => format!("{count} of {}", mask.shape().elements()),
+                    None => count,
+                };
+                ("activation", text)
+            }
             FusedOp::Add => ("add", "+".into()),
             FusedOp::MaxPool { kernel, stride, .. } => {
                 ("pool", format!("max {kernel}x{kernel} /{stride}"))

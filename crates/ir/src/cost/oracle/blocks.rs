@@ -85,7 +85,7 @@ pub fn layer_costs(oracle: &Oracle, method: Method, model: &FusedModel) -> Vec<B
             oracle.linear(method, &geometry, model.layers()[layer.inputs[0].0].shape)
         }
         FusedOp::Activation(function) => {
-            Bytes { offline: 0.0, online: oracle.activation(function, layer.shape.elements()) }
+            Bytes { offline: 0.0, online: oracle.activation(function, layer.activated()) }
         }
         _ => Bytes::default(),
     });

@@ -1,7 +1,7 @@
 //! One layer in single precision.
 
 use crate::evaluate::convolution::convolve;
-use crate::{Activation, ConvGeometry, Shape, Tensor};
+use crate::{Activation, ActivationMask, ConvGeometry, Shape, Tensor};
 
 pub(super) struct FloatLayer {
     pub(super) op: FloatOp,
@@ -13,11 +13,20 @@ pub(super) struct FloatLayer {
 pub(super) enum FloatOp {
     Input,
     Identity,
-    Conv { geometry: ConvGeometry, weight: Vec<f32>, bias: Option<BiasMap> },
+    Conv {
+        geometry: ConvGeometry,
+        weight: Vec<f32>,
+        bias: Option<BiasMap>,
+    },
     Affine(Affine),
-    Activation(Activation),
+    /// Of the values of a mask, or all.
+    Activation(Activation, Option<ActivationMask>),
     Add,
-    MaxPool { kernel: usize, stride: usize, padding: usize },
+    MaxPool {
+        kernel: usize,
+        stride: usize,
+        padding: usize,
+    },
     GlobalAveragePool,
 }
 
@@ -39,8 +48,12 @@ impl FloatLayer {
                 y
             }
             (FloatOp::Affine(affine), [(shape, x)]) => affine.apply(*shape, x),
-            (FloatOp::Activation(function), [(_, x)]) => {
+            (FloatOp::Activation(function, None), [(_, x)]) => {
                 x.iter().map(|x| function.apply(*x)).collect()
+            }
+            (FloatOp::Activation(function, Some(mask)), [(_, x)]) => {
+                let value = |(&x, activated)| if activated { function.apply(x) } else { x };
+                x.iter().zip(mask.values()).map(value).collect()
             }
             (FloatOp::Add, [(_, x), (_, y)]) => x.iter().zip(*y).map(|(x, y)| x + y).collect(),
             (FloatOp::MaxPool { kernel, stride, padding }, [(shape, x)]) => {

@@ -77,7 +77,7 @@ impl FusedEvaluator {
                         bias: Some(BiasMap::new(&geometry, input_shape(&layer.inputs), bias)),
                     }
                 }
-                FusedOp::Activation(function) => FloatOp::Activation(function),
+                FusedOp::Activation(function) => FloatOp::Activation(function, layer.mask.clone()),
                 FusedOp::Add => FloatOp::Add,
                 FusedOp::MaxPool { kernel, stride, padding } => {
                     FloatOp::MaxPool { kernel, stride, padding }
@@ -135,7 +135,8 @@ fn trained_op(checkpoint: &Checkpoint, op: &Op, name: &str) -> FloatOp {
             Graph::BATCH_NORM_EPSILON,
         )),
         Op::Activation(condition) if checkpoint.gates().admit(*condition) => {
-            FloatOp::Activation(checkpoint.network().activation())
+            let mask = checkpoint.gates().part(name).cloned();
+            FloatOp::Activation(checkpoint.network().activation(), mask)
         }
         Op::Activation(_) => FloatOp::Identity,
         Op::Add => FloatOp::Add,
@@ -198,7 +199,7 @@ impl FloatNetwork {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Architecture, BatchNormInit, Gates, Network};
+    use crate::{ActivationMask, Architecture, BatchNormInit, Gates, Granularity, Network};
 
     fn checkpoint(architecture: Architecture, mask: &str) -> Checkpoint {
         let network = Network::new(architecture, 0.1, 10, 16).expect("small");
@@ -239,6 +240,32 @@ mod tests {
             let Op::Activation(condition) = node.op else { continue };
             let is_active = checkpoint.gates().admit(condition);
             assert_eq!(values.iter().all(|x| *x >= 0.0), is_active, "{}", node.name);
+        }
+    }
+
+    #[test]
+    fn values_outside_a_mask_pass_as_they_are() {
+        let whole = checkpoint(Architecture::ResNet20, "111111111");
+        let graph = whole.network().graph();
+        let node = |name: &str| graph.nodes().iter().position(|node| node.name == name);
+        let id = node("layer1.0.conv1.activation").expect("there");
+        let shape = graph.nodes()[id].shape;
+        let bits = (0..shape.elements()).map(|i| i % 5 < 2).collect();
+        let mask = ActivationMask::new(shape, Granularity::Pixel, bits).expect("in part");
+        let parts = [(graph.nodes()[id].name.clone(), mask.clone())].into();
+        let gates = whole.gates().clone().with_parts(parts);
+        let (tensors, provenance) = (whole.tensors().clone(), whole.provenance().clone());
+        let part = Checkpoint::new(whole.network().clone(), gates, tensors, provenance);
+        let part = part.expect("whole");
+        let image = image(&whole, 0.0);
+        let [whole, part] =
+            [&whole, &part].map(|checkpoint| CheckpointEvaluator::new(checkpoint).layers(&image));
+        let (before, all, some) = (&part[id - 1], &whole[id], &part[id]);
+        assert_eq!(before, &whole[id - 1]);
+        assert_ne!(all, some);
+        for (position, activated) in mask.values().enumerate() {
+            let expected = if activated { all } else { before };
+            assert_eq!(some[position].to_bits(), expected[position].to_bits(), "{position}");
         }
     }
 
