@@ -78,6 +78,7 @@ fn every_method_leads_to_a_plan_that_answers_alike() {
     for (method, settings) in [
         ("dp", vec!["search.budget=0.5"]),
         ("deepreduce", vec!["search.gates=layers", "search.budget=0.5"]),
+        ("senet", vec!["search.gates=layers", "search.budget=0.5"]),
         ("uniform", vec!["network.width=0.2"]),
     ] {
         let method_setting = format!("search.method={method}");

@@ -4,7 +4,10 @@
 mod colours;
 
 use colours::data;
-use copriv_trainer::train::{Metrics, Stage, TrainConfig, TrainError, TrainOutcome, run};
+use copriv_ir::{ActivationMask, Checkpoint, Condition, Op};
+use copriv_trainer::train::{
+    Metrics, SearchMetrics, Stage, TrainConfig, TrainError, TrainOutcome, evaluate, run,
+};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -51,13 +54,7 @@ fn dp_measures_chooses_and_trains_what_it_chose() {
     let stages: Vec<Stage> = outcome.metrics.iter().map(|metrics| metrics.stage).collect();
     assert_eq!(stages, [Stage::Pretrain, Stage::Pretrain, Stage::Finetune]);
 
-    let log = std::fs::read_to_string(out.path().join("half/metrics.jsonl")).expect("written");
-    let records = log.lines().map(|line| serde_json::from_str(line).expect("a record"));
-    let chosen = records.filter_map(|record| match record {
-        Metrics::Search(chosen) => Some(chosen),
-        _ => None,
-    });
-    let chosen: Vec<_> = chosen.collect();
+    let chosen = chosen(&out.path().join("half"));
     assert_eq!(chosen.len(), 1);
     assert_eq!(chosen[0].mask, outcome.checkpoint.gates().mask());
     assert_eq!((chosen[0].importances.gates.len(), chosen[0].importances.images), (17, 24));
@@ -114,6 +111,127 @@ fn deepreduce_drops_whole_layers_to_its_number_of_relus() {
     let impossible = [&method[..], &["search.budget_relus=10", "search.gates=all"]].concat();
     let error = train(&impossible, &out.path().join("impossible")).expect_err("blocks").to_string();
     assert!(error.contains("search.gates"), "{error}");
+}
+
+/// Those of a run's records that are of this kind.
+fn chosen(folder: &Path) -> Vec<SearchMetrics> {
+    let log = std::fs::read_to_string(folder.join("metrics.jsonl")).expect("written");
+    let records = log.lines().map(|line| serde_json::from_str(line).expect("a record"));
+    let chosen = records.filter_map(|record| match record {
+        Metrics::Search(chosen) => Some(chosen),
+        _ => None,
+    });
+    chosen.collect()
+}
+
+/// Activated values of a checkpoint.
+fn activated(checkpoint: &Checkpoint) -> u64 {
+    let graph = checkpoint.network().graph();
+    graph.nodes().iter().map(|node| checkpoint.gates().activated(node) as u64).sum()
+}
+
+#[test]
+fn snl_lets_alphas_fall_until_the_budget_holds() {
+    let out = tempfile::tempdir().expect("a folder");
+    let method = ["search.method=snl", "search.gates=layers", "search.epochs=12"];
+    // Few steps an epoch: alphas must move faster than over a real data set.
+    let fast = ["search.alpha_learning_rate=0.1", "search.budget=0.4"];
+    for (granularity, weight) in [("channel", "3e-4"), ("pixel", "1e-3")] {
+        let folder = out.path().join(granularity);
+        let granularity_setting = format!("search.granularity={granularity}");
+        let weight = format!("search.penalty.weight={weight}");
+        let settings = [&method[..], &fast, &[&granularity_setting, &weight]].concat();
+        let outcome = train(&settings, &folder).expect("trains");
+        let of = |stage: Stage| outcome.metrics.iter().filter(move |epoch| epoch.stage == stage);
+        let (whole, last) = (outcome.metrics[0].relus, outcome.metrics.last().expect("epochs"));
+        let limit = (whole as f64 * 0.4) as u64;
+        // It ends with the first epoch that is within the budget.
+        let searched: Vec<u64> = of(Stage::Search).map(|epoch| epoch.relus).collect();
+        let (&end, before) = searched.split_last().expect("searched");
+        assert!(searched.len() < 12 && end <= limit, "{searched:?} of {whole}");
+        assert!(before.iter().all(|&count| count > limit), "{searched:?}");
+        assert!(of(Stage::Search).all(|epoch| epoch.penalty.is_some() && epoch.comm_loss > 0.0));
+        assert!(of(Stage::Finetune).all(|epoch| epoch.penalty.is_none() && epoch.relus == end));
+
+        let checkpoint = &outcome.checkpoint;
+        assert_eq!((activated(checkpoint), last.relus), (end, end));
+        let by = |mask: &ActivationMask| mask.granularity().to_string();
+        let masks: Vec<String> = checkpoint.gates().parts().values().map(by).collect();
+        assert!(masks.contains(&granularity.to_owned()), "{masks:?}");
+        // The gates' alphas are the shares of what is left.
+        let shares = checkpoint.gates().alphas();
+        assert!(shares.iter().zip(checkpoint.gates().kept()).all(|(a, &kept)| (*a > 0.0) == kept));
+        let searched = Checkpoint::read(&folder.join("search.safetensors")).expect("written");
+        assert_eq!(searched.gates(), checkpoint.gates());
+        assert_eq!(
+            Checkpoint::read(&folder.join("last.safetensors")).expect("written"),
+            *checkpoint
+        );
+        assert!(last.bytes.online < outcome.metrics[0].bytes.online);
+        let accuracy = evaluate(checkpoint, &*data().test, "cpu", 7).expect("evaluates");
+        assert_eq!(accuracy.top1, last.top1);
+    }
+}
+
+#[test]
+fn snl_keeps_the_largest_alphas_where_its_epochs_are_not_enough() {
+    let out = tempfile::tempdir().expect("a folder");
+    let settings = [
+        "search.method=snl",
+        "search.gates=layers",
+        "search.epochs=2",
+        "search.granularity=pixel",
+        "search.penalty.growth=2",
+        "search.budget_relus=1000",
+    ];
+    let outcome = train(&settings, out.path()).expect("trains");
+    assert_eq!(activated(&outcome.checkpoint), 1000);
+    let weights: Vec<f64> = outcome.metrics.iter().filter_map(|epoch| epoch.penalty).collect();
+    assert_eq!(weights, [1e-5, 2e-5], "nothing had gone after the first");
+}
+
+#[test]
+fn senet_gives_every_layer_its_share_by_importance() {
+    let out = tempfile::tempdir().expect("a folder");
+    let method = ["search.method=senet", "search.gates=layers", "search.budget=0.3"];
+    for (granularity, epochs) in [("channel", 0), ("pixel", 1)] {
+        let folder = out.path().join(granularity);
+        let [granularity_setting, epochs_setting] =
+            [format!("search.granularity={granularity}"), format!("search.epochs={epochs}")];
+        let settings = [&method[..], &[&granularity_setting, &epochs_setting]].concat();
+        let outcome = train(&settings, &folder).expect("trains");
+        let chosen = chosen(&folder);
+        assert_eq!(chosen.len(), 1);
+        let whole = outcome.metrics[0].relus;
+        let relus = activated(&outcome.checkpoint);
+        assert!(relus <= (whole as f64 * 0.3) as u64, "{relus} of {whole}");
+        // Training alphas changes which values a layer keeps, not how many.
+        assert_eq!(
+            (chosen[0].relus, outcome.metrics.last().expect("epochs").relus),
+            (relus, relus)
+        );
+        let graph = outcome.checkpoint.network().graph();
+        let gates = outcome.checkpoint.gates();
+        let rises = chosen[0].importances.loss_rises(gates.kept().len());
+        let masks = gates.parts();
+        assert!(!masks.is_empty());
+        // Of two layers with room left, the more important one has at least as much, up to a channel of each.
+        let layers: Vec<(f64, usize, usize)> = graph
+            .nodes()
+            .iter()
+            .filter_map(|node| match node.op {
+                Op::Activation(Condition::Kept(gate)) if masks.contains_key(&node.name) => {
+                    Some((rises[gate.0], gates.activated(node), node.shape.area()))
+                }
+                _ => None,
+            })
+            .collect();
+        for (rise, count, area) in &layers {
+            for (other_rise, other, more) in &layers {
+                assert!(rise <= other_rise || count + area + more >= *other, "{layers:?}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -2,10 +2,13 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use copriv_ir::evaluate::CheckpointEvaluator;
-use copriv_ir::{Activation, Architecture, BatchNormInit, Checkpoint, Gates, Network};
+use copriv_ir::{
+    Activated, Activation, Architecture, BatchNormInit, Checkpoint, Gates, Granularity, Network,
+};
 use copriv_trainer::model::{GateValue, Mode, Model};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeMap;
 
 const SIDE: usize = 16;
 
@@ -22,6 +25,24 @@ fn checkpoint(network: Network, seed: u64, batch_norms: BatchNormInit) -> Checkp
     let gates = Gates::from_mask(&network, &mask).expect("a digit a gate");
     let (tensors, provenance) = (plain.tensors().clone(), plain.provenance().clone());
     Checkpoint::new(network, gates, tensors, provenance).expect("as it was")
+}
+
+/// The same with activations in part, by channel and by value, among those that the gates leave.
+fn in_part(whole: &Checkpoint, seed: u64) -> Checkpoint {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let (gates, mut parts) = (whole.gates(), BTreeMap::new());
+    for node in whole.network().graph().nodes().iter().filter(|node| gates.activated(node) > 0) {
+        let by = [Granularity::Channel, Granularity::Pixel][random.random_range(0..2)];
+        let bits = (0..by.bits(node.shape)).map(|_| random.random()).collect();
+        if let Ok(Activated::Part(mask)) = Activated::of_bits(node.shape, by, bits) {
+            parts.insert(node.name.clone(), mask);
+        }
+    }
+    assert!(!parts.is_empty());
+    let gates = gates.clone().with_parts(parts);
+    let (tensors, provenance) = (whole.tensors().clone(), whole.provenance().clone());
+    Checkpoint::new(whole.network().clone(), gates, tensors, provenance)
+        .expect("of its activations")
 }
 
 fn images(seed: u64, count: usize) -> Vec<Vec<f32>> {
@@ -53,27 +74,34 @@ fn evaluation_equals_the_clear_text_evaluator() {
             .with_final_activation(final_activation);
         let checkpoint = checkpoint(network, seed, BatchNormInit::Random);
         let images = images(seed, 3);
-        let model = Model::from_checkpoint(&checkpoint, &device);
-        let gates = GateValue::fixed(checkpoint.gates().kept());
-        let logits = values(model.forward(tensor(&images, &device), &gates, Mode::Evaluate));
+        for checkpoint in [in_part(&checkpoint, seed), checkpoint] {
+            let model = Model::from_checkpoint(&checkpoint, &device);
+            let gates = GateValue::fixed(checkpoint.gates().kept());
+            let logits = values(model.forward(tensor(&images, &device), &gates, Mode::Evaluate));
 
-        let expected = CheckpointEvaluator::new(&checkpoint).batch_logits(&images).concat();
-        let largest = expected.iter().fold(0.0f32, |max, x| max.max(x.abs()));
-        for (found, expected) in logits.iter().zip(&expected) {
-            let difference = (found - expected).abs();
-            assert!(difference <= 1e-4 * largest, "{architecture}: {found} against {expected}");
+            let expected = CheckpointEvaluator::new(&checkpoint).batch_logits(&images).concat();
+            let largest = expected.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+            for (found, expected) in logits.iter().zip(&expected) {
+                let difference = (found - expected).abs();
+                assert!(difference <= 1e-4 * largest, "{architecture}: {found} for {expected}");
+            }
+            assert_eq!(logits.len(), expected.len());
         }
-        assert_eq!(logits.len(), expected.len());
     }
 }
 
 #[test]
 fn weights_come_back_as_they_went_in() {
     for architecture in [Architecture::MobileNetV2, Architecture::ResNet20] {
-        let checkpoint = checkpoint(network(architecture), 3, BatchNormInit::Random);
+        let whole = checkpoint(network(architecture), 3, BatchNormInit::Random);
+        let checkpoint = in_part(&whole, 4);
         let model = Model::from_checkpoint(&checkpoint, &Device::flex().autodiff());
         let again = model
-            .to_checkpoint(checkpoint.gates().kept(), checkpoint.provenance().clone())
+            .to_checkpoint(
+                checkpoint.gates().kept(),
+                checkpoint.gates().parts(),
+                checkpoint.provenance().clone(),
+            )
             .expect("finite");
         assert_eq!(again, checkpoint);
     }
@@ -160,7 +188,9 @@ fn training_mode_normalises_by_the_batch_and_moves_the_statistics() {
     let again = values(model.forward(images, &GateValue::fixed(kept), Mode::Train));
     assert_eq!(once, again, "statistics of the batch do not depend on the running ones");
 
-    let moved = model.to_checkpoint(kept, checkpoint.provenance().clone()).expect("finite");
+    let moved = model
+        .to_checkpoint(kept, checkpoint.gates().parts(), checkpoint.provenance().clone())
+        .expect("finite");
     let conv = CheckpointStem::new(&checkpoint, &self::images(8, 4));
     let mean = moved.tensor("bn1.running_mean").expect("a statistic").data();
     let var = moved.tensor("bn1.running_var").expect("a statistic").data();

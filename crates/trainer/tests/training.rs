@@ -187,6 +187,67 @@ fn with_everything_on_an_interrupted_run_ends_with_the_same_bits() {
     }
 }
 
+/// Alphas of channels and values, their moments and the penalty are part of what a run goes on with.
+#[test]
+fn an_interrupted_search_among_channels_and_values_ends_with_the_same_bits() {
+    let common = ["search.gates=layers", "pretrain.epochs=1", "pretrain.warmup_epochs=0"];
+    let fast = ["search.alpha_learning_rate=0.1", "finetune.epochs=1"];
+    let snl = ["search.method=snl", "search.epochs=4", "search.penalty.weight=1e-4"];
+    let senet = ["search.method=senet", "search.epochs=2", "search.budget=0.3"];
+    let growing = ["search.penalty.stall=1", "search.penalty.growth=1.5"];
+    for (name, settings) in [
+        ("snl by channel", [&snl[..], &growing].concat()),
+        ("snl by pixel", [&snl[..], &["search.granularity=pixel", "optimiser.ema=0.9"]].concat()),
+        ("senet by pixel", [&senet[..], &["search.granularity=pixel"]].concat()),
+        ("senet by channel", [&senet[..], &["optimiser.algorithm=adamw"]].concat()),
+    ] {
+        let config = config(&[&common[..], &fast, &settings].concat());
+        let whole = folder();
+        let expected = train(&config, whole.path()).expect("trains");
+        assert!(!expected.checkpoint.gates().parts().is_empty(), "{name}");
+        // 9 steps an epoch: within the search, at an epoch's end, after it.
+        for steps in [13, 18, 25] {
+            let out = folder();
+            let stop = AtomicBool::new(false);
+            let mut observer = StopAfter { steps, flag: &stop };
+            let stopped = run(&config, &data(), out.path(), false, &mut observer, &stop);
+            let stopped = stopped.expect("stops");
+            // What is left behind is a network like any other.
+            let last = Checkpoint::read(&stopped.path).expect("written");
+            assert!(evaluate(&last, &*data().test, "cpu", 7).is_ok());
+            let resumed = run(&config, &data(), out.path(), true, &mut (), &AtomicBool::new(false))
+                .expect("resumes");
+            assert!(resumed.checkpoint == expected.checkpoint, "{name}, after {steps}");
+            assert_eq!(metrics(out.path()), metrics(whole.path()), "{name}, after {steps}");
+        }
+        let again = run(&config, &data(), whole.path(), true, &mut (), &AtomicBool::new(false));
+        assert!(again.expect("nothing is left to do").checkpoint == expected.checkpoint);
+    }
+}
+
+/// Copies of the network take their alphas along.
+#[test]
+fn two_devices_search_among_channels_as_one() {
+    let settings = |device: &'static str| {
+        let out = folder();
+        let settings = [
+            "search.method=snl",
+            "search.gates=layers",
+            "search.epochs=1",
+            "search.alpha_learning_rate=0.05",
+            "search.penalty.weight=1e-3",
+            "data.augmentation={ crop_padding = 0, flip = false }",
+            device,
+        ];
+        let mut config = config(&settings);
+        (config.pretrain, config.finetune) = (None, None);
+        train(&config, out.path()).expect("trains")
+    };
+    let [one, two] = ["device=cpu", "device=\"cpu,cpu\""].map(settings);
+    let [a, b] = [&one, &two].map(|outcome| outcome.metrics.last().expect("an epoch").comm_loss);
+    assert!(a < 0.9 && (a - b).abs() < 0.02, "{a} {b}");
+}
+
 #[test]
 fn the_mean_of_the_weights_is_what_is_kept() {
     let out = folder();

@@ -161,10 +161,11 @@ impl Observer for Progress<'_> {
         let EpochMetrics { stage, epoch, epochs, loss, images_per_second, .. } = metrics;
         let kept = metrics.mask.chars().filter(|&digit| digit == '1').count();
         self.terminal.say(format_args!(
-            "{stage:>9} {epoch:>3}/{epochs}  loss {loss:.3}  train {:>6}  test {:>6}  {images_per_second:>4.0} images/s  {kept} of {} gates",
+            "{stage:>9} {epoch:>3}/{epochs}  loss {loss:.3}  train {:>6}  test {:>6}  {images_per_second:>4.0} images/s  {kept} of {} gates, {:.1} k activated values",
             format::percent(metrics.train_top1),
             format::percent(metrics.top1),
             metrics.mask.len(),
+            metrics.relus as f64 / 1e3,
         ));
     }
 }

@@ -72,12 +72,18 @@ impl Workplace {
 
     /// Writes a 16x16 picture; its channel-major pixels.
     pub fn picture(&self, name: &str, seed: u32) -> Vec<u8> {
+        self.picture_of(name, 16, seed)
+    }
+
+    /// Writes a picture of so many pixels a side; its channel-major pixels.
+    pub fn picture_of(&self, name: &str, side: u32, seed: u32) -> Vec<u8> {
         let mut state = seed;
         let mut next = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 24) as u8
         };
-        let image = image::RgbImage::from_fn(16, 16, |_, _| image::Rgb([next(), next(), next()]));
+        let image =
+            image::RgbImage::from_fn(side, side, |_, _| image::Rgb([next(), next(), next()]));
         image.save(self.path(name)).expect("writes");
         (0..3).flat_map(|channel| image.pixels().map(move |pixel| pixel[channel])).collect()
     }

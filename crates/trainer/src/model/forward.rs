@@ -1,7 +1,7 @@
 //! The forward pass: one walk over the graph's nodes.
 
 use super::layer::Layer;
-use super::{Model, Quantiser};
+use super::{Mismatch, Model, PartTensors, Quantiser};
 use crate::ops::{self, Gate, GateWeight};
 use burn::tensor::Tensor;
 use burn::tensor::module::max_pool2d;
@@ -25,6 +25,18 @@ pub(crate) struct Pass {
     pub(crate) dropout: Option<Tensor<2>>,
     /// Rounds weights and values as the compiler will.
     pub(crate) quantiser: Option<Quantiser>,
+    /// Weights of channels or values of activations, in place of the model's own; these receive gradients.
+    pub(crate) parts: PartTensors,
+    /// Takes note of what activations in part change.
+    pub(crate) mismatch: Option<Mismatch>,
+}
+
+impl Pass {
+    /// Nothing but the statistics that batch norms use.
+    pub(crate) fn plain(mode: Mode) -> Self {
+        let parts = PartTensors::new();
+        Self { mode, dropout: None, quantiser: None, parts, mismatch: None }
+    }
 }
 
 /// The state of one gate in a forward pass.
@@ -69,7 +81,7 @@ impl Model {
     /// `gates` holds one value for each gate.
     #[must_use]
     pub fn forward(&self, images: Tensor<4>, gates: &[GateValue], mode: Mode) -> Tensor<2> {
-        self.forward_with(images, gates, &Pass { mode, dropout: None, quantiser: None })
+        self.forward_with(images, gates, &Pass::plain(mode))
     }
 
     /// The same, with all that training may want.
@@ -90,6 +102,10 @@ impl Model {
                 && let Some(x) = take(input)
             {
                 let output = self.chain(x, &links, pass);
+                let output = match &last.part {
+                    Some(weights) => self.activate_in_part(last.end, output, weights, pass),
+                    None => output,
+                };
                 let quantiser = pass.quantiser.as_ref().filter(|_| last.is_rounded);
                 let output = match quantiser {
                     Some(quantiser) => quantiser.value(last.norm, output),
@@ -101,14 +117,23 @@ impl Model {
             }
             let mut inputs = nodes[id].inputs.iter().filter_map(&mut take);
             let fused = self.fused_activation(id, &readers);
-            let gate = self.gate(fused, gates);
+            let mut gate = self.gate(fused, gates);
+            let is_rounded = self.is_rounded(id, &gate, &readers);
+            // An activation in part comes after the sum, not with it.
+            let part = fused.and_then(|_| self.part(id + 1, &gate, pass));
+            if part.is_some() {
+                gate.weight = GateWeight::None;
+            }
             let output = match (inputs.next(), inputs.next()) {
                 (Some(x), Some(other)) => ops::add(x, other, &gate),
                 (Some(x), None) => self.apply(id, x, gates, pass),
                 (None, _) => images.clone(),
             };
-            let quantiser =
-                pass.quantiser.as_ref().filter(|_| self.is_rounded(id, &gate, &readers));
+            let output = match &part {
+                Some(weights) => self.activate_in_part(id + 1, output, weights, pass),
+                None => output,
+            };
+            let quantiser = pass.quantiser.as_ref().filter(|_| is_rounded);
             let output = match quantiser {
                 Some(quantiser) => quantiser.value(id, output),
                 None => output,
@@ -159,7 +184,13 @@ impl Model {
                 let product = x.matmul(linear.weight.val().transpose());
                 (product + linear.bias.val().unsqueeze()).unsqueeze_dims(&[2, 3])
             }
-            (Op::Activation(condition), _) => ops::activate(x, &self.gate(Some(*condition), gates)),
+            (Op::Activation(condition), _) => {
+                let gate = self.gate(Some(*condition), gates);
+                match self.part(id, &gate, pass) {
+                    Some(weights) => self.activate_in_part(id, x, &weights, pass),
+                    None => ops::activate(x, &gate),
+                }
+            }
             (Op::MaxPool { kernel, stride, padding }, _) => {
                 let options = MaxPoolOptions::new([*kernel; 2])
                     .with_stride([*stride; 2])
@@ -169,6 +200,31 @@ impl Model {
             (Op::GlobalAveragePool, _) => ops::global_average(x),
             _ => x,
         }
+    }
+
+    /// The weights of the channels or values of activation `id`, where its gate leaves it and it applies in part.
+    pub(super) fn part(&self, id: usize, gate: &Gate, pass: &Pass) -> Option<Tensor<1>> {
+        let own = || Some(self.parts.get(id)?.as_ref()?.val().detach());
+        let weights = pass.parts.get(&NodeId(id)).cloned().or_else(own)?;
+        match &gate.weight {
+            GateWeight::None => None,
+            GateWeight::Full => Some(weights),
+            GateWeight::Tensor(weight) => Some(weights * weight.clone()),
+        }
+    }
+
+    fn activate_in_part(
+        &self,
+        id: usize,
+        x: Tensor<4>,
+        weights: &Tensor<1>,
+        pass: &Pass,
+    ) -> Tensor<4> {
+        let activation = self.network.activation();
+        if let Some(mismatch) = &pass.mismatch {
+            mismatch.add(id, activation, x.clone());
+        }
+        ops::activate_in_part(x, activation, weights.clone())
     }
 
     /// What an activation of this condition does; without one nothing.

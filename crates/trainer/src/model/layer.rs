@@ -15,6 +15,8 @@ pub(crate) enum ParameterKind {
     Affine,
     /// Importances of the gates.
     Alpha,
+    /// Importances of single channels or values of an activation.
+    Part,
 }
 
 /// What is done to each parameter in turn.

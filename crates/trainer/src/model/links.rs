@@ -3,7 +3,7 @@
 use super::forward::{GateValue, Mode, Pass, Readers};
 use super::layer::{Layer, Norm};
 use super::{Model, values};
-use crate::ops::{self, Gate, NormaliseBy, Unit};
+use crate::ops::{self, Gate, GateWeight, NormaliseBy, Unit};
 use burn::tensor::Tensor;
 use copriv_ir::{ConvGeometry, Graph, NodeId, Op};
 
@@ -16,6 +16,8 @@ pub(super) struct Link<'a> {
     geometry: &'a ConvGeometry,
     pub(super) norm: usize,
     gate: Gate,
+    /// Weights of an activation in part, which comes after the operation and not with it.
+    pub(super) part: Option<Tensor<1>>,
     /// The last node of them.
     pub(super) end: usize,
     /// Whether the output is rounded.
@@ -25,7 +27,7 @@ pub(super) struct Link<'a> {
 impl Model {
     /// The links of a chain from node `id` on; none where that is no convolution.
     ///
-    /// It ends where another node too reads an output, or where one is rounded.
+    /// It ends where another node too reads an output, where one is rounded, or where an activation applies in part.
     pub(super) fn links(
         &self,
         id: usize,
@@ -41,6 +43,7 @@ impl Model {
                 nodes[conv].inputs == [NodeId(last.end)]
                     && readers[last.end].count == 1
                     && !last.is_rounded
+                    && last.part.is_none()
             });
             if !continues {
                 break;
@@ -48,9 +51,13 @@ impl Model {
             let norm = conv + 1;
             let condition = self.fused_activation(norm, readers);
             let end = norm + usize::from(condition.is_some());
-            let gate = self.gate(condition, gates);
+            let mut gate = self.gate(condition, gates);
             let is_rounded = pass.quantiser.is_some() && self.is_rounded(norm, &gate, readers);
-            links.push(Link { conv, geometry, norm, gate, end, is_rounded });
+            let part = condition.and_then(|_| self.part(end, &gate, pass));
+            if part.is_some() {
+                gate.weight = GateWeight::None;
+            }
+            links.push(Link { conv, geometry, norm, gate, part, end, is_rounded });
             conv = end + 1;
         }
         links

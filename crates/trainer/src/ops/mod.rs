@@ -8,6 +8,7 @@ mod chain;
 mod element;
 mod host;
 mod map;
+mod part;
 mod pool;
 mod product;
 mod simd;
@@ -23,6 +24,7 @@ use burn::tensor::{Tensor, TensorData};
 use chain::{Chain, Normalisation, Record, Statistics};
 use copriv_ir::{Activation, ConvGeometry};
 use host::{Operand, apply, constant, plain};
+use part::PartialActivation;
 use pool::GlobalAverage;
 use std::sync::Arc;
 use sum::GatedSum;
@@ -217,6 +219,28 @@ pub(crate) fn global_average(x: Tensor<4>) -> Tensor<4> {
 /// A gate by itself.
 pub(crate) fn activate(x: Tensor<4>, gate: &Gate) -> Tensor<4> {
     gate.compose(x)
+}
+
+/// `a act(x) + (1 - a) x` on maps `[batch, channels, height, width]`, one weight `a` for each channel or for each value
+/// of a map; they receive gradients.
+pub(crate) fn activate_in_part(
+    x: Tensor<4>,
+    activation: Activation,
+    weights: Tensor<1>,
+) -> Tensor<4> {
+    let op = PartialActivation { activation };
+    apply(op, [(&x).into(), (&weights).into()]).map_or_else(
+        || {
+            let [_, channels, height, width] = x.dims();
+            let of_values = weights.dims()[0] == channels * height * width;
+            let sides = if of_values { [height, width] } else { [1, 1] };
+            let weights = weights.clone().reshape([1, channels, sides[0], sides[1]]);
+            let whole = Gate { activation, weight: GateWeight::Full };
+            let difference = whole.compose(x.clone()) - x.clone();
+            x.clone() + difference * weights
+        },
+        |(output, ())| output,
+    )
 }
 
 #[cfg(test)]

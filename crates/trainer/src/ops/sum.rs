@@ -83,7 +83,7 @@ fn gradients(dz: &mut [f32], a: &[f32], b: &[f32], dy: &[f32], upper: f32, gate:
 }
 
 /// Above this the activation is flat.
-fn upper(activation: Activation) -> f32 {
+pub(super) fn upper(activation: Activation) -> f32 {
     match activation {
         Activation::Relu => f32::INFINITY,
         Activation::Relu6 => 6.0,
@@ -92,6 +92,6 @@ fn upper(activation: Activation) -> f32 {
 
 /// Derivative of a gate; a choice without a branch.
 #[inline(always)]
-fn slope(z: f32, upper: f32, gate: f32) -> f32 {
+pub(super) fn slope(z: f32, upper: f32, gate: f32) -> f32 {
     if (z > 0.0) & (z < upper) { 1.0 } else { 1.0 - gate }
 }

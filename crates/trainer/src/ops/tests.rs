@@ -270,3 +270,41 @@ fn gradients_and_inputs_need_not_be_contiguous() {
         vec![gradient(&x, &gradients), gradient(&leaves[0].0, &gradients)]
     });
 }
+
+#[test]
+fn activations_in_part_are_burns() {
+    for activation in [Activation::Relu, Activation::Relu6] {
+        for (count, shape) in
+            [(5, [3, 5, 6, 7]), (210, [3, 5, 6, 7]), (4, [9, 4, 1, 1]), (3, [2, 3, 40, 33])]
+        {
+            assert_same(&format!("{activation:?}, {count} weights"), |device| {
+                let (x, weights) = (leaf(21, shape, device), leaf(22, [count], device));
+                // Some of them are whole or absent.
+                let choice: Vec<f32> = (0..count).map(|i| (i % 3) as f32 / 2.0).collect();
+                let choice = Tensor::<1>::from_data(TensorData::new(choice, [count]), device);
+                let shifted = weights.clone().mul_scalar(0.1) + choice;
+                let output = activate_in_part(x.clone().mul_scalar(9.0), activation, shifted);
+                let list = values(output.clone());
+                let gradients = loss(output).backward();
+                vec![list, gradient(&x, &gradients), gradient(&weights, &gradients)]
+            });
+        }
+    }
+}
+
+/// What is whole or absent is so in every bit.
+#[test]
+fn weights_of_zero_and_one_choose() {
+    let device = Device::flex();
+    let list: Vec<f32> = random(5, 48).iter().map(|x| 9.0 * x).collect();
+    let x = Tensor::<4>::from_data(TensorData::new(list.clone(), [2, 3, 2, 4]), &device);
+    let mask: Vec<f32> = (0..24).map(|i| (i * 7 % 3 % 2) as f32).collect();
+    let weights = Tensor::<1>::from_data(TensorData::new(mask.clone(), [24]), &device);
+    for activation in [Activation::Relu, Activation::Relu6] {
+        let found = values(activate_in_part(x.clone(), activation, weights.clone()));
+        for (position, (found, &x)) in found.iter().zip(&list).enumerate() {
+            let expected = if mask[position % 24] == 1.0 { activation.apply(x) } else { x };
+            assert_eq!(*found, expected, "{position}");
+        }
+    }
+}

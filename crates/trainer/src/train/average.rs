@@ -1,7 +1,7 @@
 //! The running mean of the weights (Polyak averaging), which is better than any of them.
 
 use super::optimiser::Named;
-use crate::model::{Model, ParameterKind, ParameterVisitor};
+use crate::model::{Model, ParameterKind, ParameterVisitor, PartWeights};
 use crate::ops::mixed;
 use burn::module::{Module as _, Param};
 use burn::tensor::Tensor;
@@ -23,6 +23,10 @@ impl Average {
 
     pub(super) fn set_alphas(&mut self, alphas: &[f32]) {
         self.model.set_alphas(alphas);
+    }
+
+    pub(super) fn set_parts(&mut self, weights: &PartWeights, trained: bool) {
+        self.model.set_parts(weights, trained);
     }
 
     /// Moves towards `model`, keeping `decay` of what it was; alphas are copied. Early on less is kept, `(1 + t) / (10 + t)`
@@ -73,7 +77,7 @@ impl ParameterVisitor for Follow<'_> {
         let Some(new) = self.values.remove(name) else { return };
         let old = parameter.val();
         let shape = old.shape();
-        let next = if kind == ParameterKind::Alpha {
+        let next = if matches!(kind, ParameterKind::Alpha | ParameterKind::Part) {
             new
         } else {
             mixed(old.reshape([shape.num_elements()]), new, self.share)
@@ -85,6 +89,7 @@ impl ParameterVisitor for Follow<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Masks;
     use burn::tensor::Device;
     use copriv_ir::{Architecture, BatchNormInit, Checkpoint, Network};
 
@@ -100,7 +105,10 @@ mod tests {
         newer.set_alphas(&[0.25; 10]);
         average.follow(&mut newer, 0.9, 0);
         let kept = a.gates().kept();
-        let found = average.model().to_checkpoint(kept, a.provenance().clone()).expect("finite");
+        let found = average
+            .model()
+            .to_checkpoint(kept, &Masks::new(), a.provenance().clone())
+            .expect("finite");
         for (name, tensor) in found.tensors() {
             // At the first step a tenth is kept.
             let pairs = a.tensors()[name].data().iter().zip(b.tensors()[name].data());

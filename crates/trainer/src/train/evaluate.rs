@@ -67,7 +67,7 @@ impl Measurement<'_> {
         let (model, gates) = (model.valid(), GateValue::fixed(kept));
         let (input, classes) = (*model.network().input(), model.network().classes());
         let plan = BatchPlan::plain(self.images, input, order, self.batch_size);
-        let pass = Pass { mode: Mode::Evaluate, dropout: None, quantiser };
+        let pass = Pass { quantiser, ..Pass::plain(Mode::Evaluate) };
         let mut sums = Sums::default();
         scope(|scope| {
             for batch in Batches::start(scope, &plan, self.workers, 0) {

@@ -24,7 +24,7 @@ pub struct StepMetrics {
     pub loss: f64,
     /// Its part for right answers.
     pub task_loss: f64,
-    /// Share of the bytes in question that the alphas still ask for, before its weight mu.
+    /// Share of the bytes in question, or of the activated values, that the alphas still ask for, before its weight.
     pub comm_loss: f64,
     /// Share of the batch answered right, 0..1.
     pub top1: f64,
@@ -52,7 +52,7 @@ pub struct EpochMetrics {
     pub loss: f64,
     /// Its part for right answers.
     pub task_loss: f64,
-    /// Share of the bytes in question that the alphas still ask for, before its weight mu.
+    /// Share of the bytes in question, or of the activated values, that the alphas still ask for, before its weight.
     pub comm_loss: f64,
     /// Share of the (varied) training images answered right, 0..1.
     pub train_top1: f64,
@@ -77,6 +77,9 @@ pub struct EpochMetrics {
     /// Activated values of an inference.
     #[serde(default)]
     pub relus: u64,
+    /// Weight of the penalty on activated values in this epoch, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub penalty: Option<f64>,
     /// How the gates are or were chosen, where the run chooses them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,

@@ -21,8 +21,8 @@ mod teacher;
 
 pub use config::{
     Algorithm, ConfigError, DataConfig, DistillationConfig, FinetuneConfig, ImportanceConfig,
-    NetworkConfig, OptimiserConfig, QuantiseConfig, ScheduleConfig, SearchConfig, SearchedGates,
-    TrainConfig,
+    NetworkConfig, OptimiserConfig, PenaltyConfig, QuantiseConfig, ScheduleConfig, SearchConfig,
+    SearchedGates, TrainConfig,
 };
 pub use error::TrainError;
 pub use evaluate::{Accuracy, evaluate};
@@ -144,7 +144,8 @@ fn with_gates_of(config: &TrainConfig, checkpoint: Checkpoint) -> Result<Checkpo
         return Err(ConfigError::value("start", "a network with all gates kept", found).into());
     }
     let network = checkpoint.network().clone().with_layer_gates(true);
-    let gates = Gates::all_kept(network.graph().blocks().len());
+    let parts = checkpoint.gates().parts().clone();
+    let gates = Gates::all_kept(network.graph().blocks().len()).with_parts(parts);
     let (tensors, provenance) = (checkpoint.tensors().clone(), checkpoint.provenance().clone());
     Checkpoint::new(network, gates, tensors, provenance).map_err(|reason| TrainError::Checkpoint {
         stage: Stage::Search,

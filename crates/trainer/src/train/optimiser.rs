@@ -29,7 +29,7 @@ impl Moments {
 pub(super) struct Optimiser<'a> {
     pub(super) config: &'a OptimiserConfig,
     pub(super) learning_rate: f64,
-    /// Alphas move by SGD, whatever moves the weights.
+    /// Alphas of gates move by SGD, those of channels and values by Adam, whatever moves the weights.
     pub(super) alpha_learning_rate: f64,
     /// Steps made since the moments were empty.
     pub(super) step: usize,
@@ -73,14 +73,17 @@ impl Step<'_> {
         let Optimiser { config, learning_rate, .. } = *self.optimiser;
         // Norms, biases and alphas do not decay.
         let decay = if kind == ParameterKind::Weight { config.weight_decay } else { 0.0 };
-        if kind == ParameterKind::Alpha {
-            let rate = self.optimiser.alpha_learning_rate;
-            // A clamp in the forward pass would stop the gradient of an alpha past the bounds.
-            return self.sgd(name, value, gradient, rate, 0.0).clamp(0.0, 1.0);
-        }
-        match config.algorithm {
-            Algorithm::Sgd => self.sgd(name, value, gradient, learning_rate, decay),
-            Algorithm::AdamW => self.adam(name, value, gradient, decay),
+        let alpha_rate = self.optimiser.alpha_learning_rate;
+        // A clamp in the forward pass would stop the gradient of an alpha past the bounds.
+        match (kind, config.algorithm) {
+            (ParameterKind::Alpha, _) => {
+                self.sgd(name, value, gradient, alpha_rate, 0.0).clamp(0.0, 1.0)
+            }
+            (ParameterKind::Part, _) => {
+                self.adam(name, value, gradient, alpha_rate, 0.0).clamp(0.0, 1.0)
+            }
+            (_, Algorithm::Sgd) => self.sgd(name, value, gradient, learning_rate, decay),
+            (_, Algorithm::AdamW) => self.adam(name, value, gradient, learning_rate, decay),
         }
     }
 
@@ -104,12 +107,19 @@ impl Step<'_> {
         value
     }
 
-    fn adam(&mut self, name: &str, value: Tensor<1>, gradient: Tensor<1>, decay: f64) -> Tensor<1> {
-        let Optimiser { config, learning_rate, step, .. } = *self.optimiser;
+    fn adam(
+        &mut self,
+        name: &str,
+        value: Tensor<1>,
+        gradient: Tensor<1>,
+        rate: f64,
+        decay: f64,
+    ) -> Tensor<1> {
+        let Optimiser { config, step, .. } = *self.optimiser;
         let betas = [config.beta1, config.beta2];
         let steps = i32::try_from(step + 1).unwrap_or(i32::MAX);
         let adam = AdamStep {
-            rate: learning_rate as f32,
+            rate: rate as f32,
             betas: betas.map(|beta| beta as f32),
             epsilon: config.epsilon as f32,
             decay: decay as f32,

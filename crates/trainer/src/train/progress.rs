@@ -24,6 +24,9 @@ pub(super) struct Progress {
     pub(super) sums: Sums,
     /// Of the values that are rounded.
     pub(super) ranges: Ranges,
+    /// Weight of the penalty on activated values in the present epoch, and their count after the one before; where there is one.
+    #[serde(default)]
+    pub(super) penalty: Option<Penalty>,
     /// Best top-1 of the stage so far.
     pub(super) best_top1: Option<f64>,
     /// Every epoch so far.
@@ -40,6 +43,15 @@ pub(super) struct Sums {
     pub(super) right: usize,
     pub(super) images: usize,
     pub(super) seconds: f64,
+}
+
+/// How a search under a penalty goes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Penalty {
+    pub(super) weight: f64,
+    /// Alphas above the threshold, by their activated values.
+    pub(super) count: u64,
 }
 
 /// The losses of one step.
@@ -77,6 +89,7 @@ impl Progress {
             total_steps: 0,
             sums: Sums::default(),
             ranges: Ranges::new(),
+            penalty: None,
             best_top1: None,
             history: vec![],
         }
@@ -94,7 +107,7 @@ impl Progress {
     /// On to the next stage.
     pub(super) fn enter(&mut self, stage: Stage) {
         (self.stage, self.begun, self.epoch, self.step) = (stage, false, 0, 0);
-        (self.sums, self.best_top1) = (Sums::default(), None);
+        (self.sums, self.best_top1, self.penalty) = (Sums::default(), None, None);
         self.ranges.clear();
     }
 

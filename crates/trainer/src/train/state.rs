@@ -8,9 +8,9 @@ use super::config::TrainConfig;
 use super::error::TrainError;
 use super::optimiser::{Moments, Named};
 use super::progress::Progress;
-use crate::model::values;
+use crate::model::{PartWeights, values};
 use burn::tensor::{Device, Tensor, TensorData};
-use copriv_ir::{Checkpoint, Digest};
+use copriv_ir::{Checkpoint, Digest, NodeId};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -27,6 +27,8 @@ pub(super) struct State {
     pub(super) weights: Checkpoint,
     pub(super) average: Option<Checkpoint>,
     pub(super) moments: Moments,
+    /// Alphas of channels or values, by node; in a search that trains them alone.
+    pub(super) parts: PartWeights,
     pub(super) metrics_length: u64,
 }
 
@@ -74,7 +76,7 @@ impl StateFolder {
         progress: &Progress,
         weights: &Checkpoint,
         average: Option<&Checkpoint>,
-        moments: &Moments,
+        (moments, parts): (&Moments, &PartWeights),
         metrics_length: u64,
     ) -> Result<(), TrainError> {
         let parent = self.folder.parent().unwrap_or(Path::new("."));
@@ -84,7 +86,7 @@ impl StateFolder {
         if let Some(average) = average {
             average.write(&new.path().join(AVERAGE))?;
         }
-        let stored = serialise(moments).map_err(|e| TrainError::state(&self.folder, e))?;
+        let stored = serialise(moments, parts).map_err(|e| TrainError::state(&self.folder, e))?;
         let saved = Saved {
             progress: progress.clone(),
             metrics_length,
@@ -142,9 +144,9 @@ impl StateFolder {
         if Digest::of([stored.as_slice()]) != saved.moments {
             return Err(TrainError::state(&path, "it is not that of progress.json"));
         }
-        let moments = parse(&stored, device).map_err(|e| TrainError::state(&path, e))?;
+        let (moments, parts) = parse(&stored, device).map_err(|e| TrainError::state(&path, e))?;
         let (progress, metrics_length) = (saved.progress, saved.metrics_length);
-        Ok(State { progress, weights, average, moments, metrics_length })
+        Ok(State { progress, weights, average, moments, parts, metrics_length })
     }
 }
 
@@ -158,16 +160,21 @@ fn read_weights(path: &Path, digest: Digest) -> Result<Checkpoint, TrainError> {
 
 const FIRST: &str = "first.";
 const SECOND: &str = "second.";
+const PARTS: &str = "alphas.";
 
-fn serialise(moments: &Moments) -> Result<Vec<u8>, safetensors::SafeTensorError> {
+fn serialise(
+    moments: &Moments,
+    parts: &PartWeights,
+) -> Result<Vec<u8>, safetensors::SafeTensorError> {
     let both = [(FIRST, &moments.first), (SECOND, &moments.second)];
     let named = both.into_iter().flat_map(|(prefix, named)| {
         named.iter().map(move |(name, tensor)| (format!("{prefix}{name}"), tensor))
     });
+    let named = named.map(|(name, tensor)| (name, values(tensor.clone())));
+    let alphas = parts.iter().map(|(node, list)| (format!("{PARTS}{}", node.0), list.clone()));
     let stored: Vec<(String, Vec<u8>)> = named
-        .map(|(name, tensor)| {
-            (name, values(tensor.clone()).iter().flat_map(|x| x.to_le_bytes()).collect())
-        })
+        .chain(alphas)
+        .map(|(name, list)| (name, list.iter().flat_map(|x| x.to_le_bytes()).collect()))
         .collect();
     let views: Result<Vec<_>, safetensors::SafeTensorError> = stored
         .iter()
@@ -176,19 +183,29 @@ fn serialise(moments: &Moments) -> Result<Vec<u8>, safetensors::SafeTensorError>
     safetensors::serialize(views?, None)
 }
 
-fn parse(stored: &[u8], device: &Device) -> Result<Moments, safetensors::SafeTensorError> {
+fn parse(
+    stored: &[u8],
+    device: &Device,
+) -> Result<(Moments, PartWeights), safetensors::SafeTensorError> {
     let file = SafeTensors::deserialize(stored)?;
-    let with = |prefix: &str| -> Named {
-        let tensor = |(name, view): (String, TensorView<'_>)| {
+    let with = |prefix: &str| -> Vec<(String, Vec<f32>)> {
+        let list = |(name, view): (String, TensorView<'_>)| {
             let name = name.strip_prefix(prefix)?.to_owned();
             let (chunks, _) = view.data().as_chunks::<4>();
-            let values: Vec<f32> = chunks.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-            let shape = [values.len()];
-            Some((name, Tensor::from_data(TensorData::new(values, shape), device)))
+            Some((name, chunks.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
         };
-        file.tensors().into_iter().filter_map(tensor).collect()
+        file.tensors().into_iter().filter_map(list).collect()
     };
-    Ok(Moments { first: with(FIRST), second: with(SECOND) })
+    let named = |prefix: &str| -> Named {
+        let tensor = |(name, values): (String, Vec<f32>)| {
+            let shape = [values.len()];
+            (name, Tensor::from_data(TensorData::new(values, shape), device))
+        };
+        with(prefix).into_iter().map(tensor).collect()
+    };
+    let parts = with(PARTS).into_iter();
+    let parts = parts.filter_map(|(node, values)| Some((NodeId(node.parse().ok()?), values)));
+    Ok((Moments { first: named(FIRST), second: named(SECOND) }, parts.collect()))
 }
 
 /// The first key in which two configurations differ, and its two values.

@@ -10,7 +10,7 @@ pub use check::ConfigError;
 pub use data::DataConfig;
 pub use finetune::{DistillationConfig, FinetuneConfig, QuantiseConfig};
 pub use optimiser::{Algorithm, OptimiserConfig};
-pub use search::{ImportanceConfig, SearchConfig, SearchedGates};
+pub use search::{ImportanceConfig, PenaltyConfig, SearchConfig, SearchedGates};
 
 use super::overrides::apply;
 use super::stage::Stage;
@@ -160,7 +160,7 @@ impl TrainConfig {
         let Some(schedule) = self.schedule(stage) else { return Ok(()) };
         // A search that decides before its first epoch needs none.
         let search = self.search.as_ref().filter(|_| stage == Stage::Search);
-        let needs_epochs = search.is_none_or(|search| search.method.trains_alphas());
+        let needs_epochs = search.is_none_or(|search| search.method.needs_epochs());
         let least = if needs_epochs { 1.0 } else { 0.0 };
         within(&format!("{stage}.epochs"), schedule.epochs as f64, least..=100_000.0)?;
         if schedule.epochs == 0 {

@@ -3,6 +3,7 @@
 use super::ScheduleConfig;
 use super::check::{ConfigError, within};
 use crate::train::methods::Method;
+use copriv_ir::Granularity;
 use serde::{Deserialize, Serialize};
 
 /// Which gates a search may remove.
@@ -35,13 +36,13 @@ pub struct SearchConfig {
     #[serde(default)]
     pub warmup_epochs: f64,
     /// Largest fraction that stays: of the searched gates (`copriv`, `dp`), of the activated values
-    /// (`deepreduce`) or of the bytes (`uniform`).
+    /// (`deepreduce`, `snl`, `senet`) or of the bytes (`uniform`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<f64>,
     /// Most bytes of one inference's blocks, both directions and phases, by the literature's formulae.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_bytes: Option<f64>,
-    /// Most activated values of one inference; of `deepreduce` alone.
+    /// Most activated values of one inference; of `deepreduce`, `snl` and `senet`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_relus: Option<u64>,
     /// Smallest alpha that stays; of `copriv` alone.
@@ -51,9 +52,10 @@ pub struct SearchConfig {
     /// whose removal adds bytes counts negatively).
     #[serde(default = "fifth")]
     pub mu: f64,
-    /// Learning rate of the alphas, constant.
-    #[serde(default = "tenth")]
-    pub alpha_learning_rate: f64,
+    /// Learning rate of the alphas, constant. Without one it is 0.1 for those of gates, which move by SGD, and 0.001 for those of
+    /// channels and values, which move by Adam.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alpha_learning_rate: Option<f64>,
     /// Value of every searched alpha when the search begins.
     #[serde(default = "half")]
     pub alpha_start: f64,
@@ -63,6 +65,43 @@ pub struct SearchConfig {
     /// How importance is measured, where the method measures it.
     #[serde(default)]
     pub importance: ImportanceConfig,
+    /// How finely activations are chosen; of `snl` and `senet`.
+    #[serde(default = "channel")]
+    pub granularity: Granularity,
+    /// What makes alphas fall; of `snl` alone.
+    #[serde(default)]
+    pub penalty: PenaltyConfig,
+}
+
+/// The penalty on activated values, which grows until few enough are left. The search ends with the first epoch after which the
+/// budget holds; if none does, the largest alphas stay.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PenaltyConfig {
+    /// What the loss charges for each activated value, times its alpha, in the first epoch.
+    pub weight: f64,
+    /// Factor on that weight after an epoch in which the count stalls.
+    pub growth: f64,
+    /// The count stalls where less than this share of all values has gone.
+    pub stall: f64,
+    /// Alphas above this one count as left.
+    pub threshold: f64,
+}
+
+/// As the authors of SNL have it: 1000 of the 557 thousand values of a ResNet-18 are about 0.002 of all.
+impl Default for PenaltyConfig {
+    fn default() -> Self {
+        Self { weight: 1e-5, growth: 1.1, stall: 0.002, threshold: 0.01 }
+    }
+}
+
+impl PenaltyConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        within("search.penalty.weight", self.weight, 0.0..=1e6)?;
+        within("search.penalty.growth", self.growth, 1.0..=1e6)?;
+        within("search.penalty.stall", self.stall, 0.0..=1.0)?;
+        within("search.penalty.threshold", self.threshold, 0.0..=0.999)
+    }
 }
 
 /// The measurement of what a gate is worth: the rise in loss on training images when it alone is removed.
@@ -88,18 +127,25 @@ impl SearchConfig {
         ScheduleConfig { epochs, learning_rate, warmup_epochs }
     }
 
+    /// Learning rate of the alphas.
+    pub(in crate::train) fn alpha_rate(&self) -> f64 {
+        let usual = if self.method.chooses_parts() { 0.001 } else { 0.1 };
+        self.alpha_learning_rate.unwrap_or(usual)
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         within("search.budget", self.budget.unwrap_or(0.0), 0.0..=1.0)?;
         within("search.budget_bytes", self.budget_bytes.unwrap_or(0.0), 0.0..=1e18)?;
         within("search.threshold", self.threshold.unwrap_or(0.0), 0.0..=1.0)?;
         within("search.mu", self.mu, 0.0..=1000.0)?;
-        within("search.alpha_learning_rate", self.alpha_learning_rate, 0.0..=100.0)?;
+        within("search.alpha_learning_rate", self.alpha_rate(), 0.0..=100.0)?;
         within("search.alpha_start", self.alpha_start, 0.0..=1.0)?;
         within("search.importance.images", self.importance.images as f64, 1.0..=1e9)?;
         let batches = self.importance.calibration_batches as f64;
         within("search.importance.calibration_batches", batches, 0.0..=1e6)?;
-        if self.method == Method::DeepReduce && self.gates != SearchedGates::Layers {
-            let expected = "\"layers\" for the method deepreduce";
+        self.penalty.check()?;
+        if self.method.needs_layers() && self.gates != SearchedGates::Layers {
+            let expected = format!("\"layers\" for the method {}", self.method);
             return Err(ConfigError::value("search.gates", expected, "another choice"));
         }
         let is_given = |key: &&str| match *key {
@@ -126,8 +172,8 @@ const fn fifth() -> f64 {
     0.2
 }
 
-const fn tenth() -> f64 {
-    0.1
+const fn channel() -> Granularity {
+    Granularity::Channel
 }
 
 const fn half() -> f64 {

@@ -61,6 +61,15 @@ fn errors_name_the_key() {
         ("search.gates=none", "gates"),
         ("search.method=magic", "method"),
         ("search.method=deepreduce", "search.gates"),
+        ("search.method=snl", "search.gates"),
+        ("search.method=senet", "search.gates"),
+        ("search.granularity=row", "granularity"),
+        ("search.alpha_learning_rate=-1", "search.alpha_learning_rate"),
+        ("search.penalty.weight=-1", "search.penalty.weight"),
+        ("search.penalty.growth=0.9", "search.penalty.growth"),
+        ("search.penalty.stall=2", "search.penalty.stall"),
+        ("search.penalty.threshold=1", "search.penalty.threshold"),
+        ("search.penalty.wait=1", "wait"),
         ("search.epochs=0", "search.epochs"),
         ("search.budget_bytes=-1", "search.budget_bytes"),
         ("search.threshold=2", "search.threshold"),
@@ -120,6 +129,20 @@ fn a_search_needs_a_limit_that_its_method_knows() {
     let error = parse(dp).expect_err("no limit of dp").to_string();
     assert!(error.contains("search.budget_bytes") && error.contains("dp"), "{error}");
     assert!(parse("search={ method = \"dp\", budget = 0.5 }").is_ok(), "dp needs no epochs");
+    let of = |method: &str, rest: &str| {
+        parse(&format!("search={{ method = \"{method}\", gates = \"layers\", {rest} }}"))
+            .map(drop)
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(of("senet", "budget_relus = 100"), Ok(()), "senet needs no epochs");
+    for (method, rest, named) in [
+        ("snl", "budget_relus = 100", "search.epochs"),
+        ("snl", "epochs = 1, learning_rate = 0.1, budget_bytes = 1e9", "search.budget_relus"),
+        ("senet", "threshold = 0.5", "search.budget_relus"),
+    ] {
+        let error = of(method, rest).expect_err(named);
+        assert!(error.contains(named), "{error}");
+    }
 }
 
 #[test]

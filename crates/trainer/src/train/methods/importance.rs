@@ -1,7 +1,7 @@
 //! What each gate is worth: how much worse the network answers without it.
 
 use crate::data::{Images, epoch_order};
-use crate::model::{GateValue, Mode, Model};
+use crate::model::{GateValue, Mismatch, Mode, Model, PartWeights, Pass};
 use crate::train::config::ImportanceConfig;
 use crate::train::error::TrainError;
 use crate::train::evaluate::Measurement;
@@ -9,6 +9,7 @@ use crate::train::loader::{BatchPlan, Batches};
 use burn::tensor::Device;
 use copriv_ir::Checkpoint;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::scope;
 
@@ -104,6 +105,36 @@ impl Probe<'_> {
             importances.push(GateImportance { gate, loss_rise, top1_drop });
         }
         Ok(Some(Importances { images: held_out.len(), complete, gates: importances }))
+    }
+
+    /// By how much each activation changes its values, of those activations that `ones` hold ones for: sums over the held-out
+    /// images, by node. `None` where it was stopped.
+    pub(in crate::train) fn mismatch(
+        &self,
+        ones: &PartWeights,
+        stop: &AtomicBool,
+    ) -> Result<Option<BTreeMap<usize, Vec<f64>>>, TrainError> {
+        let order = epoch_order(self.seed, u64::MAX, self.images.labels().len());
+        let held_out = &order[..self.config.images.min(order.len())];
+        let mut model = Model::from_checkpoint(self.checkpoint, self.device);
+        model.set_parts(ones, false);
+        let gates = GateValue::fixed(self.checkpoint.gates().kept());
+        let input = *model.network().input();
+        let mismatch = Some(Mismatch::default());
+        let pass = Pass { mismatch, ..Pass::plain(Mode::Evaluate) };
+        let plan = BatchPlan::plain(self.images, input, held_out, self.batch_size);
+        scope(|scope| {
+            for batch in Batches::start(scope, &plan, self.workers, 0) {
+                let batch = batch?;
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(None);
+                }
+                let (images, _) = batch.part(0..batch.len(), input.shape, self.device);
+                let _ = model.forward_with(images, &gates, &pass);
+            }
+            Ok::<_, TrainError>(Some(()))
+        })
+        .map(|done| done.and(pass.mismatch.map(Mismatch::into_sums)))
     }
 
     /// The network's answers with these gates, its batch norms calibrated for them.

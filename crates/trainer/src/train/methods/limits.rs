@@ -21,6 +21,11 @@ pub(in crate::train) struct Limits {
 }
 
 impl Limits {
+    /// Activated values of an inference.
+    pub(in crate::train) fn relus(&self) -> u64 {
+        self.relus
+    }
+
     /// None.
     pub(super) const NONE: Self =
         Self { gates: usize::MAX, bytes: f64::INFINITY, relus: u64::MAX, threshold: 0.0 };
@@ -47,7 +52,7 @@ impl Limits {
                 at_least("search.budget_bytes", bytes.floor(), costs.smallest().ceil(), REMOVED)?;
                 Ok(Self { gates, bytes, threshold, ..Self::NONE })
             }
-            Method::DeepReduce => {
+            Method::DeepReduce | Method::Snl | Method::SeNet => {
                 let share = fraction * costs.relus(&all) as f64;
                 let relus = search.budget_relus.unwrap_or(u64::MAX).min(share as u64);
                 let smallest = costs.relus(&removed);

@@ -5,6 +5,8 @@
 //! | `copriv` | alphas trained along with the weights; the largest stay | `copriv.rs` |
 //! | `dp` | the rise in loss when a gate is removed, measured beforehand; the set that loses least | `dp.rs`, `importance.rs` |
 //! | `deepreduce` | the same of single layers, for each activated value saved; the least critical go | `deepreduce.rs` |
+//! | `snl` | alphas of single channels or values, trained under a penalty until few enough are left | `snl.rs`, `parts.rs` |
+//! | `senet` | the importance of layers gives each its share of the activated values, alphas say which | `senet.rs`, `parts.rs` |
 //! | `uniform` | nothing but the cost: a narrower network of the largest channels | `uniform.rs` |
 
 mod copriv;
@@ -12,6 +14,9 @@ mod deepreduce;
 mod dp;
 mod importance;
 mod limits;
+mod parts;
+mod senet;
+mod snl;
 mod uniform;
 
 pub use importance::{Answer, GateImportance, Importances};
@@ -21,6 +26,9 @@ pub(super) use deepreduce::drop_layers;
 pub(super) use dp::choose;
 pub(super) use importance::Probe;
 pub(super) use limits::Limits;
+pub(super) use parts::{Choice, PartSpace, hard};
+pub(super) use senet::{allocate, within};
+pub(super) use snl::{above, largest, next_weight};
 pub(super) use uniform::narrow;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +46,11 @@ pub enum Method {
     /// Whole layers lose their activations, the least critical for each activated value first
     /// (after DeepReDuce, arXiv 2103.01396).
     DeepReduce,
+    /// Single channels or values lose their activations as their alphas fall under a penalty on the number of activated
+    /// values (arXiv 2202.02340).
+    Snl,
+    /// Every layer keeps as many activated channels or values as its importance asks for (after arXiv 2301.09254).
+    SeNet,
     /// All layers narrowed alike, their largest channels kept.
     Uniform,
 }
@@ -50,6 +63,8 @@ impl Method {
             Self::Copriv => "copriv",
             Self::Dp => "dp",
             Self::DeepReduce => "deepreduce",
+            Self::Snl => "snl",
+            Self::SeNet => "senet",
             Self::Uniform => "uniform",
         }
     }
@@ -60,15 +75,32 @@ impl Method {
         match self {
             Self::Copriv => &["budget", "budget_bytes", "threshold"],
             Self::Dp | Self::Uniform => &["budget", "budget_bytes"],
-            Self::DeepReduce => &["budget", "budget_relus"],
+            Self::DeepReduce | Self::Snl | Self::SeNet => &["budget", "budget_relus"],
         }
     }
 
-    /// Whether alphas are trained in the search's epochs. Other methods decide before the first, so that
-    /// there may be none.
+    /// Whether alphas of gates are trained in the search's epochs.
     #[must_use]
     pub const fn trains_alphas(self) -> bool {
         matches!(self, Self::Copriv)
+    }
+
+    /// Whether single channels or values are chosen, by alphas of their own.
+    #[must_use]
+    pub const fn chooses_parts(self) -> bool {
+        matches!(self, Self::Snl | Self::SeNet)
+    }
+
+    /// Whether it decides in the search's epochs. Other methods can before the first, so that there may be none.
+    #[must_use]
+    pub const fn needs_epochs(self) -> bool {
+        matches!(self, Self::Copriv | Self::Snl)
+    }
+
+    /// Whether whole layers lose their activations, so that each has a gate.
+    #[must_use]
+    pub const fn needs_layers(self) -> bool {
+        matches!(self, Self::DeepReduce | Self::Snl | Self::SeNet)
     }
 }
 

@@ -72,13 +72,17 @@ impl Session<'_> {
         if self.trains_alphas(stage) {
             self.kept = select(&self.costs, &self.model.alphas(), &self.limits);
         }
-        let metrics = self.measure(rate, began, observer)?;
+        let penalty = self.progress.penalty.map(|penalty| penalty.weight);
+        self.settle_parts(stage);
+        let metrics = EpochMetrics { penalty, ..self.measure(rate, began, observer)? };
         self.complete_epoch(metrics, observer)?;
         Ok(true)
     }
 
     fn step_metrics(&self, losses: &Losses, steps: usize, rate: f64, seconds: f64) -> StepMetrics {
         let (batch_size, stage) = (self.config.batch_size as f64, self.progress.stage);
+        // Those of gates that are searched in part are means as of the last epoch.
+        let has_alphas = self.trains_alphas(stage) || self.part_search(stage).is_some();
         StepMetrics {
             stage,
             epoch: self.progress.epoch + 1,
@@ -90,7 +94,7 @@ impl Session<'_> {
             top1: losses.right as f64 / batch_size,
             learning_rate: rate,
             images_per_second: batch_size / seconds.max(1e-9),
-            alphas: if self.trains_alphas(stage) { self.model.alphas() } else { vec![] },
+            alphas: if has_alphas { self.model.alphas() } else { vec![] },
         }
     }
 
@@ -108,7 +112,8 @@ impl Session<'_> {
         let (batch_size, workers) = (self.config.batch_size, self.config.data.workers);
         let measurement = Measurement { images, device, batch_size, workers };
         let images = (all.as_slice(), self.quantiser(self.progress.stage, false));
-        let accuracy = measurement.accuracy(self.result(), &self.kept, images, &mut seen)?;
+        let accuracy = measurement.accuracy(&self.settled(), &self.kept, images, &mut seen)?;
+        let (bytes, relus) = self.sizes();
         let (progress, sums) = (&self.progress, self.progress.sums);
         let steps = progress.step.max(1) as f64;
         Ok(EpochMetrics {
@@ -128,8 +133,9 @@ impl Session<'_> {
             seconds: began.elapsed().as_secs_f64(),
             alphas: self.model.alphas(),
             mask: mask(&self.kept),
-            bytes: self.costs.bytes(&self.kept),
-            relus: self.costs.relus(&self.kept),
+            bytes,
+            relus,
+            penalty: None,
             method: self.config.search.as_ref().map(|search| search.method),
         })
     }

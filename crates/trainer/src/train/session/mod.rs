@@ -2,6 +2,7 @@
 
 mod epoch;
 mod origin;
+mod parts;
 mod search;
 mod step;
 
@@ -18,10 +19,11 @@ use super::state::StateFolder;
 use super::teacher::{self, Teacher};
 use super::{TrainOutcome, TrainingData, check_match};
 use crate::device;
-use crate::model::Model;
+use crate::model::{Masks, Model};
 use burn::tensor::Device;
 use copriv_ir::{Checkpoint, Provenance};
 use origin::Origin;
+use parts::Parts;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -40,6 +42,10 @@ pub(super) struct Session<'a> {
     /// The running mean of the weights, if there is to be one.
     average: Option<Average>,
     kept: Vec<bool>,
+    /// Of activations in part.
+    masks: Masks,
+    /// Where those are being searched.
+    parts: Option<Parts>,
     costs: GateCosts,
     limits: Limits,
     moments: Moments,
@@ -60,7 +66,7 @@ impl<'a> Session<'a> {
     ) -> Result<Self, TrainError> {
         let devices = device::parse_list(&config.device)?;
         let first = devices.first().cloned().unwrap_or_default();
-        let Origin { checkpoint, average, moments, progress, provenance, metrics_length } =
+        let Origin { checkpoint, average, moments, parts, progress, provenance, metrics_length } =
             if resume { Origin::of(folder.read(&first)?) } else { Origin::first(config, data)? };
         check_match(checkpoint.network(), &*data.train)?;
         check_match(checkpoint.network(), &*data.test)?;
@@ -79,7 +85,7 @@ impl<'a> Session<'a> {
         write_config(config, &out.join("config.toml"))?;
         let average = average.as_ref().unwrap_or(&checkpoint);
         let average = || Average::of(&Model::from_checkpoint(average, &first));
-        Ok(Self {
+        let mut session = Self {
             config,
             data,
             out,
@@ -88,6 +94,8 @@ impl<'a> Session<'a> {
             average: (config.optimiser.ema > 0.0).then(average),
             devices,
             kept: checkpoint.gates().kept().to_vec(),
+            masks: checkpoint.gates().parts().clone(),
+            parts: None,
             costs,
             limits,
             moments,
@@ -95,7 +103,9 @@ impl<'a> Session<'a> {
             progress,
             provenance,
             metrics: MetricsFile::open(&out.join("metrics.jsonl"), metrics_length)?,
-        })
+        };
+        session.resume_parts(&parts);
+        Ok(session)
     }
 
     /// All stages that are left.
@@ -133,11 +143,12 @@ impl<'a> Session<'a> {
             return Ok(false);
         }
         observer.stage(stage, epochs, self.progress.epoch);
-        while self.progress.epoch < epochs {
+        while self.progress.epoch < epochs && !self.is_found(stage) {
             if !self.run_epoch(stage, observer, stop)? {
                 return Ok(false);
             }
         }
+        self.close_parts(stage)?;
         Ok(true)
     }
 
@@ -195,7 +206,8 @@ impl<'a> Session<'a> {
         let (weights, result) = (self.checkpoint_of(&self.model)?, self.checkpoint()?);
         let average = self.average.as_ref().map(|_| &result);
         let length = self.metrics.length();
-        self.folder.write(&self.progress, &weights, average, &self.moments, length)?;
+        let parts = self.open_weights();
+        self.folder.write(&self.progress, &weights, average, (&self.moments, &parts), length)?;
         Ok(result.write(&self.out.join(LAST))?)
     }
 
@@ -206,7 +218,7 @@ impl<'a> Session<'a> {
     fn checkpoint_of(&self, model: &Model) -> Result<Checkpoint, TrainError> {
         let Progress { stage, epoch, .. } = self.progress;
         model
-            .to_checkpoint(&self.kept, self.provenance.clone())
+            .to_checkpoint(&self.kept, &self.masks, self.provenance.clone())
             .map_err(|reason| TrainError::Checkpoint { stage, epoch, reason })
     }
 

@@ -1,5 +1,6 @@
 //! What a run begins or goes on with.
 
+use crate::model::PartWeights;
 use crate::train::config::TrainConfig;
 use crate::train::error::TrainError;
 use crate::train::optimiser::Moments;
@@ -15,6 +16,8 @@ pub(super) struct Origin {
     /// The running mean of the weights.
     pub(super) average: Option<Checkpoint>,
     pub(super) moments: Moments,
+    /// Alphas of channels or values in an interrupted search.
+    pub(super) parts: PartWeights,
     pub(super) progress: Progress,
     pub(super) provenance: Provenance,
     pub(super) metrics_length: u64,
@@ -26,13 +29,14 @@ impl Origin {
         let provenance = provenance(config, &checkpoint);
         let stage = config.stages().first().copied().unwrap_or(Stage::Pretrain);
         let (moments, progress) = (Moments::default(), Progress::beginning(stage));
-        let average = None;
-        Ok(Self { checkpoint, average, moments, progress, provenance, metrics_length: 0 })
+        let (average, parts) = (None, PartWeights::new());
+        Ok(Self { checkpoint, average, moments, parts, progress, provenance, metrics_length: 0 })
     }
 
     pub(super) fn of(state: State) -> Self {
-        let State { progress, weights: checkpoint, average, moments, metrics_length } = state;
+        let State { progress, weights: checkpoint, average, moments, parts, metrics_length } =
+            state;
         let provenance = checkpoint.provenance().clone();
-        Self { checkpoint, average, moments, progress, provenance, metrics_length }
+        Self { checkpoint, average, moments, parts, progress, provenance, metrics_length }
     }
 }

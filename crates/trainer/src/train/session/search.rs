@@ -6,10 +6,11 @@ use crate::train::average::Average;
 use crate::train::config::{SearchConfig, SearchedGates};
 use crate::train::error::TrainError;
 use crate::train::gates::GateCosts;
-use crate::train::methods::{Method, Probe, choose, drop_layers, narrow, select};
+use crate::train::methods::{Importances, Method, Probe, choose, drop_layers, narrow, select};
 use crate::train::metrics::{Metrics, Observer, SearchMetrics};
 use crate::train::progress::Progress;
 use crate::train::stage::Stage;
+use copriv_ir::Checkpoint;
 use std::sync::atomic::AtomicBool;
 
 impl Session<'_> {
@@ -26,6 +27,9 @@ impl Session<'_> {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<bool, TrainError> {
+        if search.method == Method::Snl {
+            return self.begin_parts(search, observer, stop);
+        }
         if search.method.trains_alphas() {
             let alphas = self.costs.first_alphas(search.alpha_start);
             self.set_alphas(&alphas);
@@ -34,6 +38,10 @@ impl Session<'_> {
         }
         if search.method == Method::Uniform {
             self.narrow()?;
+        } else if search.method == Method::SeNet {
+            if !self.begin_parts(search, observer, stop)? {
+                return Ok(false);
+            }
         } else if !self.choose(search, observer, stop)? {
             return Ok(false);
         }
@@ -63,18 +71,7 @@ impl Session<'_> {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<bool, TrainError> {
-        let checkpoint = self.checkpoint()?;
-        let probe = Probe {
-            checkpoint: &checkpoint,
-            images: &*self.data.train,
-            config: &search.importance,
-            batch_size: self.config.batch_size,
-            seed: self.config.seed,
-            device: &self.result().alpha_tensor().device().inner(),
-            workers: self.config.data.workers,
-        };
-        let mut seen = |done, count| observer.probing(done, count);
-        let Some(importances) = probe.measure(self.costs.searched(), &mut seen, stop)? else {
+        let Some(importances) = self.importances(search, observer, stop)? else {
             return Ok(false);
         };
         let rises = importances.loss_rises(self.kept.len());
@@ -82,11 +79,49 @@ impl Session<'_> {
         self.kept = select(&self.costs, &rises, &self.limits);
         let alphas: Vec<f32> = rises.iter().map(|&rise| rise as f32).collect();
         self.set_alphas(&alphas);
-        let (mask, bytes) = (mask(&self.kept), self.costs.bytes(&self.kept));
-        let relus = self.costs.relus(&self.kept);
-        let metrics = SearchMetrics { method: search.method, importances, mask, bytes, relus };
+        self.report_choice(search.method, importances, observer)?;
+        Ok(true)
+    }
+
+    /// What each gate in question is worth; `None` where it was stopped.
+    pub(super) fn importances(
+        &self,
+        search: &SearchConfig,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Option<Importances>, TrainError> {
+        let checkpoint = self.checkpoint()?;
+        let mut seen = |done, count| observer.probing(done, count);
+        self.probe(search, &checkpoint).measure(self.costs.searched(), &mut seen, stop)
+    }
+
+    pub(super) fn probe<'p>(
+        &'p self,
+        search: &'p SearchConfig,
+        checkpoint: &'p Checkpoint,
+    ) -> Probe<'p> {
+        Probe {
+            checkpoint,
+            images: &*self.data.train,
+            config: &search.importance,
+            batch_size: self.config.batch_size,
+            seed: self.config.seed,
+            device: &self.devices[0],
+            workers: self.config.data.workers,
+        }
+    }
+
+    /// Writes down and tells what was measured and what came of it.
+    pub(super) fn report_choice(
+        &mut self,
+        method: Method,
+        importances: Importances,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let (mask, (bytes, relus)) = (mask(&self.kept), self.sizes());
+        let metrics = SearchMetrics { method, importances, mask, bytes, relus };
         self.metrics.write(&Metrics::Search(metrics.clone()))?;
         observer.chosen(&metrics);
-        Ok(true)
+        Ok(())
     }
 }

@@ -5,6 +5,7 @@ use crate::data::SampleKey;
 use crate::model::{GateValue, Mode, Model, Pass, Quantiser, Ranges, values};
 use crate::ops::mixed;
 use crate::train::batch::{Batch, argmax_rows};
+use crate::train::config::SearchConfig;
 use crate::train::error::TrainError;
 use crate::train::loss::{cross_entropy, divergence};
 use crate::train::methods::select;
@@ -52,7 +53,7 @@ impl Session<'_> {
         let optimiser = Optimiser {
             config,
             learning_rate: rate,
-            alpha_learning_rate: self.config.search.as_ref().map_or(0.0, |s| s.alpha_learning_rate),
+            alpha_learning_rate: self.config.search.as_ref().map_or(0.0, SearchConfig::alpha_rate),
             step: done,
         };
         optimiser.step(&mut self.model, gradients, &mut self.moments);
@@ -67,6 +68,7 @@ impl Session<'_> {
         if self.trains_alphas(stage) {
             self.kept = select(&self.costs, &self.model.alphas(), &self.limits);
         }
+        self.choose_parts();
     }
 
     /// The whole batch on the one device, or an equal part on a copy of the network on each.
@@ -106,7 +108,8 @@ impl Session<'_> {
         let (images, targets) = batch.part(range.clone(), shape, device);
         let gates = self.gates(&model, stage);
         let dropout = self.dropout(range.len(), number, device);
-        let pass = Pass { mode: Mode::Train, dropout, quantiser: self.quantiser(stage, true) };
+        let (quantiser, parts) = (self.quantiser(stage, true), self.part_tensors(&model, device));
+        let pass = Pass { dropout, quantiser, parts, ..Pass::plain(Mode::Train) };
         let logits = model.forward_with(Tensor::from_inner(images.clone()), &gates, &pass);
 
         let labelled = cross_entropy(logits.clone(), Tensor::from_inner(targets));
@@ -118,10 +121,9 @@ impl Session<'_> {
                     + labelled.mul_scalar(1.0 - teacher.weight)
             }
         };
-        let comm = self.comm_loss(&model, stage, device);
-        let mu = self.config.search.as_ref().map_or(0.0, |search| search.mu);
+        let comm = self.comm_loss(&model, stage, device).or_else(|| self.penalty(&model));
         let loss = match &comm {
-            Some(comm) => task.clone() + comm.clone().mul_scalar(mu),
+            Some((comm, weight)) => task.clone() + comm.clone().mul_scalar(*weight),
             None => task.clone(),
         };
         let answers = argmax_rows(&values(logits), model.network().classes());
@@ -129,7 +131,7 @@ impl Session<'_> {
         let losses = Losses {
             total: scalar(loss.clone()),
             task: scalar(task),
-            comm: comm.map_or(0.0, scalar),
+            comm: comm.map_or(0.0, |(comm, _)| scalar(comm)),
             right: right.count(),
         };
         let gradients = named_gradients(&mut model, &mut loss.backward());
@@ -176,18 +178,16 @@ impl Session<'_> {
             let alphas = model.alpha_tensor();
             GateValue::straight_through(&alphas, &self.kept, self.costs.searched())
         } else {
-            GateValue::fixed(&self.kept)
+            GateValue::fixed(&self.open_gates())
         }
     }
 
-    /// Share of the bytes in question that the alphas still ask for; where these are trained.
-    fn comm_loss(&self, model: &Model, stage: Stage, device: &Device) -> Option<Tensor<1>> {
-        if !self.trains_alphas(stage) {
-            return None;
-        }
+    /// Share of the bytes in question that the alphas still ask for, where these are trained, and its weight.
+    fn comm_loss(&self, model: &Model, stage: Stage, device: &Device) -> Option<(Tensor<1>, f64)> {
+        let search = self.config.search.as_ref().filter(|_| self.trains_alphas(stage))?;
         let weights = self.costs.loss_weights();
         let weights = Tensor::<1>::from_data(weights.as_slice(), device);
-        Some((model.alpha_tensor() * Tensor::from_inner(weights)).sum())
+        Some(((model.alpha_tensor() * Tensor::from_inner(weights)).sum(), search.mu))
     }
 
     /// What rounds in this stage, if anything does; it `learns` ranges in training alone.
