@@ -64,7 +64,7 @@ fn inferences_equal_the_evaluators_and_send_what_was_predicted() {
 
 #[test]
 fn so_they_do_with_replies() {
-    for bits in [26, 41] {
+    for bits in [12, 26, 41] {
         let model = with_replies(&every_direct_step(bits, 7), 3);
         let results = infer(&model, None, &[1, 2]).expect("both are content");
         let predicted = cost::plan(&model.plan);

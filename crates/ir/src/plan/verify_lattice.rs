@@ -43,8 +43,10 @@ impl<'a> LatticeCheck<'a> {
         if let Some(section) = section.filter(|one| !LatticeSet::HINTS.contains(&one.set)) {
             return Err(format!("there are no hints of {}", section.set));
         }
-        if reply.is_some_and(|reply| reply.carrier_rounding > MOST_ROUNDING) {
-            return Err(format!("carriers are rounded by at most {MOST_ROUNDING} bits"));
+        if reply.is_some_and(|reply| reply.carrier_rounding > MOST_REPLY_ROUNDING) {
+            return Err(format!(
+                "carriers of correlations with a reply are rounded by at most {MOST_REPLY_ROUNDING} bits"
+            ));
         }
         let risks = vec![0.0; secrets as usize];
         Ok(Self { section, reply, risks, steps: 0, replies: 0 })
