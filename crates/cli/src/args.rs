@@ -90,6 +90,13 @@ pub struct Demo {
     /// Folder of the CIFAR-100 sample.
     #[arg(long, value_name = "DIR", default_value = "datasets/cifar100_sample")]
     pub data: PathBuf,
+    /// A trained network, to be compiled and run beside the one that the demo trains.
+    #[arg(
+        long,
+        value_name = "CHECKPOINT",
+        default_value = "datasets/models/cifar100_mobilenet_v2_x0.5.safetensors"
+    )]
+    pub model: PathBuf,
     /// Train for one epoch a stage and classify one image: a check that everything works.
     #[arg(long, hide = true)]
     pub brief: bool,

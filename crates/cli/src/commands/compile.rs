@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, anyhow};
 use copriv_compiler::{Calibration, Compilation, CompileConfig, LatticeSeeds, Progress};
 use copriv_ir::lattice::{PublicSeed, SecretSeed};
 use copriv_ir::{FusedModel, NetworkProfile, Phase};
-use copriv_trainer::data::{Dataset, Split};
+use copriv_trainer::data::{Dataset, Split, class_labels};
 use indicatif::ProgressBar;
 use std::path::Path;
 
@@ -113,7 +113,9 @@ pub fn calibrate(fused: &FusedModel, images: &Dataset, terminal: &Terminal) -> R
         bar.inc(1);
         input.normalise(images.image(index))
     });
-    let calibration = Calibration::from_images(fused, normalised)?.with_labels(images.labels())?;
+    let places = class_labels(images, fused.network().labels())?;
+    let labels: Vec<usize> = images.labels().iter().map(|&class| places[class]).collect();
+    let calibration = Calibration::from_images(fused, normalised)?.with_labels(&labels)?;
     bar.finish_and_clear();
     Ok(calibration)
 }

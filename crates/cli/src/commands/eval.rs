@@ -7,7 +7,7 @@ use crate::{datasets, format};
 use anyhow::{Context as _, Result, bail, ensure};
 use copriv_ir::evaluate::{CheckpointEvaluator, FusedEvaluator, PlanEvaluator};
 use copriv_ir::{FusedModel, InputSpec};
-use copriv_trainer::data::{Images, Split};
+use copriv_trainer::data::{Images, Split, class_labels};
 use indicatif::ProgressBar;
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
@@ -29,18 +29,19 @@ pub fn run(args: &Eval, terminal: &Terminal) -> Result<()> {
         Artefact::Checkpoint(checkpoint) => {
             let evaluator = CheckpointEvaluator::new(checkpoint);
             let logits = |image: &[f32]| widen(&evaluator.logits(image));
-            job.judge(checkpoint.network().input(), logits)?
+            let network = checkpoint.network();
+            job.judge(network.input(), network.labels(), logits)?
         }
         Artefact::Fused(fused) => job.judge_fused(fused)?,
         Artefact::Plan(_) => {
             ensure!(args.artefact.is_dir(), "a plan alone has no weights; give the plan's folder");
             let (plan, weights) = read_plan_folder(&args.artefact)?;
             let evaluator = PlanEvaluator::new(&plan, &weights)?;
-            job.judge(plan.input(), |image| evaluator.logits_f64(image))?
+            job.judge(plan.input(), plan.labels(), |image| evaluator.logits_f64(image))?
         }
     };
     if let Some(path) = &args.dump {
-        dump(path, &judged, images.labels())?;
+        dump(path, &judged)?;
     }
 
     let accuracy = Accuracy::of(&judged);
@@ -67,18 +68,18 @@ pub fn of_fused(fused: &FusedModel, images: &dyn Images, terminal: &Terminal) ->
     Ok(Accuracy::of(&job.judge_fused(fused)?))
 }
 
-/// Accuracy of anything that makes logits of normalised images.
+/// Accuracy of anything that makes logits of normalised images; `labels` are the names of its classes.
 ///
 /// # Errors
-/// Where there are no images, or they are not of the network's size.
+/// Where there are no images, or they are not of the network's size or classes.
 pub fn measure(
     images: &dyn Images,
-    input: &InputSpec,
+    (input, labels): (&InputSpec, &[String]),
     terminal: &Terminal,
     logits: impl Fn(&[f32]) -> Vec<f64> + Sync,
 ) -> Result<Accuracy> {
     let job = Job { images, limit: None, keep: false, terminal };
-    Ok(Accuracy::of(&job.judge(input, logits)?))
+    Ok(Accuracy::of(&job.judge(input, labels, logits)?))
 }
 
 /// How well logits agree with labels.
@@ -131,6 +132,7 @@ struct Job<'a> {
 
 /// One image's result.
 struct Judged {
+    label: usize,
     score: Score,
     /// The normalised image and its logits, where they are kept.
     kept: Option<(Vec<f32>, Vec<f64>)>,
@@ -140,16 +142,18 @@ impl Job<'_> {
     fn judge_fused(&self, fused: &FusedModel) -> Result<Vec<Judged>> {
         let evaluator = FusedEvaluator::new(fused);
         let logits = |image: &[f32]| widen(&evaluator.logits(image));
-        self.judge(fused.network().input(), logits)
+        self.judge(fused.network().input(), fused.network().labels(), logits)
     }
 
-    /// Judges all images, threaded over them.
+    /// Judges all images, threaded over them; `names` are those of the network's classes.
     fn judge(
         &self,
         input: &InputSpec,
+        names: &[String],
         logits: impl Fn(&[f32]) -> Vec<f64> + Sync,
     ) -> Result<Vec<Judged>> {
         let Self { images, limit, keep, terminal } = *self;
+        let places = class_labels(images, names)?;
         let labels = images.labels();
         let labels = &labels[..limit.unwrap_or(usize::MAX).min(labels.len())];
         ensure!(!labels.is_empty(), "the data set has no images to evaluate");
@@ -161,12 +165,13 @@ impl Job<'_> {
         let judged: Result<Vec<Judged>> = labels
             .par_iter()
             .enumerate()
-            .map(|(index, label)| {
+            .map(|(index, &class)| {
                 let image = input.normalise(&images.pixels(index)?);
                 let logits = logits(&image);
                 bar.inc(1);
-                let score = Score::new(&logits, *label);
-                Ok(Judged { score, kept: keep.then_some((image, logits)) })
+                let label = places[class];
+                let score = Score::new(&logits, label);
+                Ok(Judged { label, score, kept: keep.then_some((image, logits)) })
             })
             .collect();
         bar.finish_and_clear();
@@ -176,7 +181,7 @@ impl Job<'_> {
 
 /// Writes what went in and came out: `images` `[n, 3, side, side]` (normalised), `labels` `[n]`, `logits`
 /// `[n, classes]`.
-fn dump(path: &Path, judged: &[Judged], labels: &[usize]) -> Result<()> {
+fn dump(path: &Path, judged: &[Judged]) -> Result<()> {
     let kept: Vec<_> = judged.iter().filter_map(|judged| judged.kept.as_ref()).collect();
     let Some((image, logits)) = kept.first() else { return Ok(()) };
     let (count, classes) = (kept.len(), logits.len());
@@ -185,7 +190,7 @@ fn dump(path: &Path, judged: &[Judged], labels: &[usize]) -> Result<()> {
     let logits: Vec<u8> =
         kept.iter().flat_map(|(_, y)| y).flat_map(|y| (*y as f32).to_le_bytes()).collect();
     let labels: Vec<u8> =
-        labels.iter().take(count).flat_map(|label| (*label as i64).to_le_bytes()).collect();
+        judged.iter().flat_map(|judged| (judged.label as i64).to_le_bytes()).collect();
     let tensors = [
         ("images", TensorView::new(Dtype::F32, vec![count, 3, side, side], &images)?),
         ("labels", TensorView::new(Dtype::I64, vec![count], &labels)?),

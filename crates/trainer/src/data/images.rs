@@ -21,7 +21,7 @@ pub trait Images: fmt::Debug + Send + Sync {
     /// Mean and standard deviation of each channel, of pixels scaled to 0..1.
     fn statistics(&self) -> ([f32; 3], [f32; 3]);
 
-    /// The label of each image.
+    /// The label of each image, below the number of classes.
     fn labels(&self) -> &[usize];
 
     /// Pixels of image `index`, channel-major, 8 bits each; of larger images the middle.
@@ -38,6 +38,26 @@ pub trait Images: fmt::Debug + Send + Sync {
         let Shape { width, height, .. } = self.shape();
         Ok(interleaved(&self.pixels(index)?, width, height))
     }
+}
+
+/// The place of each class of a data set among a network's `labels`, found by name: a data set of some classes can then be
+/// given to a network that knows more. By number, where the network's labels have no names.
+///
+/// # Errors
+/// [`DataError::UnknownClass`] for a class that the network does not know.
+pub fn class_labels(images: &dyn Images, labels: &[String]) -> Result<Vec<usize>, DataError> {
+    let classes = images.classes();
+    if labels.is_empty() || labels == classes {
+        return Ok((0..classes.len()).collect());
+    }
+    let place = |class: &String| {
+        labels.iter().position(|label| label == class).ok_or_else(|| DataError::UnknownClass {
+            dataset: images.name().into(),
+            class: class.clone(),
+            labels: labels.len(),
+        })
+    };
+    classes.iter().map(place).collect()
 }
 
 impl Images for Dataset {

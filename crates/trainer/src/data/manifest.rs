@@ -358,6 +358,20 @@ mod tests {
     }
 
     #[test]
+    fn classes_are_found_among_a_networks_labels_by_name() {
+        let dataset = load(&content()).expect("whole");
+        let places = |labels: &[&str]| {
+            let labels: Vec<String> = labels.iter().map(|&label| label.to_owned()).collect();
+            crate::data::class_labels(&dataset, &labels)
+        };
+        assert_eq!(places(&[]).expect("by number"), [0, 1, 2]);
+        assert_eq!(places(&["cat", "dog", "owl"]).expect("its own"), [0, 1, 2]);
+        assert_eq!(places(&["ape", "owl", "cat", "bee", "dog"]).expect("all known"), [2, 4, 1]);
+        let error = places(&["cat", "owl"]).expect_err("no dog").to_string();
+        assert!(error.contains("dog") && error.contains("tiny"), "{error}");
+    }
+
+    #[test]
     fn compressed_files_and_subfolders_are_found() {
         let root = tempfile::tempdir().expect("a folder");
         let folder = root.path().join("tiny");

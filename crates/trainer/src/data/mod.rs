@@ -14,7 +14,7 @@ mod resize;
 pub use augment::{Augmentation, Mixing, RandAugment, ResizedCrop, SampleKey, epoch_order};
 pub use dataset::{Dataset, Split};
 pub use image_folder::ImageFolder;
-pub use images::Images;
+pub use images::{Images, class_labels};
 pub use manifest::{Archive, CheckedFile, DataFile, Layout, Manifest};
 pub use picture::{fit, read_picture};
 pub use resize::resize;
@@ -56,4 +56,8 @@ pub enum DataError {
     Digest { path: PathBuf, expected: String, found: String },
     #[error("{dataset} has no class number {found}; its {classes} classes count from 0")]
     Class { dataset: String, found: usize, classes: usize },
+    #[error(
+        "the class {class} of {dataset} is none of the network's {labels} labels: it was trained for another data set"
+    )]
+    UnknownClass { dataset: String, class: String, labels: usize },
 }

@@ -41,20 +41,27 @@ pub fn run(args: &Demo, terminal: &Terminal) -> Result<()> {
     let mut demo = DemoRun { folder, data, images, test, terminal, report };
 
     let config = demo.write_config(args.brief)?;
-    let (unpruned, pruned) = demo.train(&config)?;
-    let forms = [demo.fuse("unpruned", &unpruned)?, demo.fuse("pruned", &pruned)?];
-    for (name, fused) in ["unpruned", "pruned"].into_iter().zip(&forms) {
+    let trained = demo.train(&config)?;
+    let networks = [
+        ("unpruned", trained.join("unpruned.safetensors"), &Preset::PUBLISHED[..]),
+        ("pruned", trained.join("last.safetensors"), &Preset::PUBLISHED[..]),
+        ("model", args.model.clone(), &[]),
+    ];
+    for (name, path, presets) in &networks {
+        let count = |preset| if args.brief { 1 } else { private_images(name, preset) };
+        let fused = demo.fuse(name, path)?;
         let images = demo.images.clone().limit(compile::CALIBRATION_IMAGES);
-        let calibration = compile::calibrate(fused, &images, terminal)?;
-        for preset in Preset::PUBLISHED {
-            let count = if args.brief { 1 } else { private_images(name, preset) };
-            demo.compile_and_run((name, FUSED), (fused, &calibration), preset, count)?;
+        if !presets.is_empty() {
+            let calibration = compile::calibrate(&fused, &images, terminal)?;
+            for &preset in *presets {
+                let count = count(preset);
+                demo.compile_and_run((name, FUSED), (&fused, &calibration), preset, count)?;
+            }
         }
-        let equalised = demo.equalise(name, fused)?;
+        let equalised = demo.equalise((name, path), &fused)?;
         let calibration = compile::calibrate(&equalised, &images, terminal)?;
-        let count = if args.brief { 1 } else { private_images(name, Preset::Fast) };
-        let form = (name, EQUALISED);
-        demo.compile_and_run(form, (&equalised, &calibration), Preset::Fast, count)?;
+        let form = (*name, EQUALISED);
+        demo.compile_and_run(form, (&equalised, &calibration), Preset::Fast, count(Preset::Fast))?;
     }
     demo.report.seconds = started.elapsed().as_secs_f64();
     demo.finish()
@@ -64,6 +71,7 @@ pub fn run(args: &Demo, terminal: &Terminal) -> Result<()> {
 fn private_images(form: &str, preset: Preset) -> usize {
     match (form, preset) {
         ("pruned", Preset::CoPriv | Preset::Fast) => 4,
+        ("model", _) => 10,
         _ => 1,
     }
 }
@@ -122,13 +130,12 @@ impl DemoRun<'_> {
         Ok(TrainConfig::parse(CONFIG, "train.toml", &settings)?)
     }
 
-    /// Pre-training, search, fine-tuning: the network before and after.
-    fn train(&mut self, config: &TrainConfig) -> Result<(Checkpoint, Checkpoint)> {
+    /// Pre-training, search, fine-tuning: the folder with the network before and after.
+    fn train(&mut self, config: &TrainConfig) -> Result<PathBuf> {
         self.say("train, search which blocks to keep, prune, fine-tune");
         let (started, out) = (Instant::now(), self.path("train"));
         let never = AtomicBool::new(false);
         train::train(config, Some(&self.data), &out, false, &never, self.terminal)?;
-        let unpruned = Checkpoint::read(&out.join("unpruned.safetensors"))?;
         let pruned = Checkpoint::read(&out.join("last.safetensors"))?;
         self.report.stages.push(StageRow {
             stage: "train".into(),
@@ -146,24 +153,25 @@ impl DemoRun<'_> {
                 out.display()
             ),
         });
-        Ok((unpruned, pruned))
+        Ok(out)
     }
 
     /// Fuses, checks on test images that nothing changed, and measures the accuracy.
-    fn fuse(&mut self, name: &str, checkpoint: &Checkpoint) -> Result<FusedModel> {
-        self.say(&format!("fuse the {name} network and compare"));
+    fn fuse(&mut self, name: &str, checkpoint: &Path) -> Result<FusedModel> {
+        self.say(&format!("fuse the network {name} and compare"));
         let started = Instant::now();
+        let from = checkpoint;
+        let checkpoint = &Checkpoint::read(from)?;
         let fused = copriv_reparam::fuse(checkpoint)?;
         let input = checkpoint.network().input();
         let images: Vec<Vec<f32>> =
             (0..PLAN_IMAGES).map(|index| input.normalise(self.test.image(index))).collect();
         let verification = copriv_reparam::verify(checkpoint, &fused, &images);
-        ensure!(verification.is_good(), "the {name} network changed when fused: {verification}");
+        ensure!(verification.is_good(), "the network {name} changed when fused: {verification}");
         let path = self.path(&format!("{name}.{FUSED}"));
         fused.write(&path)?;
         let accuracy = eval::of_fused(&fused, &self.test, self.terminal)?;
         self.report.forms.push(Form { name: name.into(), accuracy });
-        let from = if name == "pruned" { "last" } else { name };
         self.report.stages.push(StageRow {
             stage: format!("fuse {name}"),
             result: format!(
@@ -172,35 +180,26 @@ impl DemoRun<'_> {
                 crate::format::percent(accuracy.top1)
             ),
             seconds: started.elapsed().as_secs_f64(),
-            command: format!(
-                "copriv fuse {} --out {} --verify 8",
-                self.path("train").join(format!("{from}.safetensors")).display(),
-                path.display()
-            ),
+            command: format!("copriv fuse {} --out {} --verify 8", from.display(), path.display()),
         });
         Ok(fused)
     }
 
     /// The same function with channels equalised, as few bits need it.
-    fn equalise(&mut self, name: &str, fused: &FusedModel) -> Result<FusedModel> {
+    fn equalise(&mut self, (name, from): (&str, &Path), fused: &FusedModel) -> Result<FusedModel> {
         let started = Instant::now();
         let (equalised, report) = copriv_reparam::equalise(fused, EQUALISED_BITS)?;
         let path = self.path(&format!("{name}.{EQUALISED}"));
         equalised.write(&path)?;
         let [before, after] =
             [report.mean(|layer| layer.before.channels), report.mean(|layer| layer.after.channels)];
-        let from = if name == "pruned" { "last" } else { name };
         self.report.stages.push(StageRow {
             stage: format!("equalise {name}"),
             result: format!(
                 "weights of {EQUALISED_BITS} bits: {before:.0} -> {after:.0} dB a channel"
             ),
             seconds: started.elapsed().as_secs_f64(),
-            command: format!(
-                "copriv fuse {} --out {} --equalise",
-                self.path("train").join(format!("{from}.safetensors")).display(),
-                path.display()
-            ),
+            command: format!("copriv fuse {} --out {} --equalise", from.display(), path.display()),
         });
         Ok(equalised)
     }
@@ -223,7 +222,8 @@ impl DemoRun<'_> {
         let evaluator = PlanEvaluator::new(&compilation.plan, &compilation.weights)?;
         let some = self.test.clone().limit(PLAN_IMAGES);
         let logits = |image: &[f32]| evaluator.logits_f64(image);
-        let accuracy = eval::measure(&some, compilation.plan.input(), self.terminal, logits)?;
+        let plan = &compilation.plan;
+        let accuracy = eval::measure(&some, (plan.input(), plan.labels()), self.terminal, logits)?;
         let evaluation = accuracy.json(&folder, self.test.name(), Split::Test);
         std::fs::write(folder.join(report_page::EVALUATION), evaluation.to_string())?;
 
