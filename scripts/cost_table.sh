@@ -18,7 +18,7 @@ row() { # network, width, description, mask or "whole"
     "$copriv" -q fuse "$work/net" --out "$work/fused"
     for setting in "cryptflow2 ot" "copriv ot" "fast ot" "fast lattice"; do
         read -r preset correlation <<< "$setting"
-        "$copriv" -q compile "$work/fused" --out "$work/plan" --preset "$preset" --set head_room=1 --set "correlation=$correlation"
+        "$copriv" -q compile "$work/fused" --out "$work/plan" --preset "$preset" --set head_room=1 --set "correlation=$correlation" --set lattice=hint
         "$copriv" inspect "$work/plan" --json | python3 -c '
 import json, sys
 description, preset, correlation = sys.argv[1:]
