@@ -19,8 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from pathlib import Path
+
+from own_environment import in_own_environment
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIG = """
@@ -44,7 +45,7 @@ def main():
     work = Path(args.work or tempfile.mkdtemp())
     work.mkdir(parents=True, exist_ok=True)
     if args.install:
-        return in_own_environment(work)
+        return in_own_environment(work, ["torch", "numpy"])
     if args.torch_round:
         print(json.dumps(pytorch(args)))
         return 0
@@ -95,16 +96,6 @@ def arguments():
     parser.add_argument("--install", action="store_true")
     parser.add_argument("--torch-round", help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def in_own_environment(work):
-    """Makes the environment once and runs this script again in it."""
-    python = work / "venv" / "bin" / "python"
-    if not python.exists():
-        venv.create(work / "venv", with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "torch", "numpy"], check=True)
-    rest = [argument for argument in sys.argv if argument != "--install"]
-    return subprocess.run([python, *rest]).returncode
 
 
 def copriv(args, out):

@@ -11,12 +11,12 @@ in the --work folder.
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
+
+from own_environment import in_own_environment
 
 PACKAGES = ["torch", "safetensors", "numpy", "pillow"]
 STATISTICS = {
@@ -30,7 +30,7 @@ def main():
     work = Path(args.work or tempfile.mkdtemp())
     work.mkdir(parents=True, exist_ok=True)
     if args.install:
-        return in_own_environment(work)
+        return in_own_environment(work, PACKAGES, OMP_NUM_THREADS="1")
     dump = run_copriv(args, work)
 
     import torch
@@ -69,16 +69,6 @@ def arguments():
     parser.add_argument("--work")
     parser.add_argument("--install", action="store_true")
     return parser.parse_args()
-
-
-def in_own_environment(work):
-    """Makes the environment once and runs this script again in it."""
-    python = work / "venv" / "bin" / "python"
-    if not python.exists():
-        venv.create(work / "venv", with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-    rest = [argument for argument in sys.argv if argument != "--install"]
-    return subprocess.run([python, *rest], env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
 
 
 def run_copriv(args, work):
