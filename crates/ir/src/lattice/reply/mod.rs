@@ -137,7 +137,7 @@ impl ReplyStep {
         layer.deviation(self.step.set, self.step.carrier_rounding)
     }
 
-    /// Whether the flood, uniform in a range of half the gap, hides six deviations of the noise for [`FLOOD_BITS`] bits:
+    /// Whether the flood, uniform in a range of half the gap, hides six deviations of the noise for 40 bits:
     /// `6 sigma 2^40 <= q / 2^(l+2)`.
     #[must_use]
     pub fn is_flooded(&self) -> bool {

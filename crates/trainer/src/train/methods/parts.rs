@@ -133,6 +133,15 @@ impl PartSpace {
     }
 }
 
+#[cfg(test)]
+impl PartSpace {
+    /// All activations of a narrow ResNet-20 for small images.
+    pub(super) fn small(granularity: Granularity) -> Self {
+        let network = Network::new(copriv_ir::Architecture::ResNet20, 0.25, 3, 16).expect("small");
+        Self::new(&network.with_layer_gates(true), granularity, |_, _| true)
+    }
+}
+
 /// A choice as weights of 0 and 1.
 pub(in crate::train) fn hard(choice: &Choice) -> PartWeights {
     let weights = |bits: &[bool]| bits.iter().map(|&bit| f32::from(u8::from(bit))).collect();

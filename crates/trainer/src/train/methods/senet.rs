@@ -109,18 +109,12 @@ pub(in crate::train) fn within(counts: &BTreeMap<NodeId, usize>, weights: &PartW
 mod tests {
     use super::*;
     use crate::model::Masks;
-    use copriv_ir::{Architecture, Granularity, Network};
+    use copriv_ir::Granularity;
     use proptest::prelude::*;
-
-    fn space(granularity: Granularity) -> PartSpace {
-        let network = Network::new(Architecture::ResNet20, 0.25, 3, 16).expect("small");
-        let network = network.with_layer_gates(true);
-        PartSpace::new(&network, granularity, |_, _| true)
-    }
 
     #[test]
     fn shares_are_proportional_and_what_is_too_much_goes_to_the_others() {
-        let space = space(Granularity::Pixel);
+        let space = PartSpace::small(Granularity::Pixel);
         let mut sensitivities = vec![0.0; 19];
         (sensitivities[3], sensitivities[4], sensitivities[18]) = (3.0, 1.0, -1.0);
         let counts = |limit| -> Vec<usize> {
@@ -144,7 +138,7 @@ mod tests {
             sensitivities in prop::collection::vec(-0.1f64..2.0, 19), share in 0.0f64..1.0, by_pixel: bool,
         ) {
             let granularity = if by_pixel { Granularity::Pixel } else { Granularity::Channel };
-            let space = space(granularity);
+            let space = PartSpace::small(granularity);
             let limit = (space.all() as f64 * share) as u64;
             let counts = allocate(&space, &sensitivities, limit);
             let mut weights = space.filled(0.5, &Masks::new());

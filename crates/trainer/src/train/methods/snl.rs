@@ -54,14 +54,8 @@ pub(in crate::train) fn next_weight(
 mod tests {
     use super::*;
     use crate::model::Masks;
-    use copriv_ir::{Architecture, Granularity, Network};
+    use copriv_ir::Granularity;
     use proptest::prelude::*;
-
-    fn space(granularity: Granularity) -> PartSpace {
-        let network = Network::new(Architecture::ResNet20, 0.25, 3, 16).expect("small");
-        let network = network.with_layer_gates(true);
-        PartSpace::new(&network, granularity, |_, _| true)
-    }
 
     #[test]
     fn a_penalty_grows_where_the_count_stands_still() {
@@ -78,7 +72,7 @@ mod tests {
             by_pixel: bool, share in 0.0f64..1.2, threshold in 0.0f32..0.9, seed in 1u64..,
         ) {
             let granularity = if by_pixel { Granularity::Pixel } else { Granularity::Channel };
-            let space = space(granularity);
+            let space = PartSpace::small(granularity);
             let mut state = seed;
             let mut weights = space.filled(1.0, &Masks::new());
             for alpha in weights.values_mut().flatten() {
