@@ -4,7 +4,7 @@
 //! levels mix neighbours; eight blocks of eight are transposed for them, and left so: the order of the values does not
 //! matter to products.
 
-use super::lanes::{LOW, Lanes};
+use super::lanes::Lanes;
 use std::sync::LazyLock;
 
 /// The primes, one more than a multiple of 8192 each, and numbers that are no squares modulo them.
@@ -193,8 +193,6 @@ struct Modulus<L: Lanes> {
     lanes: L,
     prime: L::Vector,
     twice: L::Vector,
-    /// `2^52` less the prime: its negative modulo 2^52.
-    negative: L::Vector,
     zero: L::Vector,
 }
 
@@ -205,7 +203,6 @@ impl<L: Lanes> Modulus<L> {
             lanes,
             prime: lanes.splat(prime),
             twice: lanes.splat(2 * prime),
-            negative: lanes.splat(LOW + 1 - prime),
             zero: lanes.splat(0),
         }
     }
@@ -226,17 +223,14 @@ impl<L: Lanes> Modulus<L> {
 
     /// `x` times a constant, below twice the prime, for any `x` below 2^52.
     #[inline(always)]
-    fn times(&self, x: L::Vector, (value, quotient): (L::Vector, L::Vector)) -> L::Vector {
-        let lanes = self.lanes;
-        let quotient = lanes.mul_high(self.zero, x, quotient);
-        let product = lanes.mul_low(self.zero, x, value);
-        lanes.low(lanes.mul_low(product, quotient, self.negative))
+    fn times(&self, x: L::Vector, factor: (L::Vector, L::Vector)) -> L::Vector {
+        self.lanes.times(x, factor, self.prime)
     }
 
     /// `x`, less `bound` where it is not below it.
     #[inline(always)]
     fn below(&self, x: L::Vector, bound: L::Vector) -> L::Vector {
-        self.lanes.min(x, self.lanes.sub(x, bound))
+        self.lanes.below(x, bound)
     }
 
     #[inline(always)]

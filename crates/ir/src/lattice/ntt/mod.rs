@@ -177,6 +177,15 @@ macro_rules! dispatched {
                 // SAFETY: the lanes exist, so the processor has these features.
                 return unsafe { wide($lanes, $($x),*) };
             }
+            #[cfg(target_arch = "x86_64")]
+            if let Some($lanes) = lanes::Fused::detect() {
+                #[target_feature(enable = "avx2,fma")]
+                fn fused($lanes: lanes::Fused, $($x: $type),*) {
+                    $call
+                }
+                // SAFETY: as above.
+                return unsafe { fused($lanes, $($x),*) };
+            }
             let $lanes = Portable;
             $call
         }
@@ -255,34 +264,74 @@ mod tests {
         }
     }
 
+    /// What comes of a transform; and from `values`: of products of most terms, twice, and of a transform back.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn run<L: Lanes>(lanes: L, field: &Field, values: &[Values; 5]) -> [Values; 3] {
+        let [mut low, high, a, b, mut back] = values.clone();
+        field.forward(lanes, &mut low, Some(&high));
+        let (mut sum, mut carry) = (low.clone(), high);
+        carry.zeroize();
+        for _ in 0..2 {
+            (1..MOST_TERMS).for_each(|_| multiply(lanes, (&mut sum, &mut carry), (&a, &b)));
+            field.settle(lanes, &mut sum, &carry);
+            carry.zeroize();
+            assert!(sum.as_flattened().iter().all(|&x| x < 2 * field.prime));
+        }
+        field.backward(lanes, &mut sum);
+        field.backward(lanes, &mut back);
+        [low, sum, back]
+    }
+
+    /// Low and high parts, factors and values at roots, in ranges that the functions take.
+    #[cfg(target_arch = "x86_64")]
+    fn samples(set: LatticeSet, field: &Field, number: usize) -> [Values; 5] {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(number as u64);
+        let prime = field.prime;
+        [LOW, LOW, prime - 1, prime - 1, 2 * prime - 1].map(|most| {
+            let mut values = zeros(set);
+            for x in values.as_flattened_mut() {
+                *x = match number {
+                    0 => 0,
+                    1 => most,
+                    2 => [0, 1, prime - 1, most][rng.random_range(0..4)],
+                    _ => rng.random_range(0..=most),
+                };
+            }
+            values
+        })
+    }
+
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn all_lanes_compute_the_same() {
-        let Some(wide) = lanes::Wide::detect() else { return };
-        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(2);
         #[target_feature(enable = "avx512f,avx512ifma")]
-        fn run(lanes: impl Lanes, field: &Field, values: &[Values; 4]) -> [Values; 2] {
-            let [mut low, high, a, b] = values.clone();
-            field.forward(lanes, &mut low, Some(&high));
-            let (mut sum, mut carry) = (low.clone(), high);
-            multiply(lanes, (&mut sum, &mut carry), (&a, &b));
-            field.settle(lanes, &mut sum, &carry);
-            field.backward(lanes, &mut sum);
-            [low, sum]
+        fn wide(lanes: lanes::Wide, field: &Field, values: &[Values; 5]) -> [Values; 3] {
+            run(lanes, field, values)
         }
-        for (set, field) in LatticeSet::ALL
-            .into_iter()
-            .flat_map(|set| fields(set.degree()).iter().map(move |field| (set, field)))
-        {
-            let values = [52, 26, 49, 49].map(|bits| {
-                let mut values = zeros(set);
-                let all = values.as_flattened_mut().iter_mut();
-                all.for_each(|x| *x = rng.random::<u64>() >> (64 - bits));
-                values
-            });
-            // SAFETY: the processor has just been found to have these features.
-            let pairs = unsafe { [run(wide, field, &values), run(Portable, field, &values)] };
-            assert!(pairs[0] == pairs[1]);
+        #[target_feature(enable = "avx2,fma")]
+        fn fused(lanes: lanes::Fused, field: &Field, values: &[Values; 5]) -> [Values; 3] {
+            run(lanes, field, values)
         }
+        for (set, field, number) in cases() {
+            let values = samples(set, field, number);
+            let expected = run(Portable, field, &values);
+            if let Some(lanes) = lanes::Wide::detect() {
+                // SAFETY: the lanes exist, so the processor has these features.
+                assert!(unsafe { wide(lanes, field, &values) } == expected, "{set}, {number}");
+            }
+            if let Some(lanes) = lanes::Fused::detect() {
+                // SAFETY: as above.
+                assert!(unsafe { fused(lanes, field, &values) } == expected, "{set}, {number}");
+            }
+        }
+    }
+
+    /// All sets and primes, with numbers of samples.
+    #[cfg(target_arch = "x86_64")]
+    fn cases() -> impl Iterator<Item = (LatticeSet, &'static Field, usize)> {
+        let fields = |set: LatticeSet| fields(set.degree()).iter().map(move |field| (set, field));
+        let all = LatticeSet::ALL.into_iter().flat_map(fields);
+        all.flat_map(|(set, field)| (0..6).map(move |number| (set, field, number)))
     }
 }
