@@ -1,12 +1,14 @@
 """Accuracy that training reaches in CoPriv beside PyTorch: the same initial weights, recipe and epochs.
 
     python scripts/compare_training_accuracy.py --copriv target/release/copriv --data CIFAR100_DIR [--install] [--width 0.5]
-        [--epochs 5] [--seeds 2] [--train-limit N] [--test-limit N] [--batch 128] [--rate 0.1] [--threads 2] [--work FOLDER]
+        [--epochs 5] [--seeds 2] [--train-limit N] [--test-limit N] [--batch 128] [--rate 0.1] [--threads 2] [--curve] [--work FOLDER]
 
 trains MobileNetV2 for 32x32 images once for each seed in both (SGD with Nesterov momentum, half a cosine after one tenth of
 warm-up, label smoothing 0.1, weight decay of convolutions and the last layer alone, crops and flips) and prints top-1 on the test
-images. The two vary images by different random numbers, so that accuracies agree as those of two seeds do, no better. Needs
-torch, numpy, safetensors and zstandard: with --install they are put into a virtual environment in the --work folder.
+images. The two vary images by different random numbers, so that accuracies agree as those of two seeds do, no better. With
+--curve every step takes all of --train-limit images as they are, so that both compute the very same thing: it prints the loss
+of either after each step. Needs torch, numpy, safetensors and zstandard: with --install they are put into a virtual environment
+in the --work folder.
 """
 
 import argparse
@@ -32,7 +34,7 @@ start = "{start}"
 name = "cifar100"
 train_limit = {train_limit}
 test_limit = {test_limit}
-augmentation = {{ crop_padding = 4, flip = true }}
+augmentation = {{ crop_padding = {padding}, flip = {flip} }}
 [optimiser]
 momentum = 0.9
 weight_decay = {decay}
@@ -57,8 +59,12 @@ def main():
         call(args, "init", "--network", "mobilenet_v2", "--width", args.width, "--classes", 100, "--resolution", 32,
              "--seed", seed, "--out", start)
         call(args, "export", start, "--format", "safetensors", "--out", weights)
-        pairs.append((copriv(args, seed, start, work / f"run{seed}"), pytorch(args, seed, weights)))
-        print(f"seed {seed}: CoPriv {pairs[-1][0]:6.2%}, PyTorch {pairs[-1][1]:6.2%}", flush=True)
+        (losses, ours), (their_losses, theirs) = copriv(args, seed, start, work / f"run{seed}"), pytorch(args, seed, weights)
+        if args.curve:
+            for step, both in enumerate(zip(losses, their_losses), 1):
+                print(f"step {step:3}: loss of CoPriv {both[0]:.6f}, PyTorch {both[1]:.6f}, difference {both[0] - both[1]:+.1e}")
+        pairs.append((ours, theirs))
+        print(f"seed {seed}: CoPriv {ours:6.2%}, PyTorch {theirs:6.2%}", flush=True)
     ours, theirs = (statistics.mean(pair[side] for pair in pairs) for side in (0, 1))
     print(f"mean:   CoPriv {ours:6.2%}, PyTorch {theirs:6.2%}, difference {100 * (ours - theirs):+.2f} points")
     return 0
@@ -77,9 +83,12 @@ def arguments():
     parser.add_argument("--rate", type=float, default=0.1)
     parser.add_argument("--decay", type=float, default=5e-4)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--curve", action="store_true")
     parser.add_argument("--work")
     parser.add_argument("--install", action="store_true")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.batch = args.train_limit if args.curve else args.batch
+    return args
 
 
 def call(args, *words):
@@ -87,11 +96,14 @@ def call(args, *words):
 
 
 def copriv(args, seed, start, out):
+    """The loss of each epoch, and top-1 in the end."""
     config = out.with_suffix(".toml")
-    config.write_text(CONFIG.format(**vars(args), seed=seed, start=start, warmup=args.epochs / 10))
+    variation = {"padding": 0, "flip": "false"} if args.curve else {"padding": 4, "flip": "true"}
+    config.write_text(CONFIG.format(**vars(args), **variation, seed=seed, start=start, warmup=args.epochs / 10))
     call(args, "train", config, "--data", args.data, "--out", out)
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [record for record in records if record["kind"] == "epoch"][-1]["top1"]
+    epochs = [record for record in records if record["kind"] == "epoch"]
+    return [epoch["loss"] for epoch in epochs], epochs[-1]["top1"]
 
 
 def images(folder, split, limit):
@@ -110,6 +122,7 @@ def images(folder, split, limit):
 
 
 def pytorch(args, seed, weights):
+    """As `copriv`."""
     import torch
     from pytorch_networks import network
     from safetensors.torch import load_file
@@ -129,19 +142,23 @@ def pytorch(args, seed, weights):
     pixels, labels = torch.from_numpy(pixels), torch.from_numpy(labels)
     steps, step = len(labels) // args.batch, 0
     total, warmup = args.epochs * steps, args.epochs / 10 * steps
+    losses = []
     for _ in range(args.epochs):
-        order = torch.randperm(len(labels))
+        order, sum_of_losses = torch.randperm(len(labels)), 0.0
         for batch in order[: steps * args.batch].split(args.batch):
             done = (step - warmup) / (total - warmup)
             rate = (step + 1) / warmup if step + 1 <= warmup else (1 + math.cos(math.pi * done)) / 2
             for group in optimiser.param_groups:
                 group["lr"] = args.rate * rate
             optimiser.zero_grad()
-            logits = model(normalised(varied(pixels[batch])))
-            torch.nn.functional.cross_entropy(logits, labels[batch], label_smoothing=0.1).backward()
+            logits = model(normalised(pixels[batch] if args.curve else varied(pixels[batch])))
+            loss = torch.nn.functional.cross_entropy(logits, labels[batch], label_smoothing=0.1)
+            loss.backward()
             optimiser.step()
             step += 1
-    return accuracy(model.eval(), *map(torch.from_numpy, test))
+            sum_of_losses += loss.item()
+        losses.append(sum_of_losses / steps)
+    return losses, accuracy(model.eval(), *map(torch.from_numpy, test))
 
 
 def varied(pixels):

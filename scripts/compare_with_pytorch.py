@@ -1,7 +1,8 @@
 """Compares CoPriv's logits with PyTorch's, image by image, on the same preprocessed images.
 
     python scripts/compare_with_pytorch.py --copriv target/release/copriv --weights WEIGHTS.safetensors \
-        --network mobilenet_v2 --dataset imagenet --data FOLDER [--limit N] [--work FOLDER]
+        --network mobilenet_v2 --activation relu6 --dataset imagenet --data FOLDER [--width W] [--limit N] \
+        [--tolerance T] [--install] [--work FOLDER]
 
 imports the weights, lets `copriv eval --dump` write what it feeds its network and what comes out, feeds the
 same to PyTorch with the original weights, and compares: the largest logit must be the same for every image, and

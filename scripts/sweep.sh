@@ -11,7 +11,8 @@
 #   CONFIG   configuration                        configs/cifar100_mobilenet_v2_prune.toml
 #   DATA     folder of the data set               (copriv's own default)
 #   OUT      folder for the runs                  out/sweep
-#   METHODS  values of search.method              "copriv dp"
+#   METHODS  values of search.method              "copriv dp" (deepreduce, snl and senet in a sweep of their own, with
+#                                                 SETTINGS="search.gates=layers")
 #   BUDGETS  values of BUDGET_KEY                 "0.75 0.5 0.25"
 #   SEEDS    values of seed                       "1"
 #   BUDGET_KEY  which limit is swept              search.budget

@@ -108,7 +108,7 @@ pub enum Data {
     List,
     /// Download a data set from its source and check it.
     Fetch(DataSet),
-    /// Check a data set's files against their published checksums.
+    /// Check a data set's files: size, labels, and the checksum where one is known.
     Check(DataSet),
 }
 
@@ -132,7 +132,8 @@ pub struct Train {
     /// Folder of the data set; `datasets/NAME` if not given.
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Where to compute: cpu, ndarray, wgpu:N or cuda:N; what the configuration says if not given.
+    /// Where to compute: cpu, ndarray, wgpu:N or cuda:N, or several with commas between; what the
+    /// configuration says if not given.
     #[arg(long, value_name = "DEV")]
     pub device: Option<String>,
     /// Folder for checkpoints and metrics; `out/CONFIG` if not given.
@@ -158,7 +159,7 @@ pub struct NetworkArgs {
     /// Pixels a side: 32 gives the CIFAR form, 224 the ImageNet form.
     #[arg(long, value_name = "R", default_value_t = 32)]
     pub resolution: usize,
-    /// Non-linearity.
+    /// Non-linearity; weights do not tell which. MobileNetV2 of torchvision and timm has relu6.
     #[arg(long, value_name = "NAME", default_value = "relu")]
     pub activation: ActivationName,
     /// Leave out the activation after each fused block.
@@ -296,7 +297,8 @@ pub enum CountName {
 pub struct Compile {
     /// Fused model to read.
     pub fused: PathBuf,
-    /// Folder for `plan.json` (public) and `server.safetensors` (secret).
+    /// Folder for `plan.json` (public), `server.safetensors` (secret) and, where the plan has a hint,
+    /// `hint.bin` (public).
     #[arg(long, value_name = "PLANDIR")]
     pub out: PathBuf,
     /// Where to start from: cryptflow2 (the baseline), copriv, or fast (everything, chosen by cost).
@@ -306,7 +308,8 @@ pub struct Compile {
     /// (`copriv bench profile` writes one). `--set objective=online` means the online latency alone.
     #[arg(long, value_name = "lan|wan|mobile|FILE.toml")]
     pub network: Option<String>,
-    /// Take value ranges from this data set's training images; from noise if not given.
+    /// Take value ranges from this data set's training images (a name of `copriv data list`, or a manifest's
+    /// path); from noise if not given.
     #[arg(long, value_name = "NAME")]
     pub calibrate: Option<String>,
     /// Folder of the data set; `datasets/NAME` if not given.
@@ -315,7 +318,9 @@ pub struct Compile {
     /// Images to take them from; 128 if not given, 512 where `--set max_drop` or `max_bytes` choose bits by them.
     #[arg(long, value_name = "N", requires = "calibrate")]
     pub calibration_images: Option<usize>,
-    /// Override a setting of the preset, e.g. `ring=37`.
+    /// Override a setting of the preset, e.g. `ring=37`: precision, ring, scale, weight_scale,
+    /// activation_bits, weight_bits, ot, leaf_bits, tables, head_room, lowering, chooser, correlation, lattice,
+    /// inferences, objective, max_drop, max_bytes or output. A wrong value lists the right ones.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 }
@@ -336,7 +341,7 @@ pub struct Inspect {
 pub struct Eval {
     /// Checkpoint, fused model or plan folder.
     pub artefact: PathBuf,
-    /// Data set.
+    /// Data set: a name of `copriv data list`, or a manifest's path.
     #[arg(long, value_name = "NAME")]
     pub dataset: String,
     /// Folder of the data set; `datasets/NAME` if not given.
@@ -380,7 +385,7 @@ pub struct Serve {
 
 #[derive(Args, Debug)]
 pub struct Prepare {
-    /// The server's public plan: `plan.json`.
+    /// The server's public plan: `plan.json`, with `hint.bin` beside it where the plan has one.
     #[arg(long)]
     pub plan: PathBuf,
     /// The server's address; it must have been started with `--store`.
@@ -399,7 +404,8 @@ pub struct Prepare {
 
 #[derive(Args, Debug)]
 pub struct Infer {
-    /// The server's public plan: `plan.json`.
+    /// The server's public plan: `plan.json`, with `hint.bin` beside it where the plan has one and there is no
+    /// `--store`.
     #[arg(long)]
     pub plan: PathBuf,
     /// The server's address.
@@ -408,7 +414,7 @@ pub struct Infer {
     /// Folder of inferences made ahead by `copriv prepare`: only online traffic, one of them an image.
     #[arg(long, value_name = "DIR")]
     pub store: Option<PathBuf>,
-    /// Images (PNG or JPEG) to classify.
+    /// Images (PNG or JPEG, any size) to classify; scaled and cut as by `copriv eval`.
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<PathBuf>,
     /// Print one JSON object a line.
@@ -420,7 +426,7 @@ pub struct Infer {
 pub struct Report {
     /// Training runs, fused models, plans, or folders with any of these. What `copriv eval --json` prints
     /// counts as a plan's accuracy when it lies beside it as `eval.json`, as a fused model's
-    /// when it is called `MODEL.eval.json`.
+    /// when it is `NAME.eval.json` beside `NAME.safetensors`.
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
     /// The page.

@@ -14,7 +14,7 @@ pub enum Preset {
     CrypTFlow2,
     /// CoPriv (NeurIPS 2023): Winograd with tile aggregation and adaptive choosers.
     CoPriv,
-    /// Everything: mixed precision, every lowering, SoftSpoken transfers.
+    /// Everything, chosen by cost: mixed precision, every lowering, every kind of transfer and correlation.
     Fast,
 }
 
@@ -194,7 +194,7 @@ pub struct CompileConfig {
     /// Points of accuracy that may be lost against floating point: see [`crate::Allocation`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_drop: Option<f64>,
-    /// Bytes that an inference may take, offline and online.
+    /// Bytes that an inference may take, its part of the session's setup and of the hint included.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<u64>,
     /// Bits layer by layer in place of `weight_bits` and `activation_bits`; chosen where there is a budget.

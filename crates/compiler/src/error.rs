@@ -10,7 +10,7 @@ use copriv_ir::{Digest, PlanError, Ring, Shape};
 pub enum CompileError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("layer {layer}: {operation} is not supported yet; {remedy}")]
+    #[error("layer {layer}: {operation} has no step in plans; {remedy}")]
     Unsupported { layer: String, operation: String, remedy: String },
     #[error(
         "objective=total is a latency: name the network with --network lan|wan|mobile|FILE.toml"

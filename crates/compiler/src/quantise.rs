@@ -1,4 +1,4 @@
-//! Pass 5: the server's weights as integers.
+//! Pass: the server's weights as integers.
 
 use crate::draft::Draft;
 use crate::ranges::signed_bits;

@@ -1,4 +1,4 @@
-//! Pass 4: does every value fit its ring?
+//! Pass: does every value fit its ring?
 
 use crate::draft::Draft;
 use crate::{Calibration, CompileConfig, CompileError, Range};

@@ -30,7 +30,7 @@ use std::path::Path;
 /// server_to_client = 50e6    # bits a second
 /// round_trip = 0.060         # seconds
 ///
-/// [compute]                  # a CPU second of both parties together, as `copriv bench profile` measures it
+/// [compute]                  # a CPU second of both parties together, as `copriv bench profile` measures it (not hint, products)
 /// vectors = 5e6              # vectors that linear steps send, one a transfer
 /// payload = 3e8              # bytes of those vectors
 /// hint = 1.2e8               # bytes of a hint that are worked through

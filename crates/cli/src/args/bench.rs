@@ -21,7 +21,7 @@ pub enum Bench {
     /// Whole plans, by kind of step and beside each other.
     Plan(WholePlans),
     /// Measure how fast this machine computes, and write it with a network's link as a profile for
-    /// `copriv compile --network`.
+    /// `copriv compile --network`. Its rates of lattice work (`hint`, `products`) are taken over, not measured.
     Profile(Profile),
     /// Relay between a client and a server as slowly as a network would: both connect as usual, the
     /// client to this command.

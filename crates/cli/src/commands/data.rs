@@ -4,7 +4,7 @@ use crate::args::{Data, DataSet};
 use crate::terminal::Terminal;
 use crate::{datasets, format};
 use anyhow::{Context as _, Result, bail, ensure};
-use copriv_trainer::data::{Archive, Layout, Manifest};
+use copriv_trainer::data::{Archive, Manifest};
 use flate2::read::GzDecoder;
 use std::io::Read;
 use std::path::Path;
@@ -32,12 +32,11 @@ fn list(terminal: &Terminal) -> Result<()> {
 }
 
 fn check(manifest: &Manifest, root: &Path, terminal: &Terminal) -> Result<()> {
+    let is_summed =
+        !manifest.files.is_empty() && manifest.files.iter().all(|file| !file.sha256.is_empty());
     for file in manifest.check(root)? {
         let size = format::bytes(file.bytes);
-        let found = match manifest.layout {
-            Layout::Folders => "no checksum published",
-            Layout::Cifar10 | Layout::Cifar100 => "checksum as published",
-        };
+        let found = if is_summed { "checksum as in the manifest" } else { "no checksum is known" };
         terminal.data(format_args!(
             "{}: {} images, {size}, {found}",
             file.path.display(),

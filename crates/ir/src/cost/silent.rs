@@ -6,7 +6,7 @@ use crate::{OtKind, Party, Traffic};
 /// Parameters of one expansion: `seeds` transfers become `outputs` ones, by learning parity with noise.
 ///
 /// `trees` punctured trees of `2^log_leaves` leaves are the noise (one error in each, "regular"), `2^log_seeds`
-/// seeds the secret. The sets are those of the authors' own library (EMP-OT) today, chosen there for 128 bits of security against all
+/// seeds the secret. The sets are those of the authors' own library (EMP-OT), chosen there for 128 bits of security against all
 /// published attacks on regular noise up to 2025; `docs/protocols.md` lists these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SilentSet {
