@@ -156,7 +156,10 @@ fn assert_waits(model: &Model) {
         assert_eq!(inference.comm().total(Phase::Offline).bytes(), 0);
     }
     let error = infer(model, &folders, 3).expect_err("none is left");
-    assert!(matches!(error, RuntimeError::NothingPrepared { held: 0, refused: 0, last: None }));
+    let RuntimeError::NothingPrepared { held, unreadable, refused, last } = error else {
+        panic!("{error}")
+    };
+    assert_eq!((held, unreadable, refused, last), (0, 0, 0, None));
     assert_eq!(folders.count(Party::Server) + folders.count(Party::Client), 0);
 }
 
@@ -223,10 +226,32 @@ fn a_client_hears_why_all_its_records_are_refused() {
     let error = infer(&model, &folders, 3).expect_err("both were used");
     let last = Some(Refusal::Unknown);
     assert!(
-        matches!(error, RuntimeError::NothingPrepared { held: 0, refused: 2, last: l } if l == last),
+        matches!(error, RuntimeError::NothingPrepared { held: 0, refused: 2, last: l, .. } if l == last),
         "{error}"
     );
     assert!(error.to_string().contains("copriv prepare"), "{error}");
+}
+
+#[test]
+fn a_damaged_record_disables_neither_store() {
+    for party in [Party::Client, Party::Server] {
+        let (model, folders) = (nothing(4), Folders::new());
+        prepare(&model, &folders, 3);
+        let first = folders.store(party).records().expect("lists")[0].id;
+        fs::write(folders.of(party).join(format!("{first}.record")), "no record").expect("writes");
+        assert_eq!(folders.count(party), 2);
+        for seed in [1, 2] {
+            infer(&model, &folders, seed).expect("the other two are good");
+        }
+        let error = infer(&model, &folders, 3).expect_err("none is left");
+        let damaged = usize::from(party == Party::Client);
+        assert!(
+            matches!(error, RuntimeError::NothingPrepared { unreadable, .. } if unreadable == damaged),
+            "{error}"
+        );
+        prepare(&model, &folders, 1);
+        infer(&model, &folders, 4).expect("one is there again");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::terminal::Terminal;
 use anyhow::{Context as _, Result, ensure};
 use copriv_ir::cost::stored::RECORD_HEADER;
 use copriv_ir::{Party, Phase, Plan, ServerWeights};
-use copriv_runtime::store::Store;
+use copriv_runtime::store::{Contents, Store};
 use copriv_runtime::{Channel, RuntimeError, ServerSession, TcpTransport};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -25,7 +25,11 @@ pub fn run(args: &Serve, terminal: &Terminal) -> Result<()> {
     let store = store.transpose()?.map(Arc::new);
     terminal.say(&plan);
     if let Some(store) = &store {
-        terminal.say(holdings(store, &plan)?);
+        let contents = Store::list(store.folder())?;
+        terminal.say(holdings(store, &contents, &plan));
+        for error in &contents.unreadable {
+            terminal.warn(error);
+        }
     }
     terminal.data(format_args!("listening on {}", listener.local_addr()?))?;
     let served = Served { plan: Arc::new(plan), weights: Arc::new(weights), store };
@@ -42,17 +46,16 @@ struct Served {
 }
 
 /// What a store holds, in words.
-fn holdings(store: &Store, plan: &Plan) -> Result<String> {
-    let records = store.records()?;
+fn holdings(store: &Store, Contents { records, .. }: &Contents, plan: &Plan) -> String {
     let digest = plan.digest();
     let fit = records.iter().filter(|record| record.plan == digest).count();
     let bytes: u64 = records.iter().map(|record| RECORD_HEADER + record.payload).sum();
-    Ok(format!(
+    format!(
         "store       {}: {fit} prepared inferences, {} for other plans, {}",
         store.folder().display(),
         records.len() - fit,
         crate::format::bytes(bytes)
-    ))
+    )
 }
 
 /// Serves each connection on a thread of its own, `sessions` of them or for ever; how many failed.

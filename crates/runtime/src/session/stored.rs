@@ -83,8 +83,10 @@ impl ClientSession {
         let start = Instant::now();
         let correlations = self.attempt(|session| session.claim(&store, peer))?;
         let correlations = correlations.map_err(|(refused, last)| {
-            let held = store.records().map_or(0, |records| records.len());
-            RuntimeError::NothingPrepared { held, refused, last }
+            let left = Store::list(store.folder());
+            let [held, unreadable] =
+                left.map_or([0, 0], |left| [left.records.len(), left.unreadable.len()]);
+            RuntimeError::NothingPrepared { held, unreadable, refused, last }
         })?;
         let (revealed, mut comm) =
             self.attempt(|session| session.online(correlations, image, progress))?;

@@ -119,6 +119,11 @@ impl StoreError {
         move |source| Self::Io { path: path.into(), source }
     }
 
+    /// Whether a file is not there, or no longer.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     pub(super) fn damaged(
         path: &Path,
         what: &'static str,
