@@ -255,6 +255,47 @@ fn a_damaged_record_disables_neither_store() {
 }
 
 #[test]
+fn a_server_whose_store_fails_says_so_and_costs_one_record() {
+    type Spoil = fn(&Path);
+    let unreadable: Spoil = |ledger| {
+        fs::remove_file(ledger).expect("is there");
+        fs::create_dir(ledger).expect("makes a folder");
+    };
+    let damaged: Spoil = |ledger| fs::write(ledger, "no ledger").expect("writes");
+    for (spoil, is_io) in [(unreadable, true), (damaged, false)] {
+        let (model, folders) = (nothing(5), Folders::new());
+        prepare(&model, &folders, 3);
+        let [ours, theirs] = [Party::Server, Party::Client].map(|party| folders.store(party));
+        let (server, client) = Channel::pair().expect("threads start");
+        let (served, inferred) = thread::scope(|scope| {
+            let server = scope.spawn(|| {
+                let plan = Arc::clone(&model.plan);
+                let session = ServerSession::accept(server, plan, &model.weights)?;
+                session.with_store(ours).serve()
+            });
+            let plan = Arc::clone(&model.plan);
+            let mut session =
+                ClientSession::connect_stored(client, plan, theirs).expect("both have stores");
+            spoil(&folders.of(Party::Server).join("ledger"));
+            let inferred = session.infer_stored(&image(&model.plan, 1), &mut |_, _, _| ());
+            (server.join().expect("no panic"), inferred)
+        });
+        let served = served.expect_err("its store fails");
+        match &served {
+            RuntimeError::Store(StoreError::Io { .. }) => assert!(is_io),
+            RuntimeError::Store(StoreError::DamagedLedger { .. }) => assert!(!is_io),
+            other => panic!("{other}"),
+        }
+        let inferred = inferred.expect_err("the server is gone");
+        assert!(
+            matches!(inferred, RuntimeError::PeerAborted { peer: Party::Server }),
+            "{inferred}"
+        );
+        assert_eq!(folders.count(Party::Client), 2);
+    }
+}
+
+#[test]
 fn other_plans_and_other_servers_records_stay_where_they_are() {
     let (model, other) = (nothing(1), nothing(2));
     let (folders, elsewhere) = (Folders::new(), Folders::new());

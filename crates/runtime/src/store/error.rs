@@ -22,9 +22,24 @@ pub enum StoreError {
         /// What it said.
         source: getrandom::Error,
     },
-    /// A file is not what it was when it was written.
+    /// A record is not what it was when it was written.
     #[error("{} is damaged: {what}: expected {expected}, found {found}", path.display())]
     Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What of it.
+        what: &'static str,
+        /// What it should be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// The list of what was used is not what was written: nobody knows which records may be.
+    #[error(
+        "{} is damaged: {what}: expected {expected}, found {found}; no record beside it can be trusted: delete the folder",
+        path.display()
+    )]
+    DamagedLedger {
         /// The file.
         path: PathBuf,
         /// What of it.

@@ -73,7 +73,7 @@ impl Ledger {
     /// The ledger of a folder, which is made if it is not there.
     ///
     /// # Errors
-    /// [`StoreError::Io`], [`StoreError::Damaged`]; [`StoreError::Randomness`] where one is made.
+    /// [`StoreError::Io`], [`StoreError::DamagedLedger`]; [`StoreError::Randomness`] where one is made.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         durable::private_folder(folder)?;
         let path = folder.join(NAME);
@@ -103,7 +103,7 @@ impl Ledger {
     /// Burns a number; `None` where it was burnt before.
     ///
     /// # Errors
-    /// [`StoreError::Io`], after which it may or may not be burnt; [`StoreError::Damaged`].
+    /// [`StoreError::Io`], after which it may or may not be burnt; [`StoreError::DamagedLedger`].
     pub fn burn(&self, series: SeriesId, number: u64) -> Result<Option<Burnt>, StoreError> {
         self.burn_chosen(series, |used| (!used.contains(number)).then_some(number))
     }
@@ -119,7 +119,7 @@ impl Ledger {
     /// Whether a number is burnt.
     ///
     /// # Errors
-    /// [`StoreError::Io`], [`StoreError::Damaged`].
+    /// [`StoreError::Io`], [`StoreError::DamagedLedger`].
     pub fn is_burnt(&self, series: SeriesId, number: u64) -> Result<bool, StoreError> {
         let _lock = durable::lock(&self.folder.join(LOCK))?;
         let content = self.read()?;
@@ -129,7 +129,7 @@ impl Ledger {
     /// The number after the highest burnt one of a series; `None` after 2^64 of them.
     ///
     /// # Errors
-    /// [`StoreError::Io`], [`StoreError::Damaged`].
+    /// [`StoreError::Io`], [`StoreError::DamagedLedger`].
     pub fn next(&self, series: SeriesId) -> Result<Option<u64>, StoreError> {
         let _lock = durable::lock(&self.folder.join(LOCK))?;
         Ok(self.read()?.used.get(&series).map_or(Some(0), Ranges::next))
@@ -161,7 +161,7 @@ impl Ledger {
             return Ok(content);
         }
         let (expected, found) = (self.id.to_string(), content.id.to_string());
-        Err(StoreError::Damaged { path, what: "the ledger's id", expected, found })
+        Err(StoreError::DamagedLedger { path, what: "the ledger's id", expected, found })
     }
 }
 
@@ -193,7 +193,7 @@ struct Content {
 impl Content {
     fn read(path: &Path) -> Result<Self, StoreError> {
         let bytes = std::fs::read(path).map_err(StoreError::io(path))?;
-        let damaged = |what, expected: &str, found: String| StoreError::Damaged {
+        let damaged = |what, expected: &str, found: String| StoreError::DamagedLedger {
             path: path.into(),
             what,
             expected: expected.into(),

@@ -87,8 +87,8 @@ impl Store {
     /// The store of `party` in a folder, which is made if it is not there. What a crash left is cleared away.
     ///
     /// # Errors
-    /// [`StoreError::Io`], [`StoreError::Randomness`]; [`StoreError::Damaged`], [`StoreError::NoLedger`] and
-    /// [`StoreError::ForeignParty`], which name what is wrong with the folder.
+    /// [`StoreError::Io`], [`StoreError::Randomness`]; [`StoreError::DamagedLedger`], [`StoreError::NoLedger`]
+    /// and [`StoreError::ForeignParty`], which name what is wrong with the folder.
     pub fn open(folder: &Path, party: Party) -> Result<Self, StoreError> {
         durable::private_folder(folder)?;
         let _lock = durable::lock(&folder.join(LOCK))?;
@@ -104,8 +104,7 @@ impl Store {
     /// What is in the store in a folder, whoever's it is; nothing is changed.
     ///
     /// # Errors
-    /// [`StoreError::NoStore`] where the folder is none; [`StoreError::Io`], and [`StoreError::Damaged`] where it is the
-    /// ledger that is.
+    /// [`StoreError::NoStore`] where the folder is none; [`StoreError::Io`], [`StoreError::DamagedLedger`].
     pub fn list(folder: &Path) -> Result<Contents, StoreError> {
         if !Ledger::exists(folder)? {
             return Err(StoreError::NoStore { path: folder.into() });
