@@ -66,20 +66,19 @@ impl TruthTables {
         &self.masks
     }
 
-    /// Receives the peer's masked digits; the shares of all leaves.
+    /// The shares of all leaves, from this party's numbers and the peer's masked ones.
     pub(super) fn look_up(
         &self,
-        channel: &mut Channel,
+        party: Party,
         layout: &ComparisonLayout,
-        numbers: &[u64],
-    ) -> Result<Vec<Item>, RuntimeError> {
-        let theirs = channel.recv(packed_len(numbers.len(), layout.bits()))?;
-        let mut theirs = Unpacker::new(&theirs);
+        (numbers, theirs): (&[u64], &[u8]),
+    ) -> Vec<Item> {
+        let mut theirs = Unpacker::new(theirs);
         let mut items = empty_items(layout, numbers.len());
         let all_runs = runs(layout);
         for (index, (&number, mask)) in numbers.iter().zip(self.masks.iter()).enumerate() {
             let theirs = theirs.next(layout.bits());
-            let (u, v) = match channel.party() {
+            let (u, v) = match party {
                 Party::Server => (number ^ mask, theirs),
                 Party::Client => (theirs, number ^ mask),
             };
@@ -95,8 +94,7 @@ impl TruthTables {
                     }
                     let equal = if run.width == 1 {
                         // The sum of the digits, and one more.
-                        u64::from(run.digit(number, digit))
-                            ^ u64::from(channel.party() == Party::Server)
+                        u64::from(run.digit(number, digit)) ^ u64::from(party == Party::Server)
                     } else {
                         bit(v | 1 << run.width)
                     };
@@ -104,7 +102,7 @@ impl TruthTables {
                 }
             }
         }
-        Ok(items)
+        items
     }
 
     pub(super) fn store(self, layout: &ComparisonLayout, record: &mut RecordWriter) {
@@ -126,6 +124,14 @@ impl TruthTables {
             Ok(Zeroizing::new(slices.iter().map(|&slice| slice as u16).collect()))
         });
         Ok(Self { runs: tables.collect::<Result<_, _>>()?, masks })
+    }
+}
+
+#[cfg(test)]
+impl TruthTables {
+    /// What hides numbers, and no tables to look anything up in.
+    pub(super) fn masking(masks: Vec<u64>) -> Self {
+        Self { masks: Zeroizing::new(masks), runs: Vec::new() }
     }
 }
 
