@@ -27,3 +27,4 @@ pub use channel::{
 pub use copriv_ir::packing;
 pub use error::RuntimeError;
 pub use session::{ClientSession, Inference, Prepared, ServerSession};
+pub use threads::Threads;

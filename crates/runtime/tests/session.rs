@@ -8,7 +8,7 @@ use copriv_ir::{
     cost,
 };
 use copriv_runtime::session::MAX_PREPARED;
-use copriv_runtime::{Channel, ClientSession, Inference, RuntimeError, ServerSession};
+use copriv_runtime::{Channel, ClientSession, Inference, RuntimeError, ServerSession, Threads};
 use plans::{
     Builder, Model, WINOGRAD, classifier, every_step, every_step_by, image, mixed, nothing,
     session, session_on,
@@ -44,6 +44,31 @@ fn in_the_clear(model: &Model, image: &[f32]) -> Vec<i64> {
 
 fn assert_as_predicted(measured: &CommTable, predicted: &CommTable) {
     assert_eq!(measured.first_difference(predicted), None, "step, phase, measured, predicted");
+}
+
+#[test]
+fn sessions_that_share_threads_compute_each_its_own() {
+    let model = every_step([Party::Server, Party::Client], 4, 5);
+    let threads = Threads::new(2).expect("threads start");
+    std::thread::scope(|scope| {
+        for seed in 0..3 {
+            let (server, client) = Channel::pair().expect("threads start");
+            let (model, threads) = (&model, &threads);
+            scope.spawn(move || {
+                let plan = Arc::clone(&model.plan);
+                let session = ServerSession::accept(server, plan, &model.weights);
+                session.expect("a client").sharing_threads(threads).serve().expect("is content")
+            });
+            scope.spawn(move || {
+                let plan = Arc::clone(&model.plan);
+                let mut session = ClientSession::connect(client, plan).expect("a server");
+                let image = image(&model.plan, seed);
+                let inference = infer(&mut session, &image).expect("the server is there");
+                assert_eq!(inference.fixed_point(), in_the_clear(model, &image));
+                session.goodbye().expect("the server is there");
+            });
+        }
+    });
 }
 
 #[test]

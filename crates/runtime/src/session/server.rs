@@ -102,6 +102,14 @@ impl<'a> ServerSession<'a> {
         Ok(self)
     }
 
+    /// Computes on these threads, which other sessions may share: so many sessions need no more threads than one. Nothing
+    /// else depends on it.
+    #[must_use]
+    pub fn sharing_threads(mut self, threads: &Threads) -> Self {
+        self.role.threads = threads.clone();
+        self
+    }
+
     /// Does what the client asks for until it says goodbye; how many inferences it ran.
     ///
     /// # Errors
