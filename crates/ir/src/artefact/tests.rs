@@ -380,7 +380,7 @@ fn wrong_masks_are_named() {
     let bytes = |shape: &[usize], bytes: &[u8]| StoredTensor {
         dtype: safetensors::Dtype::U8,
         shape: shape.to_vec(),
-        bytes: bytes.to_vec(),
+        bytes: bytes.to_vec().into(),
     };
     let (channel, pixel) = ("layer1.0.conv1.activation.mask", "layer1.1.conv1.activation.mask");
     let whole = Shape::new(8, 16, 16).elements() / 8;
