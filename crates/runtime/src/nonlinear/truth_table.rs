@@ -20,11 +20,9 @@ use crate::store::{RecordReader, RecordTooShort, RecordWriter};
 use crate::{Channel, RuntimeError};
 use copriv_ir::Party;
 use copriv_ir::cost::ComparisonLayout;
+use copriv_ir::cost::streams::TABLE_WINDOW;
 use std::collections::VecDeque;
 use zeroize::Zeroizing;
-
-/// Blocks whose messages the client waits for at a time.
-const WINDOW: usize = 4;
 
 /// One party's shares of the tables of one batch of comparisons.
 pub(super) struct TruthTables {
@@ -207,9 +205,9 @@ impl Maker<'_> {
         let (kind, width) = (self.layout.ot(), self.run.width);
         let leaves = self.transfers(count) / width as usize;
         let mut lane = channel.lane();
-        let mut in_flight: VecDeque<InFlight> = VecDeque::with_capacity(WINDOW);
+        let mut in_flight: VecDeque<InFlight> = VecDeque::with_capacity(TABLE_WINDOW);
         for first in (0..leaves).step_by(self.leaves_in_block()) {
-            if in_flight.len() == WINDOW
+            if in_flight.len() == TABLE_WINDOW
                 && let Some((first, choices, keys)) = in_flight.pop_front()
             {
                 self.take_in(&mut lane, first, &choices, &keys)?;

@@ -2,6 +2,7 @@
 
 use super::Prg;
 use crate::{Channel, RuntimeError};
+use copriv_ir::cost::ot::BASE_OTS;
 use copriv_ir::{Digest, Party};
 use curve25519_dalek::ristretto::{CompressedRistretto, RistrettoBasepointTable, RistrettoPoint};
 use curve25519_dalek::scalar::Scalar;
@@ -10,8 +11,8 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-/// Transfers in each direction: the columns of the longest code.
-pub(super) const COUNT: usize = 240;
+/// Transfers in each direction.
+pub(super) const COUNT: usize = BASE_OTS as usize;
 
 /// Bytes of a point on the wire.
 const POINT: usize = 32;
@@ -19,7 +20,7 @@ const POINT: usize = 32;
 /// What a party knows after the base transfers of both directions.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub(super) struct BaseOts {
-    /// Its 240 secret choices, 0 or 1.
+    /// Its secret choices, 0 or 1.
     pub choices: Vec<u8>,
     /// The key of each choice; the peer knows it and the other one.
     pub chosen: Vec<[u8; 16]>,
