@@ -563,3 +563,14 @@ fn secrets_are_for_the_owner_alone() {
         }
     }
 }
+
+#[test]
+fn a_plan_made_otherwise_has_another_digest() {
+    let plan = plan("one");
+    let digest = plan.digest();
+    let provenance = Provenance::new("another", None, serde_json::Value::Null, None);
+    let other = plan.clone().with_provenance(provenance);
+    assert_ne!(other, plan);
+    assert_ne!(other.digest(), digest);
+    assert_eq!((plan.digest(), plan.clone().digest()), (digest, digest));
+}
