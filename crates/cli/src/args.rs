@@ -381,6 +381,9 @@ pub struct Serve {
     /// Stop after this many sessions.
     #[arg(long, value_name = "N")]
     pub sessions: Option<usize>,
+    /// Sessions that run side by side, each with memory of its own; further clients wait until one ends.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub max_sessions: usize,
 }
 
 #[derive(Args, Debug)]

@@ -101,6 +101,9 @@ fn prepared_inferences_take_online_traffic_alone_and_survive_kills() {
         assert_eq!(outcome.status, 0, "{}", outcome.stderr);
     }
     assert_eq!(held(&place, "client-store"), []);
+    std::fs::write(place.path("client-store/bad.record"), "no record").expect("writes");
+    let listed = json(&place.succeed(&["inspect", "client-store", "--json"]));
+    assert!(listed["unreadable"][0].as_str().is_some_and(|error| error.contains("bad.record")));
 
     let plain = place.serve("copriv", 1);
     let words = at(&plain.address, &["infer", "a.png"]);

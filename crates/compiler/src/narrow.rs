@@ -14,7 +14,7 @@ use crate::draft::Draft;
 use crate::lower::allowed;
 use crate::pricing::Price;
 use crate::quantise::{filter_growth, largest_weight, mean_correction};
-use crate::ranges::{RELU6_CAP, signed_bits};
+use crate::ranges::{RELU6_CAP, difference_bits, signed_bits};
 use crate::select::{feeds_only_convolutions, finish, unsupported_mean};
 use crate::{Calibration, CompileConfig, CompileError, LoweringRule, Output};
 use copriv_ir::{
@@ -83,7 +83,7 @@ fn formats(
     let groups = groups(model);
     let head_room = f64::from(config.head_room);
     let (mut largest, mut bounds) = (vec![0f64; groups.len()], vec![0f64; groups.len()]);
-    let mut is_spare = vec![false; groups.len()];
+    let mut spare = vec![0; groups.len()];
     for (number, (layer, &group)) in model.layers().iter().zip(&groups).enumerate() {
         let id = LayerId(number);
         let value = f64::from(calibration.largest()[id.0]);
@@ -93,9 +93,11 @@ fn formats(
         };
         largest[group] = largest[group].max(value);
         bounds[group] = bounds[group].max(value * head_room + cap);
-        let known = is_non_negative(model, id) || layer.op == FusedOp::Input;
-        // Offsets, and differences of numbers of either sign, take a bit more.
-        is_spare[group] |= !known && (is_multiplied(model, id) || is_compared(model, id));
+        let sign = if is_non_negative(model, id) { Sign::NonNegative } else { Sign::Any };
+        // An offset takes a bit, too; the client extends the input without one.
+        let offset = sign == Sign::Any && layer.op != FusedOp::Input && is_multiplied(model, id);
+        let compared = if is_compared(model, id) { difference_bits(sign) } else { 0 };
+        spare[group] = spare[group].max(u32::from(offset)).max(compared);
     }
     let bits = |group| config.activation_bits_of(LayerId(group));
     let mut scales: Vec<u32> = largest
@@ -110,7 +112,7 @@ fn formats(
             let scale = scales[group];
             // Rounding may add one.
             let needed = signed_bits(bounds[group] * f64::from(scale).exp2() + 1.0);
-            let needed = needed + u32::from(is_spare[group]);
+            let needed = needed + spare[group];
             let overflow = |_| CompileError::TooWide {
                 layer: model.layers()[group].name.clone(),
                 needed,
@@ -366,8 +368,8 @@ impl Narrowing<'_> {
         let largest = self.calibration.largest()[id.0];
         let (shift, needed) = if is_last {
             let bound = f64::from(largest) * f64::from(self.config.head_room);
-            // Differences of two take a bit more.
-            let spare = u32::from(self.config.output == Output::ArgMax);
+            let is_compared = self.config.output == Output::ArgMax;
+            let spare = if is_compared { difference_bits(Sign::Any) } else { 0 };
             (0, signed_bits(bound * f64::from(scale).exp2()) + spare)
         } else {
             let Format { scale: kept, ring } = self.formats[id.0];

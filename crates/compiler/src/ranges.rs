@@ -2,7 +2,7 @@
 
 use crate::draft::Draft;
 use crate::{Calibration, CompileConfig, CompileError, Range};
-use copriv_ir::{Activation, Answer, StepOp};
+use copriv_ir::{Activation, Answer, Sign, StepOp};
 
 /// ReLU6 subtracts its cap before it looks at the sign.
 pub(crate) const RELU6_CAP: f64 = 6.0;
@@ -18,28 +18,25 @@ pub(crate) fn check_ranges(
     let plan = draft.plan();
     let mut ranges = Vec::with_capacity(plan.steps().len());
     for step in plan.steps() {
-        let largest = calibration.largest()[draft.layer(step.id).0];
-        let bound = f64::from(largest) * f64::from(config.head_room);
-        let bound = match step.op {
-            // Its input is bounded where it is made, but not with the cap taken off.
-            StepOp::Activation { function: Activation::Relu6, .. } => {
-                let input = draft.layer(plan.steps()[step.inputs[0].0].id);
-                let input = f64::from(calibration.largest()[input.0]);
-                input * f64::from(config.head_room) + RELU6_CAP
-            }
-            _ => bound,
-        };
         // A product's input may wrap: see `narrow.rs`. A class always fits its digits.
         let of_class = matches!(plan.answer(), Answer::Class { .. }) && step.op == StepOp::Reveal;
         if matches!(step.op, StepOp::Reduce { .. }) || of_class {
             continue;
         }
-        // Differences of what is compared must fit the ring that it is in.
-        let (fact, bound) = match step.op {
-            StepOp::ArgMax { .. } => (plan.fact(step.inputs[0]), 2.0 * bound),
-            _ => (plan.fact(step.output), bound),
+        // Most values are bounded where they are made; some steps look at more than that.
+        let (value, cap, spare) = match (&step.op, step.inputs.first()) {
+            (StepOp::Activation { function: Activation::Relu6, .. }, Some(&input)) => {
+                (input, RELU6_CAP, 0)
+            }
+            (StepOp::MaxPool { .. } | StepOp::ArgMax { .. }, Some(&input)) => {
+                (input, 0.0, difference_bits(plan.fact(input).sign))
+            }
+            _ => (step.output, 0.0, 0),
         };
-        let needed = signed_bits(bound * f64::from(fact.scale).exp2());
+        let fact = plan.fact(value);
+        let largest = calibration.largest()[draft.layer(plan.steps()[value.0].id).0];
+        let bound = f64::from(largest) * f64::from(config.head_room) + cap;
+        let needed = signed_bits(bound * f64::from(fact.scale).exp2()) + spare;
         if needed > fact.ring.bits() {
             return Err(CompileError::Overflow {
                 layer: step.name.clone(),
@@ -60,6 +57,14 @@ pub(crate) fn signed_bits(bound: f64) -> u32 {
     // The exponent of a number from 1 up, from its IEEE 754 form: a logarithm may round up.
     let exponent = (bound.ceil().max(1.0).to_bits() >> 52) as u32 - 1023;
     exponent + 2
+}
+
+/// Bits that the differences of numbers take beyond those of the numbers: what is compared, by a max pool or an argmax, is subtracted.
+pub(crate) fn difference_bits(sign: Sign) -> u32 {
+    match sign {
+        Sign::NonNegative => 0,
+        Sign::Any => 1,
+    }
 }
 
 #[cfg(test)]

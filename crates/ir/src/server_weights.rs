@@ -114,9 +114,7 @@ impl ServerWeights {
             provenance: self.provenance.clone(),
             steps: self.layers.keys().copied().collect(),
         };
-        let written = tensor_file::write(path, ArtefactKind::ServerWeights, &header, &tensors);
-        tensors.values_mut().for_each(|tensor| tensor.bytes.zeroize());
-        written
+        tensor_file::write(path, ArtefactKind::ServerWeights, &header, &tensors)
     }
 
     /// Reads the weights of `plan` back.

@@ -183,11 +183,13 @@ pub enum RuntimeError {
     /// The client's store has nothing that this server would run.
     #[error(
         "no prepared inference is left for this plan and this server's store ({}): make some with `copriv prepare`",
-        why_none(*held, *refused, *last)
+        why_none([*held, *unreadable], *refused, *last)
     )]
     NothingPrepared {
         /// Records in the client's store that are for other plans or servers.
         held: usize,
+        /// Records in it that cannot be read.
+        unreadable: usize,
         /// Records that this server refused just now; they are gone.
         refused: usize,
         /// Why it refused the last of them.
@@ -201,8 +203,11 @@ pub enum RuntimeError {
     SessionOver,
 }
 
-fn why_none(held: usize, refused: usize, last: Option<Refusal>) -> String {
-    let others = format!("{held} are for others");
+fn why_none([held, unreadable]: [usize; 2], refused: usize, last: Option<Refusal>) -> String {
+    let mut others = format!("{held} are for others");
+    if unreadable > 0 {
+        others += &format!(", {unreadable} cannot be read");
+    }
     match last {
         Some(reason) => format!("it refused {refused}: {reason}; {others}"),
         None => others,

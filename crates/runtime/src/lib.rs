@@ -26,4 +26,5 @@ pub use channel::{
 };
 pub use copriv_ir::packing;
 pub use error::RuntimeError;
-pub use session::{ClientSession, Inference, Prepared, ServerSession};
+pub use session::{ClientSession, InferError, Inference, Prepared, ServerSession};
+pub use threads::Threads;

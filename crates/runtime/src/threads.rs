@@ -7,9 +7,9 @@ use std::io;
 use std::sync::Arc;
 
 /// A number of threads of which the session's own is one. They compute and never wait for the peer: messages are the
-/// session's thread's alone.
+/// session's thread's alone. Clones are the same threads.
 #[derive(Clone)]
-pub(crate) struct Threads {
+pub struct Threads {
     pool: Arc<ThreadPool>,
 }
 
@@ -18,7 +18,7 @@ impl Threads {
     ///
     /// # Errors
     /// [`RuntimeError::Io`] where they cannot be started.
-    pub(crate) fn new(count: usize) -> Result<Self, RuntimeError> {
+    pub fn new(count: usize) -> Result<Self, RuntimeError> {
         let builder = ThreadPoolBuilder::new().num_threads(count.max(1));
         let pool = builder.thread_name(|number| format!("party-{number}")).build();
         let failed =

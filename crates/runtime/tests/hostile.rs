@@ -93,10 +93,12 @@ impl<W: Write> Write for FaultyWriter<W> {
     }
 }
 
-fn infer_once(model: &Model, mut session: ClientSession) -> Result<(), RuntimeError> {
+/// Runs an inference; how many logits came of it.
+fn infer_once(model: &Model, mut session: ClientSession) -> Result<usize, RuntimeError> {
     let prepared = session.prepare(&mut |_, _, _| ())?;
-    session.infer(prepared, &image(&model.plan, 1), &mut |_, _, _| ())?;
-    session.goodbye()
+    let inference = session.infer(prepared, &image(&model.plan, 1), &mut |_, _, _| ())?;
+    session.goodbye()?;
+    Ok(inference.logits().len())
 }
 
 /// Payload bytes that each party sends in one inference; frames and control words add a little.
@@ -165,8 +167,8 @@ fn a_changed_byte_gives_wrong_logits_or_an_error() {
     for (liar, len) in [Party::Server, Party::Client].into_iter().zip(sent) {
         for (case, at) in positions(len, 2).enumerate() {
             let model = Arc::clone(&model);
-            // Which result an honest end gets depends on the byte; that it gets one does not.
-            let _ = in_time(move || {
+            let logits = model.plan.values().last().expect("a value").shape.elements();
+            let (served, inferred) = in_time(move || {
                 let (server, client) = loopback();
                 // A length that became longer is only noticed by waiting in vain.
                 let line = |stream| TcpTransport::new(stream, Duration::from_secs(2));
@@ -186,8 +188,29 @@ fn a_changed_byte_gives_wrong_logits_or_an_error() {
                 };
                 session(&model, channels, |session| infer_once(&model, session))
             });
+            // Which of these an end gets depends on the byte.
+            match served {
+                Ok(inferences) => assert!(inferences <= 1, "{liar} changed {at}"),
+                Err(error) => assert!(is_of_the_line(&error), "{liar} changed {at}: {error}"),
+            }
+            match inferred {
+                Ok(count) => assert_eq!(count, logits, "{liar} changed {at}"),
+                Err(error) => assert!(is_of_the_line(&error), "{liar} changed {at}: {error}"),
+            }
         }
     }
+}
+
+/// Whether an error says that what came was wrong, or that nothing more came.
+fn is_of_the_line(error: &RuntimeError) -> bool {
+    matches!(
+        error,
+        RuntimeError::NotCoPriv { .. }
+            | RuntimeError::Version { .. }
+            | RuntimeError::RoleClash { .. }
+            | RuntimeError::PlanMismatch { .. }
+            | RuntimeError::PeerMisbehaved { .. }
+    ) || ends_the_session(error)
 }
 
 /// What a server makes of a peer that writes `bytes` and hangs up.
@@ -240,14 +263,7 @@ fn garbage_is_an_error_wherever_it_begins() {
         let bytes =
             if case % 2 == 0 { garbage } else { [hello(1, 3, digest.bytes()), garbage].concat() };
         let error = answer_to(bytes);
-        let typed = matches!(
-            error,
-            RuntimeError::NotCoPriv { .. }
-                | RuntimeError::PeerMisbehaved { .. }
-                | RuntimeError::PeerAborted { .. }
-                | RuntimeError::ConnectionLost { .. }
-        );
-        assert!(typed, "{error}");
+        assert!(is_of_the_line(&error), "{error}");
     }
 }
 

@@ -8,7 +8,7 @@ use copriv_ir::{
     cost,
 };
 use copriv_runtime::session::MAX_PREPARED;
-use copriv_runtime::{Channel, ClientSession, Inference, RuntimeError, ServerSession};
+use copriv_runtime::{Channel, ClientSession, Inference, RuntimeError, ServerSession, Threads};
 use plans::{
     Builder, Model, WINOGRAD, classifier, every_step, every_step_by, image, mixed, nothing,
     session, session_on,
@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// Prepares and runs one inference.
 fn infer(session: &mut ClientSession, image: &[f32]) -> Result<Inference, RuntimeError> {
     let prepared = session.prepare(&mut |_, _, _| ())?;
-    session.infer(prepared, image, &mut |_, _, _| ())
+    session.infer(prepared, image, &mut |_, _, _| ()).map_err(RuntimeError::from)
 }
 
 /// Runs one inference in a session of its own.
@@ -44,6 +44,31 @@ fn in_the_clear(model: &Model, image: &[f32]) -> Vec<i64> {
 
 fn assert_as_predicted(measured: &CommTable, predicted: &CommTable) {
     assert_eq!(measured.first_difference(predicted), None, "step, phase, measured, predicted");
+}
+
+#[test]
+fn sessions_that_share_threads_compute_each_its_own() {
+    let model = every_step([Party::Server, Party::Client], 4, 5);
+    let threads = Threads::new(2).expect("threads start");
+    std::thread::scope(|scope| {
+        for seed in 0..3 {
+            let (server, client) = Channel::pair().expect("threads start");
+            let (model, threads) = (&model, &threads);
+            scope.spawn(move || {
+                let plan = Arc::clone(&model.plan);
+                let session = ServerSession::accept(server, plan, &model.weights);
+                session.expect("a client").sharing_threads(threads).serve().expect("is content")
+            });
+            scope.spawn(move || {
+                let plan = Arc::clone(&model.plan);
+                let mut session = ClientSession::connect(client, plan).expect("a server");
+                let image = image(&model.plan, seed);
+                let inference = infer(&mut session, &image).expect("the server is there");
+                assert_eq!(inference.fixed_point(), in_the_clear(model, &image));
+                session.goodbye().expect("the server is there");
+            });
+        }
+    });
 }
 
 #[test]
@@ -232,19 +257,23 @@ fn mistakes_of_the_caller_leave_the_session_usable() {
         let mut session =
             ClientSession::connect(client, Arc::clone(&model.plan)).expect("a server");
         let mut watch = |_, _, _| ();
-        let error = session.infer(foreign, &picture, &mut watch).expect_err("another session's");
-        assert!(matches!(error, RuntimeError::ForeignPreparation));
-        let prepared = session.prepare(&mut watch).expect("the server is there");
-        let error = session.infer(prepared, &picture[1..], &mut watch).expect_err("too small");
-        assert!(matches!(error, RuntimeError::ImageSize { expected: 12, found: 11 }));
+        let failed = session.infer(foreign, &picture, &mut watch).expect_err("another session's");
+        assert!(matches!(failed.error, RuntimeError::ForeignPreparation));
+        assert!(failed.prepared.is_some());
         let mut prepared = Vec::new();
-        while prepared.len() < MAX_PREPARED - 1 {
+        while prepared.len() < MAX_PREPARED {
             prepared.push(session.prepare(&mut watch).expect("there is room"));
         }
         let error = session.prepare(&mut watch).expect_err("one too many");
         assert!(matches!(error, RuntimeError::TooManyPrepared { limit: MAX_PREPARED }));
-        let last = prepared.pop().expect("prepared above");
-        let inference = session.infer(last, &picture, &mut watch).expect("the server is there");
+        // One that comes back is as good as any, and its place is free once it has run.
+        for last in prepared {
+            let failed = session.infer(last, &picture[1..], &mut watch).expect_err("too small");
+            assert!(matches!(failed.error, RuntimeError::ImageSize { expected: 12, found: 11 }));
+            let last = *failed.prepared.expect("nothing became of it");
+            session.infer(last, &picture, &mut watch).expect("the server is there");
+        }
+        let inference = infer(&mut session, &picture).expect("there is room again");
         session.goodbye().expect("the server is there");
         inference.fixed_point().to_vec()
     });

@@ -156,7 +156,10 @@ fn assert_waits(model: &Model) {
         assert_eq!(inference.comm().total(Phase::Offline).bytes(), 0);
     }
     let error = infer(model, &folders, 3).expect_err("none is left");
-    assert!(matches!(error, RuntimeError::NothingPrepared { held: 0, refused: 0, last: None }));
+    let RuntimeError::NothingPrepared { held, unreadable, refused, last } = error else {
+        panic!("{error}")
+    };
+    assert_eq!((held, unreadable, refused, last), (0, 0, 0, None));
     assert_eq!(folders.count(Party::Server) + folders.count(Party::Client), 0);
 }
 
@@ -223,10 +226,73 @@ fn a_client_hears_why_all_its_records_are_refused() {
     let error = infer(&model, &folders, 3).expect_err("both were used");
     let last = Some(Refusal::Unknown);
     assert!(
-        matches!(error, RuntimeError::NothingPrepared { held: 0, refused: 2, last: l } if l == last),
+        matches!(error, RuntimeError::NothingPrepared { held: 0, refused: 2, last: l, .. } if l == last),
         "{error}"
     );
     assert!(error.to_string().contains("copriv prepare"), "{error}");
+}
+
+#[test]
+fn a_damaged_record_disables_neither_store() {
+    for party in [Party::Client, Party::Server] {
+        let (model, folders) = (nothing(4), Folders::new());
+        prepare(&model, &folders, 3);
+        let first = folders.store(party).records().expect("lists")[0].id;
+        fs::write(folders.of(party).join(format!("{first}.record")), "no record").expect("writes");
+        assert_eq!(folders.count(party), 2);
+        for seed in [1, 2] {
+            infer(&model, &folders, seed).expect("the other two are good");
+        }
+        let error = infer(&model, &folders, 3).expect_err("none is left");
+        let damaged = usize::from(party == Party::Client);
+        assert!(
+            matches!(error, RuntimeError::NothingPrepared { unreadable, .. } if unreadable == damaged),
+            "{error}"
+        );
+        prepare(&model, &folders, 1);
+        infer(&model, &folders, 4).expect("one is there again");
+    }
+}
+
+#[test]
+fn a_server_whose_store_fails_says_so_and_costs_one_record() {
+    type Spoil = fn(&Path);
+    let unreadable: Spoil = |ledger| {
+        fs::remove_file(ledger).expect("is there");
+        fs::create_dir(ledger).expect("makes a folder");
+    };
+    let damaged: Spoil = |ledger| fs::write(ledger, "no ledger").expect("writes");
+    for (spoil, is_io) in [(unreadable, true), (damaged, false)] {
+        let (model, folders) = (nothing(5), Folders::new());
+        prepare(&model, &folders, 3);
+        let [ours, theirs] = [Party::Server, Party::Client].map(|party| folders.store(party));
+        let (server, client) = Channel::pair().expect("threads start");
+        let (served, inferred) = thread::scope(|scope| {
+            let server = scope.spawn(|| {
+                let plan = Arc::clone(&model.plan);
+                let session = ServerSession::accept(server, plan, &model.weights)?;
+                session.with_store(ours).serve()
+            });
+            let plan = Arc::clone(&model.plan);
+            let mut session =
+                ClientSession::connect_stored(client, plan, theirs).expect("both have stores");
+            spoil(&folders.of(Party::Server).join("ledger"));
+            let inferred = session.infer_stored(&image(&model.plan, 1), &mut |_, _, _| ());
+            (server.join().expect("no panic"), inferred)
+        });
+        let served = served.expect_err("its store fails");
+        match &served {
+            RuntimeError::Store(StoreError::Io { .. }) => assert!(is_io),
+            RuntimeError::Store(StoreError::DamagedLedger { .. }) => assert!(!is_io),
+            other => panic!("{other}"),
+        }
+        let inferred = inferred.expect_err("the server is gone");
+        assert!(
+            matches!(inferred, RuntimeError::PeerAborted { peer: Party::Server }),
+            "{inferred}"
+        );
+        assert_eq!(folders.count(Party::Client), 2);
+    }
 }
 
 #[test]

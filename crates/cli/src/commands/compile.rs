@@ -11,6 +11,7 @@ use copriv_ir::{FusedModel, NetworkProfile, Phase};
 use copriv_trainer::data::{Dataset, Split, class_labels};
 use indicatif::ProgressBar;
 use std::path::Path;
+use zeroize::Zeroizing;
 
 /// Training images whose ranges count as those of all.
 pub const CALIBRATION_IMAGES: usize = 128;
@@ -122,11 +123,10 @@ pub fn calibrate(fused: &FusedModel, images: &Dataset, terminal: &Terminal) -> R
 
 /// Seeds that no other compilation has.
 fn lattice_seeds() -> Result<LatticeSeeds> {
-    let mut bytes = [[0; 32]; 2];
+    let mut bytes = Zeroizing::new([[0; 32]; 2]);
     getrandom::fill(bytes.as_flattened_mut())
         .map_err(|error| anyhow!("the operating system gives no randomness: {error}"))?;
-    let [public, secret] = bytes;
-    Ok(LatticeSeeds { public: PublicSeed::new(public), secret: SecretSeed::new(secret) })
+    Ok(LatticeSeeds { public: PublicSeed::new(bytes[0]), secret: SecretSeed::new(bytes[1]) })
 }
 
 /// Writes the public plan, its hint and the secret weights into a folder.

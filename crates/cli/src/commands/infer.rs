@@ -11,9 +11,14 @@ use copriv_ir::{Party, Phase, Plan, StepId};
 use copriv_runtime::store::Store;
 use copriv_runtime::{Channel, ClientSession, Inference, TcpTransport};
 use serde_json::{Map, Value, json};
-use std::net::TcpStream;
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a host may take to answer at all.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// How many of the most likely classes are shown.
 const TOP: usize = 5;
@@ -53,11 +58,22 @@ pub fn run(args: &Infer, terminal: &Terminal) -> Result<()> {
 /// A line to the server at an address.
 ///
 /// # Errors
-/// Where nobody listens there.
+/// Where nobody listens there, or nobody answers in time.
 pub fn connect(address: &str) -> Result<Channel> {
-    let stream =
-        TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+    let stream = reach(address).with_context(|| format!("cannot connect to {address}"))?;
     Ok(Channel::new(TcpTransport::new(stream, PATIENCE)?, Party::Client)?)
+}
+
+/// A connection to the first of an address's hosts that answers.
+fn reach(address: &str) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "no host of that name");
+    for host in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&host, ANSWER) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// One inference with a bar over its bytes: offline and online, or online alone where all else is `stored`.

@@ -12,7 +12,7 @@ use copriv_ir::{
     ActivationMask, Checkpoint, CommTable, Correlation, Forecast, FusedLayer, FusedModel, FusedOp,
     Gates, LinearStep, NetworkProfile, Party, Phase, Plan, Step, StepId, StepOp, Traffic, cost,
 };
-use copriv_runtime::store::{Ledger, RecordInfo, Store};
+use copriv_runtime::store::{Contents, Ledger, RecordInfo, Store};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -70,7 +70,7 @@ pub fn run(args: &Inspect, terminal: &Terminal) -> Result<()> {
 
 /// A store of prepared inferences, without its secrets.
 fn store(args: &Inspect, terminal: &Terminal) -> Result<()> {
-    let records = Store::list(&args.artefact)?;
+    let Contents { records, unreadable } = Store::list(&args.artefact)?;
     let bytes = |record: &RecordInfo| RECORD_HEADER + record.payload;
     let total: u64 = records.iter().map(bytes).sum();
     if args.json {
@@ -85,7 +85,14 @@ fn store(args: &Inspect, terminal: &Terminal) -> Result<()> {
         };
         let entries: Vec<Value> = records.iter().map(entry).collect();
         let count = entries.len();
-        let store = json!({ "kind": "store", "count": count, "bytes": total, "records": entries });
+        let unreadable: Vec<String> = unreadable.iter().map(ToString::to_string).collect();
+        let store = json!({
+            "kind": "store",
+            "count": count,
+            "bytes": total,
+            "records": entries,
+            "unreadable": unreadable,
+        });
         terminal.data(serde_json::to_string_pretty(&store)?)?;
         return Ok(());
     }
@@ -100,6 +107,7 @@ fn store(args: &Inspect, terminal: &Terminal) -> Result<()> {
         vec![plan, party.to_string(), count.to_string(), format::bytes(bytes)]
     });
     terminal.data(format::table(header(&["plan", "half of", "count", "size"]), rows, [2, 3]))?;
+    unreadable.iter().try_for_each(|error| terminal.data(format_args!("unreadable  {error}")))?;
     Ok(())
 }
 

@@ -10,40 +10,44 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use zeroize::Zeroizing;
 
 const KIND: &str = "copriv.kind";
 const VERSION: &str = "copriv.version";
 const HEADER: &str = "copriv.header";
 const DIGEST: &str = "copriv.digest";
 
-/// One stored tensor: its element type, shape and little-endian bytes.
+/// One stored tensor: its element type, shape and little-endian bytes, which forget themselves: they may be secret.
 #[derive(Clone, PartialEq)]
 pub(crate) struct StoredTensor {
     pub(crate) dtype: Dtype,
     pub(crate) shape: Vec<usize>,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: Zeroizing<Vec<u8>>,
 }
 
 pub(crate) type StoredTensors = BTreeMap<String, StoredTensor>;
 
 impl StoredTensor {
     pub(crate) fn f32(tensor: &Tensor) -> Self {
-        let bytes = tensor.data().iter().flat_map(|x| x.to_le_bytes()).collect();
+        let bytes = bytes(tensor.data(), |x| x.to_le_bytes());
         Self { dtype: Dtype::F32, shape: tensor.shape().to_vec(), bytes }
     }
 
     pub(crate) fn i64(shape: Vec<usize>, data: &[i64]) -> Self {
-        Self {
-            dtype: Dtype::I64,
-            shape,
-            bytes: data.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        }
+        Self { dtype: Dtype::I64, shape, bytes: bytes(data, |x| x.to_le_bytes()) }
     }
+}
+
+fn bytes<T: Copy, const N: usize>(data: &[T], value: fn(T) -> [u8; N]) -> Zeroizing<Vec<u8>> {
+    // All room at once: what a vector leaves behind as it grows is not cleared.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(N * data.len()));
+    data.iter().for_each(|&x| bytes.extend_from_slice(&value(x)));
+    bytes
 }
 
 /// Name and form of an activation's mask: its packed bytes, a vector by channel, a matrix of one row by pixel.
 pub(crate) fn stored_mask(activation: &str, mask: &ActivationMask) -> (String, StoredTensor) {
-    let bytes = mask.packed();
+    let bytes = Zeroizing::new(mask.packed());
     let shape = mask_shape(mask.shape(), mask.granularity());
     (format!("{activation}.mask"), StoredTensor { dtype: Dtype::U8, shape, bytes })
 }
@@ -153,7 +157,7 @@ fn digest_of_text(kind: ArtefactKind, header: &str, tensors: &StoredTensors) -> 
     let body = descriptions
         .iter()
         .zip(tensors.values())
-        .flat_map(|(description, tensor)| [description.as_bytes(), &tensor.bytes]);
+        .flat_map(|(description, tensor)| [description.as_bytes(), &tensor.bytes[..]]);
     Digest::of(head.into_iter().chain(body))
 }
 
@@ -177,9 +181,8 @@ pub(crate) fn write(
         .iter()
         .map(|(name, t)| Ok((name, TensorView::new(t.dtype, t.shape.clone(), &t.bytes)?)))
         .collect();
-    let mut bytes = views
-        .and_then(|views| safetensors::serialize(views, Some(unordered)))
-        .map_err(|e| unwritable(e.to_string()))?;
+    let bytes = views.and_then(|views| safetensors::serialize(views, Some(unordered)));
+    let mut bytes = Zeroizing::new(bytes.map_err(|e| unwritable(e.to_string()))?);
     order_metadata(&mut bytes, &metadata).map_err(|e| unwritable(e.to_string()))?;
     write_file(path, kind, &bytes)
 }
@@ -202,7 +205,7 @@ pub(crate) fn read<H: DeserializeOwned>(
     path: &Path,
     kind: ArtefactKind,
 ) -> Result<(H, StoredTensors), ArtefactError> {
-    let bytes = read_file(path)?;
+    let bytes = Zeroizing::new(read_file(path)?);
     let metadata = metadata(path, &bytes).map_err(|error| foreign(path, kind, error))?;
     let field = |key: &str| field(path, &metadata, key);
     let version = field(VERSION)?;
@@ -222,7 +225,7 @@ pub(crate) fn read<H: DeserializeOwned>(
 }
 
 pub(crate) fn kind(path: &Path) -> Result<String, ArtefactError> {
-    let bytes = read_file(path)?;
+    let bytes = Zeroizing::new(read_file(path)?);
     let metadata = metadata(path, &bytes)?;
     field(path, &metadata, KIND).map(str::to_owned)
 }
@@ -253,7 +256,7 @@ fn stored_tensors(path: &Path, bytes: &[u8]) -> Result<StoredTensors, ArtefactEr
     let stored = |view: TensorView| StoredTensor {
         dtype: view.dtype(),
         shape: view.shape().to_vec(),
-        bytes: view.data().to_vec(),
+        bytes: Zeroizing::new(view.data().to_vec()),
     };
     Ok(file.tensors().into_iter().map(|(name, view)| (name, stored(view))).collect())
 }

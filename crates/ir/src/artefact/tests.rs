@@ -380,7 +380,7 @@ fn wrong_masks_are_named() {
     let bytes = |shape: &[usize], bytes: &[u8]| StoredTensor {
         dtype: safetensors::Dtype::U8,
         shape: shape.to_vec(),
-        bytes: bytes.to_vec(),
+        bytes: bytes.to_vec().into(),
     };
     let (channel, pixel) = ("layer1.0.conv1.activation.mask", "layer1.1.conv1.activation.mask");
     let whole = Shape::new(8, 16, 16).elements() / 8;
@@ -562,4 +562,15 @@ fn secrets_are_for_the_owner_alone() {
             assert_eq!(others, usual & 0o077, "{kind}");
         }
     }
+}
+
+#[test]
+fn a_plan_made_otherwise_has_another_digest() {
+    let plan = plan("one");
+    let digest = plan.digest();
+    let provenance = Provenance::new("another", None, serde_json::Value::Null, None);
+    let other = plan.clone().with_provenance(provenance);
+    assert_ne!(other, plan);
+    assert_ne!(other.digest(), digest);
+    assert_eq!((plan.digest(), plan.clone().digest()), (digest, digest));
 }

@@ -13,8 +13,14 @@ pub const PAIR_TABLE: u32 = 16;
 /// Bits of the table of two singles from a 1-of-16 transfer: 16 entries of 2 bits.
 pub const SINGLES_TABLE: u32 = 32;
 
-/// Base transfers of each direction.
+/// Base transfers of each direction: the columns of the longest code.
 pub const BASE_OTS: u64 = 240;
+
+/// Bits of the fields that SoftSpoken comes with.
+pub const SOFT_SPOKEN_FIELDS: [u32; 3] = [2, 4, 8];
+
+/// Bits of the field of the SoftSpoken transfers that seed silent ones.
+pub const SEED_FIELD: u32 = 8;
 
 /// Columns of IKNP's extension matrix of 1-of-`2^bits` transfers, `bits` from 1 to 4: the length of a simplex
 /// code with distance 128.

@@ -1,6 +1,6 @@
 //! What a session costs: its set-up, then inference after inference.
 
-use super::ot::BASE_OTS;
+use super::ot::{BASE_OTS, SEED_FIELD, SOFT_SPOKEN_FIELDS};
 use super::{Clocks, OtUse, SilentPool, lattice, ot_use, step_cost};
 use crate::{CommTable, Party, Phase, Plan, StepId, Traffic};
 
@@ -24,7 +24,7 @@ impl SessionCost {
     pub fn of_use(ots: &OtUse) -> Self {
         let pools = PARTIES.map(|sender| SilentPool::new(sender, ots.silent(sender)));
         let soft_spoken = PARTIES.into_iter().zip(&pools).flat_map(|(sender, pool)| {
-            let fields = FIELDS
+            let fields = SOFT_SPOKEN_FIELDS
                 .into_iter()
                 .filter(move |&k| ots.soft_spoken(sender, k) || k == SEED_FIELD && pool.is_some());
             fields.map(move |k| Traffic::one_way(sender.peer().sends(), soft_spoken_setup(k), 1))
@@ -72,12 +72,6 @@ impl SessionCost {
 }
 
 const PARTIES: [Party; 2] = [Party::Server, Party::Client];
-
-/// The fields that SoftSpoken comes with.
-const FIELDS: [u32; 3] = [2, 4, 8];
-
-/// The field of the SoftSpoken transfers that seed silent ones.
-const SEED_FIELD: u32 = 8;
 
 /// The handshake: all the set-up that a session takes that runs only what waits in stores.
 #[must_use]

@@ -64,11 +64,18 @@ pub fn online(plan: &Plan) -> Vec<Vec<Stream>> {
     plan.steps().iter().map(step).collect()
 }
 
-/// Windows of the runtime: blocks that are asked for ahead.
-const PRODUCTS: usize = 4;
-const TABLES: usize = 4;
-const TRIPLES: usize = 32;
-const CHUNKS: usize = 16;
+/// Blocks of products of two parties' bits that are asked for ahead.
+pub const PRODUCT_WINDOW: usize = 4;
+
+/// Blocks of one-time truth tables that are asked for ahead.
+pub const TABLE_WINDOW: usize = 4;
+
+/// Blocks of bit triples that are asked for, or sent, ahead: enough to keep a link of some hundred megabits a second busy
+/// across a continent.
+pub const TRIPLE_WINDOW: usize = 32;
+
+/// Chunks of a matrix product that are asked for ahead.
+pub const CHUNK_WINDOW: usize = 16;
 
 fn step_streams(plan: &Plan, step: &Step) -> Vec<Stream> {
     let Some(fact) = step.inputs.first().map(|&value| plan.fact(value)) else { return vec![] };
@@ -145,7 +152,7 @@ fn product_stream(product: &OtProduct) -> Stream {
         }
     };
     let blocks = cut(product.values(), product.values_in_chunk()).map(block);
-    asks(product.chooser, (CHUNKS, 1), blocks.collect())
+    asks(product.chooser, (CHUNK_WINDOW, 1), blocks.collect())
 }
 
 fn relus(comparison: &Comparison, ring: Ring, count: u64) -> Vec<Stream> {
@@ -168,7 +175,8 @@ fn wraps(wraps: &[Wrap], count: u64) -> Vec<Stream> {
         let (kind, bits) = (wrap.ot(), wrap.product_bits());
         let count = if bits == 0 { 0 } else { count };
         let block = |n| [extension(kind, n, 1), packed(n, bits.into())];
-        let products = asks(Party::Client, (PRODUCTS, 0), cut(count, BLOCK).map(block).collect());
+        let products =
+            asks(Party::Client, (PRODUCT_WINDOW, 0), cut(count, BLOCK).map(block).collect());
         compared.into_iter().chain([products])
     };
     wraps.iter().flat_map(one).collect()
@@ -181,7 +189,7 @@ fn comparisons(layout: &ComparisonLayout, count: u64) -> Vec<Stream> {
         let (blocks, window): (Vec<_>, _) = if layout.tables() {
             let half = if width == 1 { 0 } else { 1 << (2 * bits) };
             let block = |n| [extension(kind, n * bits, 1), packed(n * bits, half)];
-            (cut(leaves, BLOCK / bits).map(block).collect(), TABLES)
+            (cut(leaves, BLOCK / bits).map(block).collect(), TABLE_WINDOW)
         } else {
             (cut(leaves, BLOCK).map(|n| [extension(kind, n, width), 0]).collect(), 1)
         };
@@ -193,14 +201,14 @@ fn comparisons(layout: &ComparisonLayout, count: u64) -> Vec<Stream> {
             iknp_tables(singles.div_ceil(2), 4, ot::SINGLES_TABLE),
             iknp_tables(pairs, 3, ot::PAIR_TABLE),
         ],
-        _ => [singles, pairs].map(|count| crossing(kind, count, TRIPLES)),
+        _ => [singles, pairs].map(|count| crossing(kind, count, TRIPLE_WINDOW)),
     };
     leaves.chain(triples).collect()
 }
 
 fn iknp_tables(transfers: u64, bits: u32, table: u32) -> Stream {
     let block = |n| [extension(OtKind::Iknp, n, bits), packed(n, table.into())];
-    asks(Party::Client, (TRIPLES, 0), cut(transfers, BLOCK).map(block).collect())
+    asks(Party::Client, (TRIPLE_WINDOW, 0), cut(transfers, BLOCK).map(block).collect())
 }
 
 /// Random 1-of-2 transfers in each direction.

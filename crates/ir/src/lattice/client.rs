@@ -117,48 +117,69 @@ impl ClientSecrets {
         seed: &PublicSeed,
         message: &mut Packer,
     ) -> Zeroizing<Vec<u64>> {
-        let (set, ring, rounding) = (step.set, step.ring, step.layer.input_rounding);
-        let (gap, area) = (step.gap_bits(), step.layout.input().area());
+        let (ring, area) = (step.ring, step.layout.input().area());
         // Inputs that no output meets are masked all the same.
         let mut stream = self.spare.stream(Purpose::Secret, step.index(0));
         let mut mask = Zeroizing::new(vec![0; step.layout.input().elements()]);
         mask.iter_mut().for_each(|r| *r = ring.reduce(stream.next_u64()));
-        for chunk in 0..step.layout.chunks() {
-            let touched = step.layout.touched(chunk);
-            let mut last: Option<(usize, Factors)> = None;
-            for (number, tile) in step.layout.tiles().iter().enumerate() {
-                let public = step.public_part(number, chunk);
-                let (_, factors) = match last.take() {
-                    Some(same) if same.0 == public => last.insert(same),
-                    _ => {
-                        let residues = public::chunk(step, seed, public).into_iter();
-                        last.insert((public, Factors::new(set, residues, touched)))
+        let size = step.layout.channels(0).len() * area;
+        let chunks = mask.par_chunks_mut(size).enumerate();
+        let parts = chunks.map(|(chunk, mask)| self.upload_chunk(step, seed, chunk, mask));
+        let parts: Vec<(Vec<u8>, usize)> = parts.collect();
+        parts.iter().for_each(|(bytes, bits)| message.push_bytes(bytes, *bits));
+        mask
+    }
+
+    /// What is sent of a chunk, as bytes and a number of bits; fills in the mask of its channels.
+    fn upload_chunk(
+        &self,
+        step: &LatticeStep,
+        seed: &PublicSeed,
+        chunk: usize,
+        mask: &mut [u64],
+    ) -> (Vec<u8>, usize) {
+        let (set, ring, layout) = (step.set, step.ring, &step.layout);
+        let (rounding, gap, area) =
+            (step.layer.input_rounding, step.gap_bits(), layout.input().area());
+        let (touched, first) = (layout.touched(chunk), layout.channels(chunk).start);
+        let (mut message, mut bits) = (Packer::default(), 0);
+        let mut push = |residue: u128, width: u32| {
+            residue::push(&mut message, residue >> rounding, width);
+            bits += width as usize;
+        };
+        let mut last: Option<(usize, Factors)> = None;
+        for (number, tile) in layout.tiles().iter().enumerate() {
+            let public = step.public_part(number, chunk);
+            let (_, factors) = match last.take() {
+                Some(same) if same.0 == public => last.insert(same),
+                _ => {
+                    let residues = public::chunk(step, seed, public).into_iter();
+                    last.insert((public, Factors::new(set, residues, touched)))
+                }
+            };
+            let secret = &self.secrets[step.secret_of(number)];
+            let part = number << 20 | chunk;
+            let mut noise = secret.noise.stream(Purpose::Noise, step.index(part));
+            let products = factors.product(set, &secret.ternary, 0, touched);
+            for (at, (channel, cell)) in layout.cells(tile, chunk).enumerate() {
+                let fresh = residue::noisy(set, products[at], noise.noise());
+                let b = set.round(fresh, rounding);
+                let place = |input| (channel - first) * area + input;
+                match cell {
+                    Cell::Own(input) => {
+                        mask[place(input)] = ring.neg((b >> gap) as u64);
+                        push(b, step.own_bits());
                     }
-                };
-                let secret = &self.secrets[step.secret_of(number)];
-                let part = number << 20 | chunk;
-                let mut noise = secret.noise.stream(Purpose::Noise, step.index(part));
-                let products = factors.product(set, &secret.ternary, 0, touched);
-                for (at, (channel, cell)) in step.layout.cells(tile, chunk).enumerate() {
-                    let fresh = residue::noisy(set, products[at], noise.noise());
-                    let b = set.round(fresh, rounding);
-                    match cell {
-                        Cell::Own(input) => {
-                            mask[channel * area + input] = ring.neg((b >> gap) as u64);
-                            residue::push(message, b >> rounding, step.own_bits());
-                        }
-                        Cell::Twin(input) => {
-                            let r = u128::from(mask[channel * area + input]) << gap;
-                            let b = b.wrapping_add(r) & set.mask();
-                            residue::push(message, b >> rounding, step.full_bits());
-                        }
-                        Cell::Pad => residue::push(message, b >> rounding, step.full_bits()),
-                        Cell::Unused => {}
+                    Cell::Twin(input) => {
+                        let r = u128::from(mask[place(input)]) << gap;
+                        push(b.wrapping_add(r) & set.mask(), step.full_bits());
                     }
+                    Cell::Pad => push(b, step.full_bits()),
+                    Cell::Unused => {}
                 }
             }
         }
-        mask
+        (message.finish(), bits)
     }
 }
 

@@ -62,7 +62,7 @@ impl Plan {
     /// What its lattice correlations share, if it has any.
     #[must_use]
     pub fn lattice(&self) -> Option<&LatticeSection> {
-        self.0.lattice.as_ref()
+        self.fields.lattice.as_ref()
     }
 
     /// Its lattice correlations, laid out.
@@ -98,12 +98,12 @@ impl Plan {
         section: LatticeSection,
         layers: &BTreeMap<StepId, LatticeLayer>,
     ) -> Result<Self, super::PlanError> {
-        self.0.lattice = Some(section);
-        for step in &mut self.0.steps {
+        self.fields.lattice = Some(section);
+        for step in &mut self.fields.steps {
             if let (StepOp::Linear(linear), Some(layer)) = (&mut step.op, layers.get(&step.id)) {
                 linear.correlation = Correlation::Lattice(*layer);
             }
         }
-        Self::try_from(self.0)
+        Self::try_from(self.fields)
     }
 }

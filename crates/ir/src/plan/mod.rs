@@ -25,14 +25,19 @@ use crate::{ArtefactError, ArtefactKind, CommTable, Digest, InputSpec, Provenanc
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// A straight list of steps over shared values, the same for both parties.
 ///
 /// The first step takes in the client's image, the last reveals the logits to the client, or the class alone
 /// ([`Plan::answer`]).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(try_from = "PlanFields", into = "PlanFields")]
-pub struct Plan(PlanFields);
+pub struct Plan {
+    fields: PlanFields,
+    /// Of the fields, once it has been asked for.
+    digest: OnceLock<Digest>,
+}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -81,56 +86,55 @@ impl Plan {
     /// One line about the network.
     #[must_use]
     pub fn network(&self) -> &str {
-        &self.0.network
+        &self.fields.network
     }
 
     /// The preset that it was compiled with.
     #[must_use]
     pub fn preset(&self) -> &str {
-        &self.0.preset
+        &self.fields.preset
     }
 
     /// The image that the client brings.
     #[must_use]
     pub fn input(&self) -> &InputSpec {
-        &self.0.input
+        &self.fields.input
     }
 
     /// Names of the classes; empty where none are known.
     #[must_use]
     pub fn labels(&self) -> &[String] {
-        &self.0.labels
+        &self.fields.labels
     }
 
     /// All steps in the order of execution.
     #[must_use]
     pub fn steps(&self) -> &[Step] {
-        &self.0.steps
+        &self.fields.steps
     }
 
     /// What is known of all values.
     #[must_use]
     pub fn values(&self) -> &[Fact] {
-        &self.0.values
+        &self.fields.values
     }
 
     /// What is known of one value of this plan.
     #[must_use]
     pub fn fact(&self, value: ValueId) -> &Fact {
-        &self.0.values[value.0]
+        &self.fields.values[value.0]
     }
 
     /// Where it came from.
     #[must_use]
     pub fn provenance(&self) -> &Provenance {
-        &self.0.provenance
+        &self.fields.provenance
     }
 
     /// The same plan, made otherwise.
     #[must_use]
-    pub fn with_provenance(mut self, provenance: Provenance) -> Self {
-        self.0.provenance = provenance;
-        self
+    pub fn with_provenance(self, provenance: Provenance) -> Self {
+        Self { fields: PlanFields { provenance, ..self.fields }, digest: OnceLock::new() }
     }
 
     /// What executing it once in a fresh session will send, to the byte.
@@ -142,7 +146,7 @@ impl Plan {
     /// Digest of the content, compared by the parties before anything else.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        json_file::digest(ArtefactKind::Plan, self)
+        *self.digest.get_or_init(|| json_file::digest(ArtefactKind::Plan, &self.fields))
     }
 
     /// Writes it as JSON.
@@ -165,16 +169,22 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "plan        {}", self.digest().short())?;
-        writeln!(f, "network     {}", self.0.network)?;
-        writeln!(f, "preset      {}", self.0.preset)?;
-        writeln!(f, "steps       {}", self.0.steps.len())?;
-        write!(f, "made by     {}", self.0.provenance)
+        writeln!(f, "network     {}", self.fields.network)?;
+        writeln!(f, "preset      {}", self.fields.preset)?;
+        writeln!(f, "steps       {}", self.fields.steps.len())?;
+        write!(f, "made by     {}", self.fields.provenance)
+    }
+}
+
+impl PartialEq for Plan {
+    fn eq(&self, other: &Self) -> bool {
+        self.fields == other.fields
     }
 }
 
 impl From<Plan> for PlanFields {
     fn from(plan: Plan) -> Self {
-        plan.0
+        plan.fields
     }
 }
 
@@ -184,6 +194,6 @@ impl TryFrom<PlanFields> for Plan {
     fn try_from(fields: PlanFields) -> Result<Self, PlanError> {
         let lattice = (fields.lattice.as_ref(), fields.reply.as_ref());
         verify::verify(&fields.input, &fields.values, &fields.steps, lattice)?;
-        Ok(Self(fields))
+        Ok(Self { fields, digest: OnceLock::new() })
     }
 }

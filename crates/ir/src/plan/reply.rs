@@ -44,7 +44,7 @@ impl Plan {
     /// What its correlations with a reply share, if it has any.
     #[must_use]
     pub fn reply(&self) -> Option<&ReplySection> {
-        self.0.reply.as_ref()
+        self.fields.reply.as_ref()
     }
 
     /// Its correlations with a reply, laid out.
@@ -72,12 +72,12 @@ impl Plan {
         section: ReplySection,
         layers: &BTreeMap<StepId, ReplyLayer>,
     ) -> Result<Self, PlanError> {
-        self.0.reply = Some(section);
-        for step in &mut self.0.steps {
+        self.fields.reply = Some(section);
+        for step in &mut self.fields.steps {
             if let (StepOp::Linear(linear), Some(layer)) = (&mut step.op, layers.get(&step.id)) {
                 linear.correlation = Correlation::Reply(*layer);
             }
         }
-        Self::try_from(self.0)
+        Self::try_from(self.fields)
     }
 }

@@ -67,7 +67,7 @@ pub enum Refusal {
     Used,
     /// Its record of that name is of another inference or another plan.
     Mismatch,
-    /// Its half is damaged or cannot be read.
+    /// Its half is damaged.
     Damaged,
 }
 

@@ -2,6 +2,7 @@ use super::*;
 use copriv_ir::Traffic;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
 use std::time::Duration;
 
@@ -28,6 +29,20 @@ fn measured(
     });
     assert_eq!(at_server, at_client);
     at_server
+}
+
+/// Fails where `f` takes longer than anything here may, for two that wait for each other never end.
+fn in_time(f: impl FnOnce() + Send + 'static) {
+    let (done, end) = std::sync::mpsc::channel();
+    let thread = thread::spawn(move || {
+        f();
+        // Whoever waited in vain has failed already.
+        let _ = done.send(());
+    });
+    match end.recv_timeout(LONG) {
+        Err(RecvTimeoutError::Timeout) => panic!("somebody waits for ever"),
+        Ok(()) | Err(RecvTimeoutError::Disconnected) => thread.join().expect("no panic"),
+    }
 }
 
 fn traffic(server_to_client: u64, client_to_server: u64, rounds: u32) -> Traffic {
@@ -151,7 +166,7 @@ fn both_may_send_much_before_they_receive() {
         channel.flush().expect("flushes");
         channel.recv(20 << 20).expect("receives");
     };
-    assert_eq!(measured(party, party), traffic(20 << 20, 20 << 20, 1));
+    in_time(move || assert_eq!(measured(party, party), traffic(20 << 20, 20 << 20, 1)));
 }
 
 #[test]
@@ -298,9 +313,11 @@ fn two_that_go_at_once_do_not_wait_for_each_other() {
         channel.send(&vec![0; 20 << 20]).expect("sends");
         channel.flush().expect("flushes");
     }
-    thread::scope(|scope| {
-        scope.spawn(move || drop(server));
-        scope.spawn(move || drop(client));
+    in_time(move || {
+        thread::scope(|scope| {
+            scope.spawn(move || drop(server));
+            scope.spawn(move || drop(client));
+        });
     });
 }
 
@@ -318,8 +335,8 @@ fn waiting_is_counted_at_the_party_that_waits() {
 
 #[test]
 fn what_the_socket_does_not_take_at_once_comes_later_and_in_order() {
-    let (mut server, peer) = tcp(Duration::from_secs(60));
-    let transport = TcpTransport::new(peer, Duration::from_secs(60)).expect("configures");
+    let (mut server, peer) = tcp(LONG);
+    let transport = TcpTransport::new(peer, LONG).expect("configures");
     let mut client = Channel::new(transport, Party::Client).expect("a thread starts");
     // Small and large ones, more than sockets hold and less than may be on the way; nobody reads so far.
     let message = |number: usize| -> Vec<u8> {
@@ -327,10 +344,12 @@ fn what_the_socket_does_not_take_at_once_comes_later_and_in_order() {
         (0..len).map(|at| (31 * number + at % 251) as u8).collect()
     };
     let count = 48;
-    (0..count).for_each(|number| server.send(&message(number)).expect("does not wait"));
-    server.flush().expect("does not wait");
-    for number in 0..count {
-        let expected = message(number);
-        assert!(client.recv(expected.len()).expect("arrives") == expected, "message {number}");
-    }
+    in_time(move || {
+        (0..count).for_each(|number| server.send(&message(number)).expect("does not wait"));
+        server.flush().expect("does not wait");
+        for number in 0..count {
+            let expected = message(number);
+            assert!(client.recv(expected.len()).expect("arrives") == expected, "message {number}");
+        }
+    });
 }

@@ -15,16 +15,14 @@ use crate::packing::{Packer, Unpacker};
 use crate::threads::Threads;
 use crate::{Channel, RuntimeError};
 use copriv_ir::cost::OtProduct;
+use copriv_ir::cost::streams::CHUNK_WINDOW;
 use std::collections::VecDeque;
 use std::ops::Range;
 use zeroize::Zeroizing;
 
-/// Chunks whose payload the chooser waits for at a time. An OT sender may need [`AT_ONCE`] chunks before it answers
-/// as many earlier ones, so both parties rely on this number.
-const WINDOW: usize = 2 * AT_ONCE;
-
-/// Most chunks that a party works on together.
-const AT_ONCE: usize = 8;
+/// Most chunks that a party works on together. An OT sender may need so many before it answers as many earlier ones, so the
+/// chooser asks for twice as many ahead.
+const AT_ONCE: usize = CHUNK_WINDOW / 2;
 
 /// The chooser's share, `count x rows x len` modulo `2^64`, of `choices * vectors`.
 ///
@@ -53,7 +51,7 @@ pub(super) fn choose(
         let next = together(threads, (&mut workers, &mut jobs), work, || {
             let mut next = Vec::with_capacity(at_once);
             while next.len() < at_once {
-                while in_flight.len() < WINDOW
+                while in_flight.len() < CHUNK_WINDOW
                     && let Some(chunk) = chunks.next()
                 {
                     let wanted = choice_plane(&product, &choices[chunk.clone()]);
@@ -383,7 +381,7 @@ mod tests {
             let (count, inner, choice_bits) = (2, 4, 41);
             let kind = OtKind::Iknp;
             let product = OtProduct { kind, chooser, count, inner, rows, len, choice_bits, ring };
-            assert!(product.values() > 2 * WINDOW as u64 * product.values_in_chunk());
+            assert!(product.values() > 2 * CHUNK_WINDOW as u64 * product.values_in_chunk());
             let (sum, expected, measured) = run(product, threads, 3);
             assert_eq!(sum, expected);
             assert_eq!(measured, product.offline().traffic);

@@ -5,13 +5,11 @@ use crate::ot::{BLOCK, Code, Ots};
 use crate::packing::{Packer, Unpacker, packed_len};
 use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
 use crate::{Channel, RuntimeError};
+use copriv_ir::cost::streams::PRODUCT_WINDOW;
 use copriv_ir::{OtKind, Party};
 use std::collections::VecDeque;
 use std::fmt;
 use zeroize::Zeroizing;
-
-/// Blocks whose payload the client waits for at a time.
-const WINDOW: usize = 4;
 
 /// One party's part of such products of random bits, as shares in `Z_{2^bits}`.
 pub struct BitProductCorrelation {
@@ -88,9 +86,9 @@ impl BitProductCorrelation {
         (kind, count): (OtKind, usize),
     ) -> Result<(), RuntimeError> {
         self.factors = Bits::with_capacity(count);
-        let mut in_flight = VecDeque::with_capacity(WINDOW);
+        let mut in_flight = VecDeque::with_capacity(PRODUCT_WINDOW);
         for first in (0..count).step_by(BLOCK) {
-            if in_flight.len() == WINDOW
+            if in_flight.len() == PRODUCT_WINDOW
                 && let Some(pads) = in_flight.pop_front()
             {
                 self.take(channel, pads)?;

@@ -64,24 +64,21 @@ impl ComparisonCorrelation {
         channel: &mut Channel,
         batches: Vec<(Self, &[u64])>,
     ) -> Result<Vec<Bits>, RuntimeError> {
-        // What both parties send unasked goes first, in the same order at both.
-        let mut order: Vec<usize> = (0..batches.len()).collect();
-        order.sort_by_key(|&index| !batches[index].0.leaves.is_symmetric());
-        for &index in &order {
-            let (Self { layout, count, leaves, .. }, numbers) = &batches[index];
+        // What waits for nothing is one round of all batches.
+        let mut lane = channel.lane();
+        let mut opened = Vec::with_capacity(batches.len());
+        for (Self { layout, count, leaves, .. }, numbers) in &batches {
             assert_eq!(numbers.len(), *count, "numbers as prepared");
-            leaves.open(channel, layout, numbers)?;
+            opened.push(leaves.open(&mut lane, layout, numbers)?);
         }
-        let mut batches: Vec<_> = batches.into_iter().map(Some).collect();
-        let mut trees: Vec<Option<Tree>> = batches.iter().map(|_| None).collect();
-        for index in order {
-            if let Some((correlation, numbers)) = batches[index].take() {
-                let Self { layout, count, leaves, singles, pairs } = correlation;
-                let items = leaves.close(channel, &layout, numbers)?;
-                trees[index] = Some(Tree::new(&layout, count, items, singles, pairs));
-            }
+        drop(lane);
+        let mut trees = Vec::with_capacity(batches.len());
+        for ((correlation, numbers), theirs) in batches.into_iter().zip(opened) {
+            let Self { layout, count, leaves, singles, pairs } = correlation;
+            let items = leaves.close(channel, &layout, numbers, &theirs)?;
+            trees.push(Tree::new(&layout, count, items, singles, pairs));
         }
-        tree::climb(channel, trees.into_iter().flatten().collect())
+        tree::climb(channel, trees)
     }
 }
 

@@ -98,38 +98,44 @@ impl Leaves {
         }
     }
 
-    /// Sends what waits for nothing: the client's corrections, or either party's masked digits.
+    /// Sends and receives what waits for nothing: the client's corrections, or both parties' masked digits. The peer's
+    /// part of it.
     pub(super) fn open(
         &self,
         channel: &mut Channel,
         layout: &ComparisonLayout,
         numbers: &[u64],
-    ) -> Result<(), RuntimeError> {
-        let masks = match self {
-            Self::Offered { .. } => return Ok(()),
-            Self::Chosen { choices, .. } => choices,
-            Self::Tables(tables) => tables.masks(),
+    ) -> Result<Vec<u8>, RuntimeError> {
+        let len = packed_len(numbers.len(), layout.bits());
+        let masked = |masks: &[u64]| {
+            pack(numbers.iter().zip(masks).map(|(number, mask)| number ^ mask), layout.bits())
         };
-        let masked = numbers.iter().zip(masks.iter()).map(|(number, mask)| number ^ mask);
-        channel.send(&pack(masked, layout.bits()))
+        match self {
+            Self::Offered { .. } => channel.recv(len),
+            Self::Chosen { choices, .. } => {
+                channel.send(&masked(choices))?;
+                Ok(Vec::new())
+            }
+            Self::Tables(tables) => {
+                let mut theirs = vec![0; len];
+                channel.exchange(&masked(tables.masks()), &mut theirs)?;
+                Ok(theirs)
+            }
+        }
     }
 
-    /// Whether the peer's part comes before all answers.
-    pub(super) fn is_symmetric(&self) -> bool {
-        matches!(self, Self::Tables(_))
-    }
-
-    /// Takes in the peer's part and answers it where that is due; the shares of all leaves.
+    /// Answers the peer's part where that is due, or waits for its answer; the shares of all leaves.
     pub(super) fn close(
         self,
         channel: &mut Channel,
         layout: &ComparisonLayout,
         numbers: &[u64],
+        theirs: &[u8],
     ) -> Result<Vec<Item>, RuntimeError> {
         match self {
-            Self::Offered { pads } => offer_leaves(channel, layout, &pads, numbers),
+            Self::Offered { pads } => offer_leaves(channel, layout, &pads, (numbers, theirs)),
             Self::Chosen { pads, .. } => take_leaves(channel, layout, &pads, numbers),
-            Self::Tables(tables) => tables.look_up(channel, layout, numbers),
+            Self::Tables(tables) => Ok(tables.look_up(channel.party(), layout, (numbers, theirs))),
         }
     }
 
@@ -262,10 +268,9 @@ fn offer_leaves(
     channel: &mut Channel,
     layout: &ComparisonLayout,
     pads: &[Zeroizing<Vec<u32>>],
-    numbers: &[u64],
+    (numbers, corrections): (&[u64], &[u8]),
 ) -> Result<Vec<Item>, RuntimeError> {
-    let corrections = channel.recv(packed_len(numbers.len(), layout.bits()))?;
-    let mut corrections = Unpacker::new(&corrections);
+    let mut corrections = Unpacker::new(corrections);
     let mut items = empty_items(layout, numbers.len());
     let runs = runs(layout);
     let entries: Vec<_> = runs.iter().map(|run| leaf_tables(run.width)).collect();
@@ -374,4 +379,37 @@ fn permute(mut entries: u32, delta: u32, entry_bits: u32) -> u32 {
         }
     }
     entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TcpTransport;
+    use copriv_ir::{Comparison, OtKind};
+    use std::net::{TcpListener, TcpStream};
+    use std::thread;
+    use std::time::Duration;
+
+    #[test]
+    fn masked_digits_may_be_more_than_fits_on_the_way() {
+        let comparison = Comparison { ot: OtKind::Silent, leaf_bits: 1, tables: true };
+        let layout = ComparisonLayout::new(64, &comparison);
+        // 48 MiB each way: more than a channel's queue and the sockets' buffers.
+        let numbers = vec![u64::MAX / 3; 6 << 20];
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback works");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("listens");
+        let (server, _) = listener.accept().expect("connects");
+        let open = |stream, party: Party| {
+            let line = TcpTransport::new(stream, Duration::from_secs(20)).expect("a socket");
+            let mut channel = Channel::new(line, party).expect("threads start");
+            let leaves = Leaves::Tables(TruthTables::masking(vec![party as u64; numbers.len()]));
+            let theirs = leaves.open(&mut channel, &layout, &numbers).expect("nobody is stuck");
+            let mut theirs = Unpacker::new(&theirs);
+            assert!(numbers.iter().all(|x| theirs.next(64) == x ^ party.peer() as u64));
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| open(server, Party::Server));
+            open(client, Party::Client);
+        });
+    }
 }

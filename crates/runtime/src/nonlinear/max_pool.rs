@@ -57,12 +57,15 @@ impl MaxPoolCorrelation {
         let mut values = Zeroizing::new(shares.to_vec());
         for (side, rounds) in self.sides {
             let mut groups = side.groups();
-            values = Zeroizing::new(side.entrants().map(|at| values[at]).collect());
+            // Rooms are large enough from the start: what a vector leaves behind as it grows is not cleared.
+            let mut entrants = Zeroizing::new(Vec::with_capacity(groups.iter().sum()));
+            entrants.extend(side.entrants().map(|at| values[at]));
+            values = entrants;
             for relu in rounds {
                 let matches = next_round(&groups).filter(|place| place.is_match);
-                let differences =
-                    matches.map(|place| ring.sub(values[place.at], values[place.at + 1]));
-                let differences = Zeroizing::new(differences.collect::<Vec<_>>());
+                let mut differences = Zeroizing::new(Vec::with_capacity(values.len() / 2));
+                differences
+                    .extend(matches.map(|place| ring.sub(values[place.at], values[place.at + 1])));
                 let leads = relu.apply(channel, 0, &differences)?;
                 let mut leads = leads.iter();
                 let mut next = Zeroizing::new(Vec::with_capacity(values.len()));

@@ -143,11 +143,11 @@ impl Stored for SelectionCorrelation {
         record: &mut RecordReader<'_>,
     ) -> Result<Self, RecordTooShort> {
         let count = if bits == [0, 0] { 0 } else { count };
-        let mut candidate = || Ok([record.number(bits[0])?, record.number(bits[1])?]);
-        let chosen = (0..count).map(|_| candidate()).collect::<Result<Vec<_>, _>>()?;
-        let mut pair = || Ok([candidate()?, candidate()?]);
-        let offered = (0..count).map(|_| pair()).collect::<Result<Vec<_>, _>>()?;
-        let (chosen, offered) = (Zeroizing::new(chosen), Zeroizing::new(offered));
+        let mut chosen = Zeroizing::new(vec![[0_u64; 2]; count]);
+        let mut offered = Zeroizing::new(vec![[[0_u64; 2]; 2]; count]);
+        for candidate in chosen.iter_mut().chain(offered.as_flattened_mut()) {
+            *candidate = [record.number(bits[0])?, record.number(bits[1])?];
+        }
         Ok(Self { bits, choices: record.bits(count)?, chosen, offered })
     }
 }

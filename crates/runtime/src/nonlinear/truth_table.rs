@@ -20,11 +20,9 @@ use crate::store::{RecordReader, RecordTooShort, RecordWriter};
 use crate::{Channel, RuntimeError};
 use copriv_ir::Party;
 use copriv_ir::cost::ComparisonLayout;
+use copriv_ir::cost::streams::TABLE_WINDOW;
 use std::collections::VecDeque;
 use zeroize::Zeroizing;
-
-/// Blocks whose messages the client waits for at a time.
-const WINDOW: usize = 4;
 
 /// One party's shares of the tables of one batch of comparisons.
 pub(super) struct TruthTables {
@@ -66,20 +64,19 @@ impl TruthTables {
         &self.masks
     }
 
-    /// Receives the peer's masked digits; the shares of all leaves.
+    /// The shares of all leaves, from this party's numbers and the peer's masked ones.
     pub(super) fn look_up(
         &self,
-        channel: &mut Channel,
+        party: Party,
         layout: &ComparisonLayout,
-        numbers: &[u64],
-    ) -> Result<Vec<Item>, RuntimeError> {
-        let theirs = channel.recv(packed_len(numbers.len(), layout.bits()))?;
-        let mut theirs = Unpacker::new(&theirs);
+        (numbers, theirs): (&[u64], &[u8]),
+    ) -> Vec<Item> {
+        let mut theirs = Unpacker::new(theirs);
         let mut items = empty_items(layout, numbers.len());
         let all_runs = runs(layout);
         for (index, (&number, mask)) in numbers.iter().zip(self.masks.iter()).enumerate() {
             let theirs = theirs.next(layout.bits());
-            let (u, v) = match channel.party() {
+            let (u, v) = match party {
                 Party::Server => (number ^ mask, theirs),
                 Party::Client => (theirs, number ^ mask),
             };
@@ -95,8 +92,7 @@ impl TruthTables {
                     }
                     let equal = if run.width == 1 {
                         // The sum of the digits, and one more.
-                        u64::from(run.digit(number, digit))
-                            ^ u64::from(channel.party() == Party::Server)
+                        u64::from(run.digit(number, digit)) ^ u64::from(party == Party::Server)
                     } else {
                         bit(v | 1 << run.width)
                     };
@@ -104,7 +100,7 @@ impl TruthTables {
                 }
             }
         }
-        Ok(items)
+        items
     }
 
     pub(super) fn store(self, layout: &ComparisonLayout, record: &mut RecordWriter) {
@@ -126,6 +122,14 @@ impl TruthTables {
             Ok(Zeroizing::new(slices.iter().map(|&slice| slice as u16).collect()))
         });
         Ok(Self { runs: tables.collect::<Result<_, _>>()?, masks })
+    }
+}
+
+#[cfg(test)]
+impl TruthTables {
+    /// What hides numbers, and no tables to look anything up in.
+    pub(super) fn masking(masks: Vec<u64>) -> Self {
+        Self { masks: Zeroizing::new(masks), runs: Vec::new() }
     }
 }
 
@@ -201,9 +205,9 @@ impl Maker<'_> {
         let (kind, width) = (self.layout.ot(), self.run.width);
         let leaves = self.transfers(count) / width as usize;
         let mut lane = channel.lane();
-        let mut in_flight: VecDeque<InFlight> = VecDeque::with_capacity(WINDOW);
+        let mut in_flight: VecDeque<InFlight> = VecDeque::with_capacity(TABLE_WINDOW);
         for first in (0..leaves).step_by(self.leaves_in_block()) {
-            if in_flight.len() == WINDOW
+            if in_flight.len() == TABLE_WINDOW
                 && let Some((first, choices, keys)) = in_flight.pop_front()
             {
                 self.take_in(&mut lane, first, &choices, &keys)?;

@@ -2,16 +2,17 @@
 
 use super::Prg;
 use crate::{Channel, RuntimeError};
+use copriv_ir::cost::ot::BASE_OTS;
 use copriv_ir::{Digest, Party};
 use curve25519_dalek::ristretto::{CompressedRistretto, RistrettoBasepointTable, RistrettoPoint};
 use curve25519_dalek::scalar::Scalar;
 use curve25519_dalek::traits::{Identity, IsIdentity};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-/// Transfers in each direction: the columns of the longest code.
-pub(super) const COUNT: usize = 240;
+/// Transfers in each direction.
+pub(super) const COUNT: usize = BASE_OTS as usize;
 
 /// Bytes of a point on the wire.
 const POINT: usize = 32;
@@ -19,7 +20,7 @@ const POINT: usize = 32;
 /// What a party knows after the base transfers of both directions.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub(super) struct BaseOts {
-    /// Its 240 secret choices, 0 or 1.
+    /// Its secret choices, 0 or 1.
     pub choices: Vec<u8>,
     /// The key of each choice; the peer knows it and the other one.
     pub chosen: Vec<[u8; 16]>,
@@ -38,7 +39,7 @@ pub(super) struct BaseOts {
 /// | `B_i = b_i G + c_i A'` | `<->` | `B'_i = b'_i G + c'_i A` |
 /// | chosen key `H(b_i A')`, both keys `H(a B'_i), H(a (B'_i - A))` | | the same with the roles exchanged |
 pub(super) fn run(channel: &mut Channel, rng: &mut Prg) -> Result<BaseOts, RuntimeError> {
-    let mut secret = random_scalar(rng);
+    let secret = random_scalar(rng);
     let point = RistrettoPoint::mul_base(&secret);
     let mut theirs = [0; POINT];
     let ours = point.compress();
@@ -49,60 +50,66 @@ pub(super) fn run(channel: &mut Channel, rng: &mut Prg) -> Result<BaseOts, Runti
         return Err(channel.misbehaved("base OT", "a point other than zero", "zero"));
     }
 
-    let mut choices = rng.array::<COUNT>().to_vec();
-    choices.iter_mut().for_each(|choice| *choice &= 1);
-    let (request, chosen) = choose(rng, &choices, channel.party().peer(), (theirs, their_point));
-    let mut answers = vec![0; COUNT * POINT];
-    channel.exchange(&request, &mut answers)?;
-    let both = offer(channel, &answers, &secret, point)?;
-    secret.zeroize();
     let [server, client] = match channel.party() {
         Party::Server => [ours, theirs],
         Party::Client => [theirs, ours],
     };
     let session = Digest::of([&b"session"[..], server.as_bytes(), client.as_bytes()]);
-    Ok(BaseOts { choices, chosen, both, session })
+    let mut base = BaseOts::new(session);
+    rng.fill(&mut base.choices);
+    base.choices.iter_mut().for_each(|choice| *choice &= 1);
+    let request = choose(rng, &mut base, channel.party().peer(), (theirs, their_point));
+    let mut answers = vec![0; COUNT * POINT];
+    channel.exchange(&request, &mut answers)?;
+    offer(channel, &mut base, &answers, (&secret, point))?;
+    Ok(base)
 }
 
-/// The receiver's points for all choices, and its keys. `sender` has sent `point`.
+impl BaseOts {
+    /// Choices yet to be drawn, and room for all keys.
+    fn new(session: Digest) -> Self {
+        let (chosen, both) = (Vec::with_capacity(COUNT), Vec::with_capacity(COUNT));
+        Self { choices: vec![0; COUNT], chosen, both, session }
+    }
+}
+
+/// The receiver's points for all choices; its keys become part of `base`. `sender` has sent `point`.
 fn choose(
     rng: &mut Prg,
-    choices: &[u8],
+    base: &mut BaseOts,
     sender: Party,
     (encoded, point): (CompressedRistretto, RistrettoPoint),
-) -> (Vec<u8>, Vec<[u8; 16]>) {
+) -> Vec<u8> {
     let table = RistrettoBasepointTable::create(&point);
     let mut request = Vec::with_capacity(COUNT * POINT);
-    let mut keys = Vec::with_capacity(COUNT);
-    for (index, &choice) in choices.iter().enumerate() {
-        let mut blind = random_scalar(rng);
+    for (index, &choice) in base.choices.iter().enumerate() {
+        let blind = random_scalar(rng);
         let zero = RistrettoPoint::identity();
         let shift = RistrettoPoint::conditional_select(&zero, &point, Choice::from(choice));
         let answer = (RistrettoPoint::mul_base(&blind) + shift).compress();
         request.extend_from_slice(answer.as_bytes());
-        keys.push(key(sender, index, [&encoded, &answer], &(&blind * &table)));
-        blind.zeroize();
+        base.chosen.push(key(sender, index, [&encoded, &answer], &(&*blind * &table)));
     }
-    (request, keys)
+    request
 }
 
-/// The sender's keys from the receiver's points.
+/// The sender's keys from the receiver's points: they become part of `base`.
 fn offer(
     channel: &Channel,
+    base: &mut BaseOts,
     answers: &[u8],
-    secret: &Scalar,
-    point: RistrettoPoint,
-) -> Result<Vec<[[u8; 16]; 2]>, RuntimeError> {
+    (secret, point): (&Scalar, RistrettoPoint),
+) -> Result<(), RuntimeError> {
     let encoded = point.compress();
     let shift = point * secret;
     let (answers, _) = answers.as_chunks::<POINT>();
-    let keys = answers.iter().enumerate().map(|(index, answer)| {
+    for (index, answer) in answers.iter().enumerate() {
         let answer = CompressedRistretto(*answer);
         let shared = decode(channel, answer)? * secret;
         let key = |shared| key(channel.party(), index, [&encoded, &answer], shared);
-        Ok([key(&shared), key(&(shared - shift))])
-    });
-    keys.collect()
+        base.both.push([key(&shared), key(&(shared - shift))]);
+    }
+    Ok(())
 }
 
 fn decode(channel: &Channel, point: CompressedRistretto) -> Result<RistrettoPoint, RuntimeError> {
@@ -128,11 +135,9 @@ fn key(
     key
 }
 
-fn random_scalar(rng: &mut Prg) -> Scalar {
-    let mut bytes = rng.array();
-    let scalar = Scalar::from_bytes_mod_order_wide(&bytes);
-    bytes.zeroize();
-    scalar
+fn random_scalar(rng: &mut Prg) -> Zeroizing<Scalar> {
+    let bytes = Zeroizing::new(rng.array());
+    Zeroizing::new(Scalar::from_bytes_mod_order_wide(&bytes))
 }
 
 #[cfg(test)]

@@ -190,7 +190,7 @@ impl fmt::Debug for OtReceiver {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ot::test_pair::{both_with, both_with_ots};
+    use crate::ot::test_pair::both_with;
     use crate::ot::{BLOCK, Ots};
     use copriv_ir::cost::ot::{chosen, random};
     use copriv_ir::cost::{Offline, OtUse};
@@ -272,22 +272,29 @@ mod tests {
     fn silent_transfers_go_on_across_refills() {
         let blocks = vec![(Code::OneOf2, BLOCK); 2_500_000 / BLOCK];
         let draw = OtUse::new(OtKind::Silent, Party::Server, BLOCK as u64 * blocks.len() as u64);
-        both_with(5, &OtUse::new(OtKind::Silent, Party::Server, 1), |channel, ots| {
+        let one = OtUse::new(OtKind::Silent, Party::Server, 1);
+        let ((offered, _), (_, chosen)) = both_with(5, &one, |channel, ots| {
             // Made for one, and then asked for three expansions.
             ots.reserve(channel, &draw).expect("the peer is honest");
-            let mut sum = 0_u128;
+            let (mut offered, mut chosen) = (Vec::new(), Vec::new());
             for &(code, count) in &blocks {
                 if channel.party() == Party::Server {
                     let block = ots.sender.extend_random(channel, OtKind::Silent, code, count);
-                    block.expect("reserved").for_each(|_, pads| sum ^= pads[0] ^ pads[1]);
+                    block.expect("reserved").for_each(|_, pads| offered.push([pads[0], pads[1]]));
                 } else {
                     let (receiver, rng) = (&mut ots.receiver, &mut ots.rng);
                     let block = receiver.extend_random(channel, OtKind::Silent, code, (count, rng));
-                    sum ^= block.expect("reserved").1.pads().iter().fold(0, |sum, pad| sum ^ pad);
+                    let (choices, block) = block.expect("reserved");
+                    chosen.extend(choices.iter().copied().zip(block.pads().iter().copied()));
                 }
             }
-            assert_ne!(sum, 0);
+            (offered, chosen)
         });
+        assert_eq!(offered.len(), BLOCK * blocks.len());
+        let mut pairs = offered.iter().zip(&chosen);
+        assert!(pairs.all(|(pads, &(choice, pad))| pads[usize::from(choice)] == pad));
+        let distinct: HashSet<u128> = offered.into_iter().flatten().collect();
+        assert_eq!(distinct.len(), 2 * chosen.len(), "no pad comes twice");
     }
 
     #[test]
@@ -335,17 +342,14 @@ mod tests {
 
     #[test]
     fn a_silent_expansion_that_is_cut_is_a_lost_connection() {
-        let (_, client) = both_with_ots(4, |channel, _| match channel.party() {
+        let [one, many] = [1, 1 << 20].map(|n| OtUse::new(OtKind::Silent, Party::Server, n));
+        let (_, client) = both_with(4, &one, |channel, ots| match channel.party() {
             Party::Server => {
                 channel.send(&[0; 50]).expect("sends");
                 None
             }
-            Party::Client => {
-                let rng = Prg::from_seed(&[1; 16]);
-                let ots = OtUse::new(OtKind::Silent, Party::Client, 1);
-                Some(Ots::setup(channel, rng, &ots).map(drop).expect_err("cut"))
-            }
+            Party::Client => Some(ots.reserve(channel, &many).expect_err("cut")),
         });
-        assert!(client.is_some());
+        assert!(matches!(client, Some(RuntimeError::ConnectionLost { peer: Party::Server, .. })));
     }
 }

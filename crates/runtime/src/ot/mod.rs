@@ -33,6 +33,7 @@ pub use rows::{OfferedRows, ReceiverBlock, SenderBlock};
 pub use triples::{Pairs, Singles};
 
 use crate::{Channel, RuntimeError};
+use copriv_ir::cost::ot::{SEED_FIELD, SOFT_SPOKEN_FIELDS};
 use copriv_ir::cost::{OtUse, SilentPool};
 use copriv_ir::{Digest, OtKind};
 use silent::{SilentReceiver, SilentSender};
@@ -52,12 +53,6 @@ pub struct Ots {
     inferences: u64,
 }
 
-/// The fields that SoftSpoken comes with.
-const FIELDS: [u32; 3] = [2, 4, 8];
-
-/// The field whose transfers seed silent ones.
-const SEED_FIELD: u32 = 8;
-
 impl Ots {
     /// Runs the base transfers of both directions, 7,712 bytes each way, 2 rounds; then sets up the other kinds that
     /// an inference draws on: [`copriv_ir::cost::SessionCost::setup`].
@@ -74,7 +69,7 @@ impl Ots {
         let fields = |sender| {
             let seeds = silent(sender).is_some();
             let used = move |&k: &u32| ots.soft_spoken(sender, k) || k == SEED_FIELD && seeds;
-            FIELDS.into_iter().filter(used)
+            SOFT_SPOKEN_FIELDS.into_iter().filter(used)
         };
         for k in fields(party.peer()) {
             receiver.soft_spoken.push(SoftSpokenReceiver::setup(channel, &base, k)?);

@@ -19,24 +19,20 @@ pub(super) const fn message_bytes(bits: usize) -> usize {
 /// All leaves, tree by tree, and the message for the peer: for each level but the first the sums of the nodes at each
 /// branch, each hidden by the *other* branch's key.
 pub(super) fn grown(base: &BaseOts, bits: usize) -> (Zeroizing<Vec<Seed>>, Vec<u8>) {
-    let mut leaves = Zeroizing::new(Vec::with_capacity((128 / bits) << bits));
+    let mut leaves = Zeroizing::new(vec![[0_u8; 16]; (128 / bits) << bits]);
     let mut message = Vec::with_capacity(message_bytes(bits));
-    for keys in base.both[..128].chunks_exact(bits) {
+    let trees = leaves.chunks_exact_mut(1 << bits);
+    for (nodes, keys) in trees.zip(base.both[..128].chunks_exact(bits)) {
         let keys = |level: usize| keys[level].map(|key| branch_key(bits, &key));
         let [key0, key1] = keys(0);
-        let mut nodes = vec![key1, key0];
+        (nodes[0], nodes[1]) = (key1, key0);
         for level in 1..bits {
             let [mut zero, mut one] = keys(level);
-            let mut children = nodes.iter().map(children).collect::<Vec<_>>();
-            nodes.zeroize();
-            nodes = [0, 1].iter().flat_map(|&side| children.iter().map(move |c| c[side])).collect();
-            let (left, right) = nodes.split_at(children.len());
+            let (left, right) = grow_level(nodes, level);
             left.iter().for_each(|node| xor(&mut one, node));
             right.iter().for_each(|node| xor(&mut zero, node));
             message.extend(one.iter().chain(&zero));
-            children.zeroize();
         }
-        leaves.append(&mut nodes);
     }
     (leaves, message)
 }
@@ -47,38 +43,40 @@ pub(super) fn grown(base: &BaseOts, bits: usize) -> (Zeroizing<Vec<Seed>>, Vec<u
 /// Nothing here depends on the choices in time or place.
 pub(super) fn punctured(base: &BaseOts, bits: usize, message: &[u8]) -> Zeroizing<Vec<Seed>> {
     let mut leaves = Zeroizing::new(Vec::with_capacity(((128 / bits) << bits) - 128 / bits));
+    let mut nodes = Zeroizing::new(vec![[0_u8; 16]; 1 << bits]);
     let (sums, _) = message.as_chunks::<16>();
     let mut sums = sums.as_chunks::<2>().0.iter();
     for (keys, choices) in
         base.chosen[..128].chunks_exact(bits).zip(base.choices.chunks_exact(bits))
     {
         // Node 0 is the one that is not known.
-        let mut nodes = vec![[0; 16], branch_key(bits, &keys[0])];
+        (nodes[0], nodes[1]) = ([0; 16], branch_key(bits, &keys[0]));
         for level in 1..bits {
             let choice = Choice::from(choices[level]);
             let mut sum = branch_key(bits, &keys[level]);
-            let [left, right] = sums.next().copied().unwrap_or_default();
+            let [at_left, at_right] = sums.next().copied().unwrap_or_default();
             // The sum at the branch not taken, which the key of the branch taken hides.
-            xor(&mut sum, &Seed::conditional_select(&right, &left, choice));
-            let mut children = nodes.iter().map(children).collect::<Vec<_>>();
-            for [left, right] in &mut children {
+            xor(&mut sum, &Seed::conditional_select(&at_right, &at_left, choice));
+            let (left, right) = grow_level(&mut nodes, level);
+            for (left, right) in left.iter_mut().zip(right.iter_mut()) {
                 Seed::conditional_swap(left, right, choice);
             }
-            nodes.zeroize();
-            nodes = [0, 1].iter().flat_map(|&side| children.iter().map(move |c| c[side])).collect();
-            let half = children.len();
-            nodes[0] = [0; 16];
-            nodes[half] = sum;
-            for node in half + 1..nodes.len() {
-                let known = nodes[node];
-                xor(&mut nodes[half], &known);
-            }
-            children.zeroize();
+            left[0] = [0; 16];
+            right[1..].iter().for_each(|node| xor(&mut sum, node));
+            right[0] = sum;
         }
         leaves.extend_from_slice(&nodes[1..]);
-        nodes.zeroize();
     }
     leaves
+}
+
+/// Puts the children of a level's nodes, which are the first ones, in their place: all left ones, then all right ones.
+fn grow_level(nodes: &mut [Seed], level: usize) -> (&mut [Seed], &mut [Seed]) {
+    let (left, right) = nodes[..2 << level].split_at_mut(1 << level);
+    for (left, right) in left.iter_mut().zip(right.iter_mut()) {
+        [*left, *right] = children(left);
+    }
+    (left, right)
 }
 
 fn children(node: &Seed) -> [Seed; 2] {

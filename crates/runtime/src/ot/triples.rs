@@ -10,13 +10,10 @@ use crate::packing::{Packer, Unpacker, packed_len};
 use crate::store::{RecordReader, RecordTooShort, RecordWriter, Stored};
 use crate::{Channel, RuntimeError};
 use copriv_ir::cost::ot::{PAIR_TABLE, SINGLES_TABLE};
+use copriv_ir::cost::streams::TRIPLE_WINDOW;
 use copriv_ir::{OtKind, Party};
 use std::collections::VecDeque;
 use zeroize::Zeroizing;
-
-/// Blocks that a party asks for before it waits for the peer: enough to keep a link of some hundred megabits a second
-/// busy across a continent.
-const WINDOW: usize = 32;
 
 /// One party's XOR shares of random triples `(a, b, c)` with `c = a & b`. Each is good for one product.
 #[derive(Debug)]
@@ -164,9 +161,9 @@ impl Crossed {
         let code = Code::OneOf2;
         let Ots { sender, receiver, rng, .. } = ots;
         let mut blocks = (0..count).step_by(BLOCK).map(|first| BLOCK.min(count - first));
-        let mut ahead = VecDeque::with_capacity(WINDOW);
+        let mut ahead = VecDeque::with_capacity(TRIPLE_WINDOW);
         loop {
-            while ahead.len() < WINDOW
+            while ahead.len() < TRIPLE_WINDOW
                 && let Some(count) = blocks.next()
             {
                 let (choices, block) =
@@ -281,9 +278,9 @@ fn request(
     mut f: impl FnMut(u64, u64),
 ) -> Result<(), RuntimeError> {
     let mut lane = channel.lane();
-    let mut in_flight = VecDeque::with_capacity(WINDOW);
+    let mut in_flight = VecDeque::with_capacity(TRIPLE_WINDOW);
     for first in (0..transfers).step_by(BLOCK) {
-        if in_flight.len() == WINDOW
+        if in_flight.len() == TRIPLE_WINDOW
             && let Some(block) = in_flight.pop_front()
         {
             unmask(&mut lane, &block, table_bits, &mut f)?;

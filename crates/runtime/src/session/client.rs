@@ -15,6 +15,7 @@ use crate::{Channel, Control, RuntimeError};
 use copriv_ir::evaluate::quantise_input;
 use copriv_ir::lattice::Hint;
 use copriv_ir::{Answer, CommTable, Plan, ValueId, class_of_digits};
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -49,6 +50,15 @@ pub struct Prepared {
     comm: CommTable,
     seconds: f64,
     bytes: u64,
+}
+
+/// Why an inference was not run.
+#[derive(Debug)]
+pub struct InferError {
+    /// The failure.
+    pub error: RuntimeError,
+    /// What was prepared for it, where that is still as good as it was.
+    pub prepared: Option<Box<Prepared>>,
 }
 
 impl ClientSession {
@@ -181,18 +191,17 @@ impl ClientSession {
     ///
     /// # Errors
     /// As [`Self::prepare`]; [`RuntimeError::ImageSize`] and [`RuntimeError::ForeignPreparation`], which do no
-    /// harm to the session.
+    /// harm to the session and give back what was prepared.
     pub fn infer(
         &mut self,
         prepared: Prepared,
         image: &[f32],
         progress: Progress<'_>,
-    ) -> Result<Inference, RuntimeError> {
-        let Prepared { tag, number, correlations, mut comm, seconds, bytes } = prepared;
-        if tag != self.tag {
-            return Err(RuntimeError::ForeignPreparation);
+    ) -> Result<Inference, InferError> {
+        if let Err(error) = self.check_tag(&prepared).and_then(|()| self.check_size(image)) {
+            return Err(InferError { error, prepared: Some(Box::new(prepared)) });
         }
-        self.check_size(image)?;
+        let Prepared { number, correlations, mut comm, seconds, bytes, .. } = prepared;
         let start = Instant::now();
         let mut progress = |phase, step, online| progress(phase, step, bytes + online);
         let (revealed, online) = self.attempt(|session| {
@@ -267,6 +276,11 @@ impl ClientSession {
         if missing { Err(RuntimeError::NoHint) } else { Ok(()) }
     }
 
+    /// Whether something was prepared in this session.
+    fn check_tag(&self, prepared: &Prepared) -> Result<(), RuntimeError> {
+        if prepared.tag == self.tag { Ok(()) } else { Err(RuntimeError::ForeignPreparation) }
+    }
+
     /// Whether an image is as large as the plan's input.
     pub(super) fn check_size(&self, image: &[f32]) -> Result<(), RuntimeError> {
         let (expected, found) = (self.plan.fact(ValueId(0)).shape.elements(), image.len());
@@ -317,6 +331,30 @@ fn check_class(channel: &Channel, plan: &Plan, revealed: &[u64]) -> Result<(), R
 /// Adds one table to another.
 fn merge(sum: &mut CommTable, other: &CommTable) {
     other.entries().for_each(|(step, phase, traffic)| sum.book(step, phase, traffic));
+}
+
+impl From<RuntimeError> for InferError {
+    fn from(error: RuntimeError) -> Self {
+        Self { error, prepared: None }
+    }
+}
+
+impl From<InferError> for RuntimeError {
+    fn from(failed: InferError) -> Self {
+        failed.error
+    }
+}
+
+impl fmt::Display for InferError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl Error for InferError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.source()
+    }
 }
 
 impl fmt::Debug for ClientSession {

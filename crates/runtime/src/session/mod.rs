@@ -27,7 +27,7 @@ mod server;
 mod stored;
 mod transfers;
 
-pub use client::{ClientSession, Prepared};
+pub use client::{ClientSession, InferError, Prepared};
 pub use handshake::PROTOCOL_VERSION;
 pub use inference::Inference;
 pub use server::ServerSession;

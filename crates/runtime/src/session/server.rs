@@ -102,12 +102,21 @@ impl<'a> ServerSession<'a> {
         Ok(self)
     }
 
+    /// Computes on these threads, which other sessions may share: so many sessions need no more threads than one. Nothing
+    /// else depends on it.
+    #[must_use]
+    pub fn sharing_threads(mut self, threads: &Threads) -> Self {
+        self.role.threads = threads.clone();
+        self
+    }
+
     /// Does what the client asks for until it says goodbye; how many inferences it ran.
     ///
     /// # Errors
     /// [`RuntimeError::ConnectionLost`] where the client goes without a goodbye, [`RuntimeError::PeerAborted`]
     /// where it fails, [`RuntimeError::PeerMisbehaved`] where it breaks the protocol,
-    /// [`RuntimeError::WideWeights`]; [`RuntimeError::SessionOver`] if called again after one of these.
+    /// [`RuntimeError::WideWeights`]; [`RuntimeError::Store`] where our store fails, beyond the one record that is asked for;
+    /// [`RuntimeError::SessionOver`] if called again after one of these.
     pub fn serve(&mut self) -> Result<usize, RuntimeError> {
         if self.over {
             return Err(RuntimeError::SessionOver);
@@ -237,7 +246,8 @@ impl<'a> ServerSession<'a> {
                 Ok(true)
             }
             Err(error) => {
-                self.channel.send_control(Control::Refused(stored::refusal(&error)))?;
+                let reason = stored::refusal(&error).ok_or(error)?;
+                self.channel.send_control(Control::Refused(reason))?;
                 Ok(false)
             }
         }

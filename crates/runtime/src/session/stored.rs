@@ -68,7 +68,8 @@ impl ClientSession {
     }
 
     /// Runs the next inference of both parties' stores on an image (see [`Self::infer`]): only online traffic. A record
-    /// that the server refuses is of no use to anybody; the next one is tried.
+    /// that the server refuses is of no use to anybody; the next one is tried. Where the server's store itself fails it ends
+    /// the session, and all records but one are left.
     ///
     /// # Errors
     /// As [`Self::infer`]; [`RuntimeError::Store`], [`RuntimeError::NoStore`];
@@ -83,8 +84,10 @@ impl ClientSession {
         let start = Instant::now();
         let correlations = self.attempt(|session| session.claim(&store, peer))?;
         let correlations = correlations.map_err(|(refused, last)| {
-            let held = store.records().map_or(0, |records| records.len());
-            RuntimeError::NothingPrepared { held, refused, last }
+            let left = Store::list(store.folder());
+            let [held, unreadable] =
+                left.map_or([0, 0], |left| [left.records.len(), left.unreadable.len()]);
+            RuntimeError::NothingPrepared { held, unreadable, refused, last }
         })?;
         let (revealed, mut comm) =
             self.attempt(|session| session.online(correlations, image, progress))?;
@@ -166,15 +169,23 @@ pub(super) fn take_up<L: Stored<Shape = LinearLayer>>(
     if reader.is_at_end() { Ok(correlations) } else { Err(bytes()) }
 }
 
-/// What the client is told of our failure to claim.
-pub(super) fn refusal(error: &StoreError) -> Refusal {
+/// What the client is told where it is the record that cannot be claimed; `None` where our store or machine fails, so that
+/// the client's next record would fare no better.
+pub(super) fn refusal(error: &StoreError) -> Option<Refusal> {
     match error {
-        StoreError::Unknown { .. } => Refusal::Unknown,
-        StoreError::Used { .. } => Refusal::Used,
+        StoreError::Unknown { .. } => Some(Refusal::Unknown),
+        StoreError::Used { .. } => Some(Refusal::Used),
         StoreError::Mismatch { .. }
         | StoreError::ForeignPlan { .. }
-        | StoreError::ForeignStore { .. } => Refusal::Mismatch,
-        _ => Refusal::Damaged,
+        | StoreError::ForeignStore { .. } => Some(Refusal::Mismatch),
+        StoreError::Damaged { .. } | StoreError::Size { .. } => Some(Refusal::Damaged),
+        StoreError::Io { .. }
+        | StoreError::Randomness { .. }
+        | StoreError::DamagedLedger { .. }
+        | StoreError::NoLedger { .. }
+        | StoreError::NoStore { .. }
+        | StoreError::ForeignParty { .. }
+        | StoreError::OutOfNumbers { .. } => None,
     }
 }
 

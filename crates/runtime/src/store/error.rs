@@ -22,9 +22,24 @@ pub enum StoreError {
         /// What it said.
         source: getrandom::Error,
     },
-    /// A file is not what it was when it was written.
+    /// A record is not what it was when it was written.
     #[error("{} is damaged: {what}: expected {expected}, found {found}", path.display())]
     Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What of it.
+        what: &'static str,
+        /// What it should be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// The list of what was used is not what was written: nobody knows which records may be.
+    #[error(
+        "{} is damaged: {what}: expected {expected}, found {found}; no record beside it can be trusted: delete the folder",
+        path.display()
+    )]
+    DamagedLedger {
         /// The file.
         path: PathBuf,
         /// What of it.
@@ -117,6 +132,11 @@ pub enum StoreError {
 impl StoreError {
     pub(super) fn io(path: &Path) -> impl Fn(io::Error) -> Self {
         move |source| Self::Io { path: path.into(), source }
+    }
+
+    /// Whether a file is not there, or no longer.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
     pub(super) fn damaged(

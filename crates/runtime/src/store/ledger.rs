@@ -44,18 +44,11 @@ impl SeriesId {
 /// The proof that a number was burnt, here and now, and never before. Cannot be copied.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Burnt {
-    series: SeriesId,
     number: u64,
 }
 
 impl Burnt {
-    /// Its series.
-    #[must_use]
-    pub fn series(&self) -> SeriesId {
-        self.series
-    }
-
-    /// The number.
+    /// The number, of the series in which it was burnt.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
@@ -73,7 +66,7 @@ impl Ledger {
     /// The ledger of a folder, which is made if it is not there.
     ///
     /// # Errors
-    /// [`StoreError::Io`], [`StoreError::Damaged`]; [`StoreError::Randomness`] where one is made.
+    /// [`StoreError::Io`], [`StoreError::DamagedLedger`]; [`StoreError::Randomness`] where one is made.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         durable::private_folder(folder)?;
         let path = folder.join(NAME);
@@ -103,23 +96,27 @@ impl Ledger {
     /// Burns a number; `None` where it was burnt before.
     ///
     /// # Errors
-    /// [`StoreError::Io`], after which it may or may not be burnt; [`StoreError::Damaged`].
+    /// [`StoreError::Io`], after which it may or may not be burnt; [`StoreError::DamagedLedger`].
     pub fn burn(&self, series: SeriesId, number: u64) -> Result<Option<Burnt>, StoreError> {
-        self.burn_chosen(series, |used| (!used.contains(number)).then_some(number))
-    }
-
-    /// Burns the number after the highest burnt one of a series, 0 at first; `None` after 2^64 of them.
-    ///
-    /// # Errors
-    /// As [`Self::burn`].
-    pub fn burn_next(&self, series: SeriesId) -> Result<Option<Burnt>, StoreError> {
-        self.burn_chosen(series, Ranges::next)
+        let _lock = durable::lock(&self.folder.join(LOCK))?;
+        let mut content = self.read()?;
+        let used = content.used.entry(series).or_default();
+        if used.contains(number) {
+            return Ok(None);
+        }
+        used.insert(number, number);
+        let path = self.folder.join(NAME);
+        append(&path, content.len, &entry(self.id, series, number, number))?;
+        if content.len / ENTRY > SLACK + 2 * content.ranges() {
+            durable::write(&path, &[&content.encode()])?;
+        }
+        Ok(Some(Burnt { number }))
     }
 
     /// Whether a number is burnt.
     ///
     /// # Errors
-    /// [`StoreError::Io`], [`StoreError::Damaged`].
+    /// [`StoreError::Io`], [`StoreError::DamagedLedger`].
     pub fn is_burnt(&self, series: SeriesId, number: u64) -> Result<bool, StoreError> {
         let _lock = durable::lock(&self.folder.join(LOCK))?;
         let content = self.read()?;
@@ -129,28 +126,10 @@ impl Ledger {
     /// The number after the highest burnt one of a series; `None` after 2^64 of them.
     ///
     /// # Errors
-    /// [`StoreError::Io`], [`StoreError::Damaged`].
+    /// [`StoreError::Io`], [`StoreError::DamagedLedger`].
     pub fn next(&self, series: SeriesId) -> Result<Option<u64>, StoreError> {
         let _lock = durable::lock(&self.folder.join(LOCK))?;
         Ok(self.read()?.used.get(&series).map_or(Some(0), Ranges::next))
-    }
-
-    fn burn_chosen(
-        &self,
-        series: SeriesId,
-        choose: impl FnOnce(&Ranges) -> Option<u64>,
-    ) -> Result<Option<Burnt>, StoreError> {
-        let _lock = durable::lock(&self.folder.join(LOCK))?;
-        let mut content = self.read()?;
-        let used = content.used.entry(series).or_default();
-        let Some(number) = choose(used) else { return Ok(None) };
-        used.insert(number, number);
-        let path = self.folder.join(NAME);
-        append(&path, content.len, &entry(self.id, series, number, number))?;
-        if content.len / ENTRY > SLACK + 2 * content.ranges() {
-            durable::write(&path, &[&content.encode()])?;
-        }
-        Ok(Some(Burnt { series, number }))
     }
 
     /// The list as it is now; the caller holds the lock.
@@ -161,7 +140,7 @@ impl Ledger {
             return Ok(content);
         }
         let (expected, found) = (self.id.to_string(), content.id.to_string());
-        Err(StoreError::Damaged { path, what: "the ledger's id", expected, found })
+        Err(StoreError::DamagedLedger { path, what: "the ledger's id", expected, found })
     }
 }
 
@@ -193,7 +172,7 @@ struct Content {
 impl Content {
     fn read(path: &Path) -> Result<Self, StoreError> {
         let bytes = std::fs::read(path).map_err(StoreError::io(path))?;
-        let damaged = |what, expected: &str, found: String| StoreError::Damaged {
+        let damaged = |what, expected: &str, found: String| StoreError::DamagedLedger {
             path: path.into(),
             what,
             expected: expected.into(),

@@ -73,12 +73,22 @@ impl Claimed {
     }
 }
 
+/// What is in a store.
+#[derive(Debug)]
+pub struct Contents {
+    /// Its records, by number.
+    pub records: Vec<RecordInfo>,
+    /// Why the others cannot be read: one error each, which names the file. They are of no use to anybody, and no
+    /// harm to the rest.
+    pub unreadable: Vec<StoreError>,
+}
+
 impl Store {
     /// The store of `party` in a folder, which is made if it is not there. What a crash left is cleared away.
     ///
     /// # Errors
-    /// [`StoreError::Io`], [`StoreError::Randomness`]; [`StoreError::Damaged`], [`StoreError::NoLedger`] and
-    /// [`StoreError::ForeignParty`], which name what is wrong with the folder.
+    /// [`StoreError::Io`], [`StoreError::Randomness`]; [`StoreError::DamagedLedger`], [`StoreError::NoLedger`]
+    /// and [`StoreError::ForeignParty`], which name what is wrong with the folder.
     pub fn open(folder: &Path, party: Party) -> Result<Self, StoreError> {
         durable::private_folder(folder)?;
         let _lock = durable::lock(&folder.join(LOCK))?;
@@ -91,33 +101,38 @@ impl Store {
         Ok(store)
     }
 
-    /// What is in the store in a folder, whoever's it is, by number; nothing is changed.
+    /// What is in the store in a folder, whoever's it is; nothing is changed.
     ///
     /// # Errors
-    /// [`StoreError::NoStore`] where the folder is none; [`StoreError::Io`], [`StoreError::Damaged`].
-    pub fn list(folder: &Path) -> Result<Vec<RecordInfo>, StoreError> {
+    /// [`StoreError::NoStore`] where the folder is none; [`StoreError::Io`], [`StoreError::DamagedLedger`].
+    pub fn list(folder: &Path) -> Result<Contents, StoreError> {
         if !Ledger::exists(folder)? {
             return Err(StoreError::NoStore { path: folder.into() });
         }
         let ledger = Ledger::open(folder)?;
-        let mut records = Vec::new();
+        let (mut records, mut unreadable) = (Vec::new(), Vec::new());
         for path in record_paths(folder)? {
-            let info = RecordFile::open(&path)?.info;
-            if !ledger.is_burnt(info.series(), info.number)? {
-                records.push(info);
+            match RecordFile::open(&path) {
+                Ok(RecordFile { info, .. }) => {
+                    if !ledger.is_burnt(info.series(), info.number)? {
+                        records.push(info);
+                    }
+                }
+                Err(error) if error.is_not_found() => {} // Somebody has just claimed it.
+                Err(error) => unreadable.push(error),
             }
         }
         records.sort_by_key(|info| (info.stores, info.number));
-        Ok(records)
+        Ok(Contents { records, unreadable })
     }
 
-    /// What is in the store, by number.
+    /// The records in the store that can be read, by number.
     ///
     /// # Errors
     /// As [`Self::list`].
     pub fn records(&self) -> Result<Vec<RecordInfo>, StoreError> {
         let _lock = self.lock()?;
-        Self::list(&self.folder)
+        Ok(Self::list(&self.folder)?.records)
     }
 
     /// Tells it from all other stores.
@@ -178,7 +193,7 @@ impl Store {
         let fits = |info: &RecordInfo| {
             info.plan == plan && info.party == self.party && info.stores == self.beside(peer)
         };
-        let Some(info) = Self::list(&self.folder)?.into_iter().find(fits) else {
+        let Some(info) = Self::list(&self.folder)?.records.into_iter().find(fits) else {
             return Ok(None);
         };
         self.take(&self.path(info.id), plan).map(Some)

@@ -53,8 +53,7 @@ fn records_come_back_once_in_order() {
     assert_eq!(store.reserve(PEER, 0).expect("works"), 3);
     assert_eq!(store.reserve(PEER, 0).expect("works"), 4, "given out once");
     assert_eq!(store.reserve(PEER, 9).expect("works"), 9);
-    let listed: Vec<u64> =
-        Store::list(folder.path()).expect("lists").iter().map(|info| info.number).collect();
+    let listed: Vec<u64> = store.records().expect("lists").iter().map(|info| info.number).collect();
     assert_eq!(listed, [0, 1, 2]);
     for number in 0..3 {
         assert_eq!(claim_number(&store).expect("works"), Some(number));
@@ -200,6 +199,39 @@ fn every_truncation_and_every_flipped_bit_is_noticed() {
     assert!(!path.exists());
     fs::write(&path, whole).expect("writes");
     assert_eq!(claim_number(&store).expect("works"), None);
+}
+
+#[test]
+fn a_damaged_record_is_named_and_leaves_the_others_alone() {
+    let folder = folder();
+    let store = filled(folder.path(), 3);
+    let path = store.path(record(&store, "plan", 1).0.id);
+    fs::write(&path, b"no record").expect("writes");
+    for store in [store, open(folder.path())] {
+        let Contents { records, unreadable } = Store::list(folder.path()).expect("lists");
+        assert_eq!(records.iter().map(|info| info.number).collect::<Vec<_>>(), [0, 2]);
+        let [StoreError::Damaged { path: named, .. }] = &unreadable[..] else {
+            panic!("{unreadable:?}")
+        };
+        assert_eq!(*named, path);
+        assert_eq!(store.reserve(PEER, 0).expect("works"), 3);
+    }
+    let store = open(folder.path());
+    assert_eq!(claim_number(&store).expect("works"), Some(0));
+    assert_eq!(claim_number(&store).expect("works"), Some(2));
+    assert_eq!(claim_number(&store).expect("works"), None);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_record_that_goes_while_others_are_listed_is_not_missed() {
+    let folder = folder();
+    let store = filled(folder.path(), 1);
+    let gone = folder.path().join("gone.record");
+    std::os::unix::fs::symlink(folder.path().join("nowhere"), gone).expect("links");
+    let Contents { records, unreadable } = Store::list(folder.path()).expect("lists");
+    assert_eq!((records.len(), unreadable.len()), (1, 0));
+    assert_eq!(claim_number(&store).expect("works"), Some(0));
 }
 
 #[test]

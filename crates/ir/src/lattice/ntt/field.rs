@@ -66,14 +66,20 @@ impl Field {
 
     /// The inverse of a residue that is not zero.
     pub(super) fn inverse_of(&self, x: u64) -> Factor {
-        Factor::new(self.prime, power(self.prime, x % self.prime, self.prime - 2))
+        self.factor(power(self.prime, x % self.prime, self.prime - 2))
     }
 
-    /// `x` times a constant, modulo the prime; for `x` below 2^52.
+    /// A residue as a factor of others.
+    pub(super) fn factor(&self, x: u64) -> Factor {
+        Factor::new(self.prime, x % self.prime)
+    }
+
+    /// `x` times a constant, modulo the prime; for `x` below 2^52. In the same time for all `x`.
     pub(super) const fn times(&self, x: u64, factor: Factor) -> u64 {
         let quotient = ((x as u128 * factor.quotient as u128) >> 52) as u64;
         let product = x.wrapping_mul(factor.value).wrapping_sub(quotient.wrapping_mul(self.prime));
-        if product < self.prime { product } else { product - self.prime }
+        let less = product.wrapping_sub(self.prime);
+        less.wrapping_add(self.prime & is_negative(less))
     }
 
     /// From numbers `low + 2^52 high`, both below 2^52, to values at the roots.
@@ -297,6 +303,11 @@ impl Twiddles {
         let late = |group: usize| std::array::from_fn(|number| late(group, number));
         Self { early: (0..vectors).map(at).collect(), late: (0..vectors / 8).map(late).collect() }
     }
+}
+
+/// All ones where a difference of numbers below 2^63 is negative, else zero.
+pub(super) const fn is_negative(difference: u64) -> u64 {
+    (difference >> 63).wrapping_neg()
 }
 
 fn power(prime: u64, base: u64, mut exponent: u64) -> u64 {

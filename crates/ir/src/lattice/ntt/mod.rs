@@ -7,7 +7,7 @@ mod field;
 mod lanes;
 
 use super::parameters::LatticeSet;
-use field::{Factor, Field, fields};
+use field::{Factor, Field, fields, is_negative};
 use lanes::{LOW, Lanes, Portable};
 use std::sync::LazyLock;
 use zeroize::{Zeroize as _, Zeroizing};
@@ -113,28 +113,38 @@ impl Sum {
 }
 
 impl Product {
-    /// Coefficients `first..first + count` modulo 2^128.
+    /// Coefficients `first..first + count` modulo 2^128. They are secret: no division, and no branch on what they are.
     pub(super) fn coefficients(
         &self,
         first: usize,
         count: usize,
     ) -> impl Iterator<Item = u128> + '_ {
-        let Radix { fields: [p, q, r], both, second, third } = &*RADIX;
+        let Radix { fields: [p, q, r], both, second, first_in_third, third } = &*RADIX;
         (first..first + count).map(move |at| {
-            // Mixed radix digits, the last one signed.
-            let digit = |field: usize| self.0[field][at / 8][at % 8];
-            let x = digit(0);
-            let y = q.times(digit(1) + q.prime - x % q.prime, *second);
+            // Mixed radix digits, the last one signed. The primes are so close that x < 2q, x < 2r and 4r < 2^52.
+            let residue = |field: usize| self.0[field][at / 8][at % 8];
+            let x = residue(0);
+            let y = q.times(residue(1) + 2 * q.prime - x, *second);
             let sum = u128::from(x) + u128::from(p.prime) * u128::from(y);
             if self.0.len() == 2 {
-                return if y > q.prime / 2 { sum.wrapping_sub(*both) } else { sum };
+                return sum.wrapping_sub(both & wide(is_above_half(y, q)));
             }
-            let rest = (sum % u128::from(r.prime)) as u64;
-            let z = r.times(digit(2) + r.prime - rest, *third);
-            let z = i128::from(z) - if z > r.prime / 2 { i128::from(r.prime) } else { 0 };
-            sum.wrapping_add(both.wrapping_mul(z.cast_unsigned()))
+            let rest = x + r.times(y, *first_in_third);
+            let z = r.times(residue(2) + 3 * r.prime - rest, *third);
+            let z = z.wrapping_sub(r.prime & is_above_half(z, r));
+            sum.wrapping_add(both.wrapping_mul(wide(z)))
         })
     }
+}
+
+/// All ones where a residue stands for a negative number, else zero.
+fn is_above_half(x: u64, field: &Field) -> u64 {
+    is_negative((field.prime / 2).wrapping_sub(x))
+}
+
+/// A signed number of 64 bits as one of 128.
+fn wide(x: u64) -> u128 {
+    i128::from(x.cast_signed()).cast_unsigned()
 }
 
 /// What numbers are put together with from their residues modulo the primes, which are the same for all degrees.
@@ -142,16 +152,25 @@ struct Radix {
     fields: &'static [Field; 3],
     /// The product of the first two primes.
     both: u128,
-    /// The inverses of the first prime modulo the second, and of both modulo the third.
+    /// The inverse of the first prime modulo the second.
     second: Factor,
+    /// The first prime modulo the third.
+    first_in_third: Factor,
+    /// The inverse of the first two primes modulo the third.
     third: Factor,
 }
 
 static RADIX: LazyLock<Radix> = LazyLock::new(|| {
     let fields = fields(512);
     let [p, q, r] = fields.each_ref().map(|field| u128::from(field.prime));
-    let second = fields[1].inverse_of(fields[0].prime);
-    Radix { fields, both: p * q, second, third: fields[2].inverse_of((p * q % r) as u64) }
+    let [first, second, third] = fields;
+    Radix {
+        fields,
+        both: p * q,
+        second: second.inverse_of(first.prime),
+        first_in_third: third.factor(first.prime),
+        third: third.inverse_of((p * q % r) as u64),
+    }
 });
 
 fn zeros(set: LatticeSet) -> Values {
@@ -220,6 +239,7 @@ fn multiply<L: Lanes>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use rand::{Rng as _, SeedableRng as _};
 
     /// A negacyclic product by its definition, modulo 2^128.
@@ -261,6 +281,52 @@ mod tests {
             }
             let found: Vec<u128> = sum.finish().coefficients(0, degree).collect();
             assert_eq!(found, expected, "{set}");
+        }
+    }
+
+    /// The number of which these are the residues, by the Chinese remainder theorem as it is written down.
+    fn by_remainders(residues: &[u64]) -> u128 {
+        let [p, q, r] = fields(512);
+        let [x, second] = [residues[0], residues[1]];
+        let y = q.times(second + q.prime - x % q.prime, q.inverse_of(p.prime));
+        let (both, sum) = (
+            u128::from(p.prime) * u128::from(q.prime),
+            u128::from(x) + u128::from(p.prime) * u128::from(y),
+        );
+        let Some(third) = residues.get(2) else {
+            return if y > q.prime / 2 { sum.wrapping_sub(both) } else { sum };
+        };
+        let rest = (sum % u128::from(r.prime)) as u64;
+        let inverse = r.inverse_of((both % u128::from(r.prime)) as u64);
+        let z = i128::from(r.times(third + r.prime - rest, inverse));
+        let z = if z > i128::from(r.prime / 2) { z - i128::from(r.prime) } else { z };
+        sum.wrapping_add(both.wrapping_mul(z.cast_unsigned()))
+    }
+
+    proptest! {
+        #[test]
+        fn residues_make_their_number(
+            residues in prop::array::uniform3(prop_oneof![
+                0..8_u64,
+                any::<u64>(),
+                (0..8_u64).prop_map(|x| u64::MAX - x),
+                (0..8_u64).prop_map(|x| (u64::MAX - x) / 2),
+            ]),
+        ) {
+            // Near zero, the prime and its half, and anywhere.
+            let near = |(x, &Field { prime, .. }): (u64, &Field)| match x {
+                0..8 => x,
+                x if x > u64::MAX - 8 => prime - 1 - (u64::MAX - x),
+                x if x.abs_diff(u64::MAX / 2) < 8 => prime / 2 + 3 - x.abs_diff(u64::MAX / 2),
+                x => ((u128::from(x) * u128::from(prime)) >> 64) as u64,
+            };
+            let all: Vec<u64> = residues.into_iter().zip(fields(512)).map(near).collect();
+            for count in [2, 3] {
+                let values = all[..count].iter().map(|&x| Zeroizing::new(vec![[x; 8]].into()));
+                let product = Product(values.collect());
+                let expected = by_remainders(&all[..count]);
+                prop_assert!(product.coefficients(3, 2).all(|found| found == expected));
+            }
         }
     }
 
