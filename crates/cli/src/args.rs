@@ -353,6 +353,10 @@ pub struct Eval {
     /// Only the first N images.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
+    /// Where to compute a checkpoint's answers: cpu, ndarray, wgpu:N or cuda:N; cpu if not given. Fused models and plans
+    /// have evaluators of their own, on the CPU.
+    #[arg(long, value_name = "DEV", conflicts_with = "dump")]
+    pub device: Option<String>,
     /// Write the normalised images, labels and logits as safetensors, to compare with other tools.
     #[arg(long, value_name = "FILE")]
     pub dump: Option<PathBuf>,

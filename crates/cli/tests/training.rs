@@ -105,6 +105,51 @@ fn every_method_leads_to_a_plan_that_answers_alike() {
 }
 
 #[test]
+fn a_checkpoint_is_measured_fast_as_the_clear_text_evaluator_does() {
+    let place = Workplace::new();
+    let network = ["init", "--network", "mobilenet_v2", "--width", "0.1", "--classes", "100"];
+    place.succeed(&[&network[..], &["--resolution", "32", "--out", "whole"]].concat());
+    place.succeed(&["prune", "whole", "--mask", "01100110011001100", "--out", "net"]);
+    place.succeed(&["fuse", "net", "--out", "fused"]);
+    let data = sample();
+    let eval = |artefact: &str, options: &[&str]| -> Vec<String> {
+        let words = ["eval", artefact, "--dataset", "cifar100_sample", "--data", &data];
+        let limit = ["--limit", "150", "--json"];
+        [&words[..], &limit, options].concat().into_iter().map(String::from).collect()
+    };
+    let run = |words: Vec<String>| place.run(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    let measured = |options: &[&str]| {
+        let outcome = run(eval("net", options));
+        assert_eq!(outcome.status, 0, "{}", outcome.stderr);
+        json(&outcome.stdout)
+    };
+    // Its 20 classes are found among the first of the network's by number, which has no names.
+    let [fast, same, clear] = [vec![], vec!["--device", "cpu"], vec!["--dump", "dumped"]]
+        .map(|options| measured(&options));
+    assert_eq!(fast, same);
+    let keys = |value: &serde_json::Value| {
+        value.as_object().map(|o| o.keys().cloned().collect::<Vec<_>>())
+    };
+    assert_eq!(keys(&fast), keys(&clear));
+    for key in ["artefact", "dataset", "split", "count", "top1", "top5"] {
+        assert_eq!(fast[key], clear[key], "{key}");
+    }
+    let [a, b] = [&fast, &clear].map(|value| value["loss"].as_f64().expect("a number"));
+    assert!((a - b).abs() < 1e-4, "{a} {b}");
+    assert!(place.path("dumped").is_file());
+
+    for (artefact, options, status, named) in [
+        ("net", ["--device", "tpu"].as_slice(), 1, "tpu"),
+        ("net", &["--device", "cpu", "--dump", "again"], 2, "--dump"),
+        ("fused", &["--device", "cpu"], 1, "checkpoints"),
+    ] {
+        let outcome = run(eval(artefact, options));
+        assert_eq!(outcome.status, status, "{}", outcome.stderr);
+        assert!(outcome.stderr.contains(named), "{}", outcome.stderr);
+    }
+}
+
+#[test]
 fn the_configurations_that_come_along_name_what_there_is() {
     let place = Workplace::new();
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs");

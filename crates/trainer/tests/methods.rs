@@ -168,7 +168,8 @@ fn snl_lets_alphas_fall_until_the_budget_holds() {
             *checkpoint
         );
         assert!(last.bytes.online < outcome.metrics[0].bytes.online);
-        let accuracy = evaluate(checkpoint, &*data().test, "cpu", 7).expect("evaluates");
+        let accuracy =
+            evaluate(checkpoint, &*data().test, ("cpu", 7), &mut |_| {}).expect("evaluates");
         assert_eq!(accuracy.top1, last.top1);
     }
 }

@@ -4,7 +4,7 @@ mod colours;
 
 use colours::{SIDE, colours, data};
 use copriv_ir::{Architecture, BatchNormInit, Checkpoint, Gates, Network, Tensor};
-use copriv_trainer::data::Split;
+use copriv_trainer::data::{Dataset, Split};
 use copriv_trainer::train::{
     EpochMetrics, Metrics, Observer, Stage, StepMetrics, TrainConfig, TrainError, TrainOutcome,
     TrainingData, evaluate, run,
@@ -110,7 +110,8 @@ fn a_run_learns_prunes_and_leaves_its_checkpoints() {
     assert_eq!(read("search.safetensors").gates(), outcome.checkpoint.gates());
     assert_eq!(read("pretrain.safetensors").gates().mask(), "1".repeat(10));
     assert_eq!(read("unpruned.safetensors").tensors(), read("pretrain.safetensors").tensors());
-    let accuracy = evaluate(&outcome.checkpoint, &*data().test, "cpu", 7).expect("evaluates");
+    let accuracy =
+        evaluate(&outcome.checkpoint, &*data().test, ("cpu", 7), &mut |_| {}).expect("evaluates");
     assert_eq!((accuracy.top1, accuracy.count), (end.top1, 20));
     assert!(accuracy.top5 >= accuracy.top1);
 
@@ -214,7 +215,7 @@ fn an_interrupted_search_among_channels_and_values_ends_with_the_same_bits() {
             let stopped = stopped.expect("stops");
             // What is left behind is a network like any other.
             let last = Checkpoint::read(&stopped.path).expect("written");
-            assert!(evaluate(&last, &*data().test, "cpu", 7).is_ok());
+            assert!(evaluate(&last, &*data().test, ("cpu", 7), &mut |_| {}).is_ok());
             let resumed = run(&config, &data(), out.path(), true, &mut (), &AtomicBool::new(false))
                 .expect("resumes");
             assert!(resumed.checkpoint == expected.checkpoint, "{name}, after {steps}");
@@ -256,7 +257,8 @@ fn the_mean_of_the_weights_is_what_is_kept() {
     let state = |name: &str| Checkpoint::read(&out.path().join("state").join(name)).expect(name);
     assert_eq!(state("average.safetensors"), outcome.checkpoint);
     assert_ne!(state("weights.safetensors").tensors(), outcome.checkpoint.tensors());
-    let accuracy = evaluate(&outcome.checkpoint, &*data().test, "cpu", 7).expect("evaluates");
+    let accuracy =
+        evaluate(&outcome.checkpoint, &*data().test, ("cpu", 7), &mut |_| {}).expect("evaluates");
     assert_eq!(Some(accuracy.top1), outcome.metrics.last().map(|m| m.top1));
 }
 
@@ -364,6 +366,35 @@ fn a_loss_that_is_no_number_names_the_step_and_keeps_the_last_checkpoint() {
 }
 
 #[test]
+fn a_network_that_answers_in_no_numbers_is_never_right() {
+    let accuracy =
+        evaluate(&exploding(), &*data().test, ("cpu", 7), &mut |_| {}).expect("evaluates");
+    assert_eq!((accuracy.count, accuracy.top1, accuracy.top5), (20, 0.0, 0.0));
+    assert!(!accuracy.loss.is_finite());
+}
+
+#[test]
+fn a_data_set_of_some_classes_is_measured_by_their_names() {
+    let names = ["red", "green", "blue"].map(String::from).to_vec();
+    let network = Network::new(Architecture::ResNet20, 0.25, 3, SIDE).expect("small");
+    let network = network.with_labels(names).expect("one a class");
+    let checkpoint = Checkpoint::initialise(network, 4, BatchNormInit::Random);
+    let test = colours(Split::Test, 30);
+    let accuracy = |images: &Dataset| {
+        evaluate(&checkpoint, images, ("cpu", 8), &mut |_| {}).expect("evaluates")
+    };
+    let of_class = |class| accuracy(&test.only_classes(&[class]).expect("known"));
+    let whole = accuracy(&test);
+    let mean = (0..3).map(|class| of_class(class).top1).sum::<f64>() / 3.0;
+    assert!((whole.top1 - mean).abs() < 1e-12, "ten images each: {} {mean}", whole.top1);
+
+    let unnamed = Network::new(Architecture::ResNet20, 0.25, 2, SIDE).expect("small");
+    let unnamed = Checkpoint::initialise(unnamed, 4, BatchNormInit::Random);
+    let error = evaluate(&unnamed, &test, ("cpu", 8), &mut |_| {}).expect_err("three classes");
+    assert!(matches!(error, TrainError::Classes { expected: 2, found: 3, .. }), "{error}");
+}
+
+#[test]
 fn impossible_runs_are_refused_before_they_begin() {
     let out = folder();
     let refused = |config: &TrainConfig, data: &TrainingData, named: &str| {
@@ -416,8 +447,8 @@ fn both_cpu_devices_agree() {
     let network = Network::new(Architecture::MobileNetV2, 0.25, 3, SIDE).expect("small");
     let checkpoint = Checkpoint::initialise(network, 4, BatchNormInit::Random);
     let test = colours(Split::Test, 20);
-    let flex = evaluate(&checkpoint, &test, "cpu", 20).expect("evaluates");
-    let ndarray = evaluate(&checkpoint, &test, "ndarray", 20).expect("evaluates");
+    let flex = evaluate(&checkpoint, &test, ("cpu", 20), &mut |_| {}).expect("evaluates");
+    let ndarray = evaluate(&checkpoint, &test, ("ndarray", 20), &mut |_| {}).expect("evaluates");
     assert!((flex.loss - ndarray.loss).abs() < 1e-3 * flex.loss.abs().max(1.0));
     assert_eq!(flex.count, ndarray.count);
 }

@@ -1,5 +1,6 @@
 //! Training runs: stages, checkpoints, resumption.
 
+mod accuracy;
 mod average;
 mod batch;
 mod config;
@@ -19,13 +20,14 @@ mod stage;
 mod state;
 mod teacher;
 
+pub use accuracy::{Accuracy, Tally};
 pub use config::{
     Algorithm, ConfigError, DataConfig, DistillationConfig, FinetuneConfig, ImportanceConfig,
     NetworkConfig, OptimiserConfig, PenaltyConfig, QuantiseConfig, ScheduleConfig, SearchConfig,
     SearchedGates, TrainConfig,
 };
 pub use error::TrainError;
-pub use evaluate::{Accuracy, evaluate};
+pub use evaluate::evaluate;
 pub use gates::EstimatedBytes;
 pub use methods::{Answer, GateImportance, Importances, Method};
 pub use metrics::{EpochMetrics, Metrics, Observer, SearchMetrics, StepMetrics};
@@ -163,14 +165,18 @@ fn provenance(config: &TrainConfig, start: &Checkpoint) -> Provenance {
 
 /// Refuses images that the network does not take.
 fn check_match(network: &Network, dataset: &dyn Images) -> Result<(), TrainError> {
-    let name = || dataset.name().to_owned();
     let (expected, found) = (network.classes(), dataset.classes().len());
     if expected != found {
-        return Err(TrainError::Classes { dataset: name(), expected, found });
+        return Err(TrainError::Classes { dataset: dataset.name().into(), expected, found });
     }
+    check_shape(network, dataset)
+}
+
+/// Refuses images of another size.
+fn check_shape(network: &Network, dataset: &dyn Images) -> Result<(), TrainError> {
     let (expected, found) = (network.input().shape, dataset.shape());
     if expected != found {
-        return Err(TrainError::ImageShape { dataset: name(), expected, found });
+        return Err(TrainError::ImageShape { dataset: dataset.name().into(), expected, found });
     }
     Ok(())
 }

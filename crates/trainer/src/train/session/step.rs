@@ -4,7 +4,8 @@ use super::{LAST, Session};
 use crate::data::SampleKey;
 use crate::model::{GateValue, Mode, Model, Pass, Quantiser, Ranges, values};
 use crate::ops::mixed;
-use crate::train::batch::{Batch, argmax_rows};
+use crate::train::accuracy::rank;
+use crate::train::batch::Batch;
 use crate::train::config::SearchConfig;
 use crate::train::error::TrainError;
 use crate::train::loss::{cross_entropy, divergence};
@@ -126,8 +127,9 @@ impl Session<'_> {
             Some((comm, weight)) => task.clone() + comm.clone().mul_scalar(*weight),
             None => task.clone(),
         };
-        let answers = argmax_rows(&values(logits), model.network().classes());
-        let right = answers.iter().zip(&batch.labels[range.clone()]).filter(|(a, b)| a == b);
+        let (answers, labels) = (values(logits), &batch.labels[range.clone()]);
+        let rows = answers.chunks_exact(model.network().classes().max(1)).zip(labels);
+        let right = rows.filter(|(row, label)| rank(row, **label) == Some(0));
         let losses = Losses {
             total: scalar(loss.clone()),
             task: scalar(task),
