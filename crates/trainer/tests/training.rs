@@ -366,6 +366,27 @@ fn a_loss_that_is_no_number_names_the_step_and_keeps_the_last_checkpoint() {
 }
 
 #[test]
+fn in_the_first_epoch_the_last_checkpoint_is_what_the_run_began_with() {
+    let out = folder();
+    let start = out.path().join("start.safetensors");
+    exploding().write(&start).expect("written");
+    let mut config = config(&["pretrain.epochs=1"]);
+    (config.network, config.search, config.finetune) = (None, None, None);
+    config.start = Some(start);
+    let run_folder = out.path().join("run");
+    let first = train(&config, &run_folder).expect_err("infinite logits");
+    let resumed = run(&config, &data(), &run_folder, true, &mut (), &AtomicBool::new(false));
+    for error in [first, resumed.expect_err("the same again")] {
+        let TrainError::NotFinite { stage, epoch, step, last_good, .. } = &error else {
+            panic!("{error}");
+        };
+        assert_eq!((*stage, *epoch, *step), (Stage::Pretrain, 1, 1));
+        let last = Checkpoint::read(last_good).expect("the last good checkpoint");
+        assert_eq!(last.tensors(), exploding().tensors());
+    }
+}
+
+#[test]
 fn a_network_that_answers_in_no_numbers_is_never_right() {
     let accuracy =
         evaluate(&exploding(), &*data().test, ("cpu", 7), &mut |_| {}).expect("evaluates");

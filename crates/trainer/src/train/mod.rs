@@ -84,7 +84,7 @@ pub struct TrainOutcome {
 ///
 /// | file | content |
 /// |---|---|
-/// | `last.safetensors` | checkpoint after the last completed epoch (or the step it was stopped at) |
+/// | `last.safetensors` | checkpoint after the last completed epoch (or the step it was stopped at); at first what the run begins with |
 /// | `best.safetensors` | checkpoint of the stage's best test accuracy so far |
 /// | `pretrain.safetensors`, ... | checkpoint at the end of each stage |
 /// | `unpruned.safetensors` | the network as the search found it |
@@ -114,6 +114,10 @@ pub fn run(
         return Err(TrainError::NothingToResume { path: out.into() });
     }
     let mut session = Session::new(config, data, out, folder, resume)?;
+    if !resume {
+        // An end in the first epoch, too, leaves a checkpoint and what `resume` needs.
+        session.save()?;
+    }
     session.run(observer, stop)
 }
 

@@ -202,7 +202,8 @@ impl<'a> Session<'a> {
         self.average.as_ref().map_or(&self.model, Average::model)
     }
 
-    fn save(&self) -> Result<(), TrainError> {
+    /// Writes state and newest checkpoint.
+    pub(super) fn save(&self) -> Result<(), TrainError> {
         let (weights, result) = (self.checkpoint_of(&self.model)?, self.checkpoint()?);
         let average = self.average.as_ref().map(|_| &result);
         let length = self.metrics.length();
