@@ -335,11 +335,16 @@ fn runs_are_neither_overwritten_nor_resumed_by_mistake() {
 
 /// A tiny network whose logits overflow.
 fn exploding() -> Checkpoint {
+    with_filled("fc.weight", f32::MAX)
+}
+
+/// A tiny network, all values of one tensor being this one.
+fn with_filled(name: &str, value: f32) -> Checkpoint {
     let network = Network::new(Architecture::ResNet20, 0.25, 3, SIDE).expect("small");
     let plain = Checkpoint::initialise(network.clone(), 1, BatchNormInit::Identity);
     let mut tensors = plain.tensors().clone();
-    let shape = tensors["fc.weight"].shape().to_vec();
-    tensors.insert("fc.weight".into(), Tensor::filled(shape, f32::MAX));
+    let shape = tensors[name].shape().to_vec();
+    tensors.insert(name.into(), Tensor::filled(shape, value));
     let gates = Gates::all_kept(plain.gates().kept().len());
     Checkpoint::new(network, gates, tensors, plain.provenance().clone()).expect("finite")
 }
@@ -383,6 +388,36 @@ fn in_the_first_epoch_the_last_checkpoint_is_what_the_run_began_with() {
         assert_eq!((*stage, *epoch, *step), (Stage::Pretrain, 1, 1));
         let last = Checkpoint::read(last_good).expect("the last good checkpoint");
         assert_eq!(last.tensors(), exploding().tensors());
+    }
+}
+
+/// Training normalises by the batch; the running mean overflows only where the network is measured.
+#[test]
+fn a_measurement_that_is_no_number_is_not_written_down() {
+    let out = folder();
+    let start = out.path().join("start.safetensors");
+    with_filled("bn1.running_mean", -3e38).write(&start).expect("written");
+    let mut pretrain = config(&["pretrain.epochs=2"]);
+    (pretrain.network, pretrain.search, pretrain.finetune) = (None, None, None);
+    pretrain.start = Some(start);
+    let mut dp = config(&["search.method=dp", "search.epochs=0"]);
+    (dp.network, dp.pretrain, dp.finetune) = (None, None, None);
+    dp.start.clone_from(&pretrain.start);
+    for (name, config, expected) in
+        [("pretrain", pretrain, (Stage::Pretrain, 9)), ("dp", dp, (Stage::Search, 0))]
+    {
+        let run_folder = out.path().join(name);
+        let first = train(&config, &run_folder).expect_err("infinite activations");
+        let resumed = run(&config, &data(), &run_folder, true, &mut (), &AtomicBool::new(false));
+        for error in [first, resumed.expect_err("the same again")] {
+            let TrainError::NotFinite { stage, step, last_good, loss, .. } = &error else {
+                panic!("{error}");
+            };
+            assert_eq!((*stage, *step, loss.is_finite()), (expected.0, expected.1, false));
+            assert!(Checkpoint::read(last_good).is_ok());
+        }
+        let records = metrics(&run_folder);
+        assert!(records.iter().all(|record| matches!(record, Metrics::Step(_))), "{records:?}");
     }
 }
 

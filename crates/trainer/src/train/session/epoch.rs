@@ -75,6 +75,9 @@ impl Session<'_> {
         let penalty = self.progress.penalty.map(|penalty| penalty.weight);
         self.settle_parts(stage);
         let metrics = EpochMetrics { penalty, ..self.measure(rate, began, observer)? };
+        if !metrics.test_loss.is_finite() {
+            return Err(self.not_finite(metrics.test_loss, self.progress.step));
+        }
         self.complete_epoch(metrics, observer)?;
         Ok(true)
     }

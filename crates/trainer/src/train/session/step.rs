@@ -48,7 +48,7 @@ impl Session<'_> {
         }
         let (losses, gradients) = self.merge(shards);
         if !losses.total.is_finite() {
-            return Err(self.not_finite(losses.total));
+            return Err(self.not_finite(losses.total, self.progress.step + 1));
         }
         let config = &self.config.optimiser;
         let optimiser = Optimiser {
@@ -218,10 +218,11 @@ impl Session<'_> {
         Some(Tensor::from_inner(factors))
     }
 
-    fn not_finite(&self, loss: f64) -> TrainError {
-        let Progress { stage, epoch, step, .. } = self.progress;
+    /// The loss of this step, or that of a measurement after it.
+    pub(super) fn not_finite(&self, loss: f64, step: usize) -> TrainError {
+        let Progress { stage, epoch, .. } = self.progress;
         let last_good = self.out.join(LAST);
-        TrainError::NotFinite { stage, epoch: epoch + 1, step: step + 1, loss, last_good }
+        TrainError::NotFinite { stage, epoch: epoch + 1, step, loss, last_good }
     }
 }
 
