@@ -11,6 +11,8 @@ use std::path::PathBuf;
 ///
 /// The server owns the model, the client the image; neither learns the other's secret, and the client alone
 /// learns the answer. `copriv demo` shows the whole road.
+///
+/// Exit status: 0 done, 1 failed, 2 wrong usage, 75 stopped by a signal and to be gone on with (`train`).
 #[derive(Parser, Debug)]
 #[command(version, max_term_width = 100, arg_required_else_help = true)]
 pub struct Cli {
@@ -50,6 +52,8 @@ pub enum Command {
     #[command(subcommand)]
     Data(Data),
     /// Train a network as a configuration file says.
+    ///
+    /// Ctrl-C and SIGTERM stop it in good order, with exit status 75; the same command with `--resume` goes on.
     Train(Train),
     /// Make a checkpoint with random weights: for cost studies and tests.
     Init(Init),

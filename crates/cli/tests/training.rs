@@ -4,6 +4,8 @@ mod program;
 
 use copriv_ir::Checkpoint;
 use program::{Workplace, json, sample};
+#[cfg(unix)]
+use std::process::{Command, Stdio};
 
 const CONFIG: &str = r#"
 seed = 3
@@ -102,6 +104,52 @@ fn every_method_leads_to_a_plan_that_answers_alike() {
         assert!((trained - fused).abs() < 1e-3, "{method}: {trained} {fused}");
         assert!((fused - plan).abs() < 0.1, "{method}: {fused} {plan}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_stops_training_in_good_order_and_the_resumed_run_ends_with_the_same_weights() {
+    let place = Workplace::new();
+    let long = "log_every = 1\n".to_owned()
+        + &CONFIG.replace("pretrain = { epochs = 1", "pretrain = { epochs = 9");
+    std::fs::write(place.path("train.toml"), long).expect("writes");
+    let data = sample();
+    let train = |out: &'static str| ["train", "train.toml", "--data", &data, "--out", out];
+    place.succeed(&train("whole"));
+    let last =
+        |out: &str| Checkpoint::read(&place.path(out).join("last.safetensors")).expect("written");
+    for signal in ["INT", "TERM"] {
+        let mut child =
+            place.command(&train(signal)).stderr(Stdio::null()).spawn().expect("it starts");
+        let log = place.path(signal).join("metrics.jsonl");
+        while std::fs::metadata(&log).map_or(0, |file| file.len()) == 0 {
+            assert!(child.try_wait().expect("a status").is_none(), "it ended before a step");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let kill = format!("kill -s {signal} {}", child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());
+        assert_eq!(child.wait().expect("it ends").code(), Some(75), "{signal}");
+        assert_ne!(last(signal), last("whole"), "it was stopped on the way");
+        place.succeed(&[&train(signal)[..], &["--resume"]].concat());
+        assert_eq!(last(signal), last("whole"), "{signal}");
+    }
+}
+
+/// As `nohup` starts it.
+#[cfg(unix)]
+#[test]
+fn a_hang_up_that_is_ignored_stops_nothing() {
+    let place = Workplace::new();
+    std::fs::write(place.path("train.toml"), CONFIG).expect("writes");
+    let script = r#"trap '' HUP; "$@" & child=$!
+        until [ -s run/config.toml ] || ! kill -0 $child; do sleep 0.01; done
+        kill -s HUP $child; wait $child"#;
+    let mut command = Command::new("sh");
+    command.current_dir(place.path(".")).args(["-c", script, "sh", env!("CARGO_BIN_EXE_copriv")]);
+    command.args(["train", "train.toml", "--data", &sample(), "--out", "run"]);
+    let output = command.output().expect("a shell");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(place.path("run/finetune.safetensors").is_file());
 }
 
 #[test]

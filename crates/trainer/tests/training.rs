@@ -66,6 +66,37 @@ impl Observer for StopAfter<'_> {
     }
 }
 
+/// Sets the flag within the measurement after so many whole epochs.
+struct StopInMeasurement<'a> {
+    epochs: usize,
+    flag: &'a AtomicBool,
+}
+
+impl Observer for StopInMeasurement<'_> {
+    fn measuring(&mut self, seen: usize, count: usize) {
+        assert!(!self.flag.load(Ordering::Relaxed), "no batch is measured after that");
+        self.flag.store(self.epochs == 0 && seen < count, Ordering::Relaxed);
+    }
+
+    fn epoch(&mut self, _: &EpochMetrics) {
+        self.epochs -= 1;
+    }
+}
+
+/// Remembers what a run does first.
+#[derive(Default)]
+struct First(Option<&'static str>);
+
+impl Observer for First {
+    fn step(&mut self, _: &StepMetrics) {
+        self.0.get_or_insert("a step");
+    }
+
+    fn measuring(&mut self, _: usize, _: usize) {
+        self.0.get_or_insert("a measurement");
+    }
+}
+
 /// The metrics file without what depends on the clock.
 fn metrics(out: &Path) -> Vec<Metrics> {
     let text = std::fs::read_to_string(out.join("metrics.jsonl")).expect("written");
@@ -151,6 +182,36 @@ fn an_interrupted_run_ends_with_the_same_bits() {
     let again = run(&config(&[]), &data(), whole.path(), true, &mut (), &AtomicBool::new(false))
         .expect("resumes");
     assert!(again.finished && again.checkpoint == expected.checkpoint);
+}
+
+#[test]
+fn an_interrupted_measurement_is_made_again_and_no_step_with_it() {
+    let short = ["pretrain.epochs=1", "pretrain.warmup_epochs=0", "finetune.epochs=1"];
+    let snl = ["search.method=snl", "search.gates=layers", "search.alpha_learning_rate=0.1"];
+    let penalty = ["search.penalty.weight=1e-4", "search.penalty.stall=1"];
+    for settings in [short.to_vec(), [&short[..], &snl, &penalty, &["optimiser.ema=0.9"]].concat()]
+    {
+        let config = config(&settings);
+        let whole = folder();
+        let expected = train(&config, whole.path()).expect("trains");
+        // After pretraining, within the search and at its end, and after the last step of all.
+        for epochs in 0..4 {
+            let out = folder();
+            let stop = AtomicBool::new(false);
+            let mut observer = StopInMeasurement { epochs, flag: &stop };
+            let stopped = run(&config, &data(), out.path(), false, &mut observer, &stop);
+            let stopped = stopped.expect("stops in good order");
+            assert_eq!((stopped.finished, stopped.metrics.len()), (false, epochs));
+            assert_eq!(Checkpoint::read(&stopped.path).expect("written"), stopped.checkpoint);
+
+            let (mut first, never) = (First::default(), AtomicBool::new(false));
+            let resumed = run(&config, &data(), out.path(), true, &mut first, &never);
+            let resumed = resumed.expect("resumes");
+            assert_eq!(first.0, Some("a measurement"));
+            assert!(resumed.checkpoint == expected.checkpoint, "interrupted after {epochs}");
+            assert_eq!(metrics(out.path()), metrics(whole.path()), "interrupted after {epochs}");
+        }
+    }
 }
 
 /// Everything that draws random numbers or remembers earlier steps.

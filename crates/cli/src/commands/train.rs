@@ -2,7 +2,7 @@
 
 use crate::args::Train;
 use crate::terminal::Terminal;
-use crate::{datasets, format, memory};
+use crate::{datasets, format, interrupt, memory};
 use anyhow::{Context as _, Result};
 use copriv_trainer::train::{
     EpochMetrics, Observer, SearchMetrics, Stage, StepMetrics, TrainConfig, TrainOutcome,
@@ -10,11 +10,11 @@ use copriv_trainer::train::{
 };
 use indicatif::{HumanDuration, ProgressBar};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-pub fn run(args: &Train, terminal: &Terminal) -> Result<()> {
+pub fn run(args: &Train, terminal: &Terminal) -> Result<ExitCode> {
     let text = std::fs::read_to_string(&args.config)
         .with_context(|| format!("cannot read {}", args.config.display()))?;
     let mut settings = args.set.clone();
@@ -24,15 +24,17 @@ pub fn run(args: &Train, terminal: &Terminal) -> Result<()> {
     let config = TrainConfig::parse(&text, &args.config.display().to_string(), &settings)?;
     let name = args.config.file_stem().unwrap_or_default();
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("out").join(name));
-    let stop = stop_on_ctrl_c()?;
+    let stop = interrupt::stop_flag()?;
     let outcome = train(&config, args.data.as_deref(), &out, args.resume, &stop, terminal)?;
-    if outcome.finished {
+    let status = if outcome.finished {
         terminal.say(format_args!("{}", outcome.checkpoint));
+        ExitCode::SUCCESS
     } else {
         terminal.say("stopped; go on with the same command and --resume");
-    }
+        interrupt::stopped()
+    };
     terminal.say(format_args!("written to  {}", outcome.path.display()));
-    Ok(())
+    Ok(status)
 }
 
 /// Loads the data and trains, with bars and a line an epoch.
@@ -56,18 +58,6 @@ pub fn train(
     let outcome = copriv_trainer::train::run(config, &data, out, resume, &mut progress, stop)?;
     progress.bar.finish_and_clear();
     Ok(outcome)
-}
-
-/// A flag that Ctrl-C sets; a second Ctrl-C ends the program at once.
-fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(1);
-        }
-    })?;
-    Ok(stop)
 }
 
 /// A bar for each epoch, and a line when it is complete.

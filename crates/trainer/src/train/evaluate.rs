@@ -10,6 +10,7 @@ use crate::model::{GateValue, Mode, Model, Pass, Quantiser, values};
 use burn::module::Module as _;
 use burn::tensor::Device;
 use copriv_ir::Checkpoint;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::scope;
 
 /// Threads that prepare images for [`evaluate`].
@@ -36,9 +37,11 @@ pub fn evaluate(
         return Err(TrainError::Classes { dataset: images.name().into(), expected, found });
     }
     let model = Model::from_checkpoint(checkpoint, &device);
-    let measurement = Measurement { images, device: &device, batch_size, workers: WORKERS };
+    let (workers, stop) = (WORKERS, &AtomicBool::new(false));
+    let measurement = Measurement { images, device: &device, batch_size, workers, stop };
     let all: Vec<usize> = (0..images.labels().len()).collect();
-    measurement.accuracy(&model, checkpoint.gates().kept(), (&all, None), seen)
+    let measured = measurement.accuracy(&model, checkpoint.gates().kept(), (&all, None), seen)?;
+    Ok(measured.unwrap_or_else(|| Tally::default().accuracy()))
 }
 
 /// On what, and how, networks are measured.
@@ -47,17 +50,20 @@ pub(super) struct Measurement<'a> {
     pub(super) device: &'a Device,
     pub(super) batch_size: usize,
     pub(super) workers: usize,
+    /// Ends a measurement once it is set.
+    pub(super) stop: &'a AtomicBool,
 }
 
 impl Measurement<'_> {
-    /// Accuracy of a model on these of the images, rounded or not; `seen` is told their number after each batch.
+    /// Accuracy of a model on these of the images, rounded or not; `seen` is told their number after each batch. `None` where
+    /// it was stopped.
     pub(super) fn accuracy(
         &self,
         model: &Model,
         kept: &[bool],
         (order, quantiser): (&[usize], Option<Quantiser>),
         seen: &mut dyn FnMut(usize),
-    ) -> Result<Accuracy, TrainError> {
+    ) -> Result<Option<Accuracy>, TrainError> {
         let (model, gates) = (model.valid(), GateValue::fixed(kept));
         let (input, classes) = (*model.network().input(), model.network().classes());
         let places = class_labels(self.images, model.network().labels())?;
@@ -66,6 +72,9 @@ impl Measurement<'_> {
         let mut tallies = Vec::with_capacity(order.len());
         scope(|scope| {
             for batch in Batches::start(scope, &plan, self.workers, 0) {
+                if self.stop.load(Ordering::Relaxed) {
+                    return Ok(None);
+                }
                 let batch = batch?;
                 let (images, _) = batch.part(0..batch.len(), input.shape, self.device);
                 let logits = values(model.forward_with(images, &gates, &pass));
@@ -73,7 +82,7 @@ impl Measurement<'_> {
                 tallies.extend(rows.map(|(row, &label)| Tally::of(row, places[label])));
                 seen(tallies.len());
             }
-            Ok(tallies.into_iter().sum::<Tally>().accuracy())
+            Ok(Some(tallies.into_iter().sum::<Tally>().accuracy()))
         })
     }
 }

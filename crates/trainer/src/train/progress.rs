@@ -22,6 +22,9 @@ pub(super) struct Progress {
     pub(super) total_steps: usize,
     /// Over the steps of the present epoch.
     pub(super) sums: Sums,
+    /// There once all steps of the epoch are done and its gates settled, until it is measured.
+    #[serde(default)]
+    pub(super) unmeasured: Option<Unmeasured>,
     /// Of the values that are rounded.
     pub(super) ranges: Ranges,
     /// Weight of the penalty on activated values in the present epoch, and their count after the one before; where there is one.
@@ -43,6 +46,15 @@ pub(super) struct Sums {
     pub(super) right: usize,
     pub(super) images: usize,
     pub(super) seconds: f64,
+}
+
+/// What is to be said of an epoch beside its measurement, as it was in its last step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Unmeasured {
+    pub(super) learning_rate: f64,
+    /// Weight of the penalty on activated values, where there is one.
+    pub(super) penalty: Option<f64>,
 }
 
 /// How a search under a penalty goes.
@@ -88,6 +100,7 @@ impl Progress {
             total_epochs: 0,
             total_steps: 0,
             sums: Sums::default(),
+            unmeasured: None,
             ranges: Ranges::new(),
             penalty: None,
             best_top1: None,
@@ -127,7 +140,7 @@ impl Progress {
     pub(super) fn complete_epoch(&mut self, metrics: EpochMetrics) {
         (self.epoch, self.step) = (self.epoch + 1, 0);
         self.total_epochs += 1;
-        self.sums = Sums::default();
+        (self.sums, self.unmeasured) = (Sums::default(), None);
         self.best_top1 = Some(self.best_top1.map_or(metrics.top1, |best| best.max(metrics.top1)));
         self.history.push(metrics);
     }

@@ -143,7 +143,9 @@ impl<'a> Session<'a> {
             return Ok(false);
         }
         observer.stage(stage, epochs, self.progress.epoch);
-        while self.progress.epoch < epochs && !self.is_found(stage) {
+        while self.progress.unmeasured.is_some()
+            || self.progress.epoch < epochs && !self.is_found(stage)
+        {
             if !self.run_epoch(stage, observer, stop)? {
                 return Ok(false);
             }
@@ -204,12 +206,17 @@ impl<'a> Session<'a> {
 
     /// Writes state and newest checkpoint.
     pub(super) fn save(&self) -> Result<(), TrainError> {
+        Ok(self.save_state()?.write(&self.out.join(LAST))?)
+    }
+
+    /// Writes what a resumed run needs; the network that it leaves.
+    fn save_state(&self) -> Result<Checkpoint, TrainError> {
         let (weights, result) = (self.checkpoint_of(&self.model)?, self.checkpoint()?);
         let average = self.average.as_ref().map(|_| &result);
         let length = self.metrics.length();
         let parts = self.open_weights();
         self.folder.write(&self.progress, &weights, average, (&self.moments, &parts), length)?;
-        Ok(result.write(&self.out.join(LAST))?)
+        Ok(result)
     }
 
     fn checkpoint(&self) -> Result<Checkpoint, TrainError> {
