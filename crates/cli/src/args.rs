@@ -143,7 +143,7 @@ pub struct Train {
     /// Folder for checkpoints and metrics; `out/CONFIG` if not given.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Go on from the last checkpoint in the folder.
+    /// Go on where the run in the folder was interrupted, with its settings; `data.workers` and `log_every` may differ.
     #[arg(long)]
     pub resume: bool,
 }

@@ -240,8 +240,10 @@ fn with_everything_on_an_interrupted_run_ends_with_the_same_bits() {
             let stop = AtomicBool::new(false);
             let mut observer = StopAfter { steps, flag: &stop };
             run(&config, &data(), out.path(), false, &mut observer, &stop).expect("stops");
-            // Another number of workers would be another configuration, but gives the same batches.
-            let resumed = run(&config, &data(), out.path(), true, &mut (), &AtomicBool::new(false))
+            // Another number of workers gives the same batches.
+            let mut other = config.clone();
+            other.data.workers = 1;
+            let resumed = run(&other, &data(), out.path(), true, &mut (), &AtomicBool::new(false))
                 .expect("resumes");
             assert!(resumed.checkpoint == expected.checkpoint, "{algorithm} after {steps}");
             assert_eq!(metrics(out.path()), metrics(whole.path()));
@@ -389,9 +391,43 @@ fn runs_are_neither_overwritten_nor_resumed_by_mistake() {
         assert!(resume(&short).is_err());
         std::fs::write(&path, &good).expect("written");
     }
+    let mut alike = short.clone();
+    (alike.data.workers, alike.log_every) = (5, 7);
+    assert!(resume(&alike).expect("nothing that changes the result").finished);
     // A crash between the two renames leaves the state under its second name.
     std::fs::rename(out.path().join("state"), out.path().join("state.old")).expect("renamed");
     assert!(resume(&short).expect("resumes").finished);
+}
+
+#[test]
+fn a_resumed_run_learns_from_the_same_teacher() {
+    let out = folder();
+    let named = out.path().join("teacher.safetensors");
+    with_filled("bn1.bias", 0.1).write(&named).expect("written");
+    for own in [true, false] {
+        let mut config = config(&["pretrain.epochs=1", "search.epochs=1"]);
+        let run_folder = out.path().join(if own { "own" } else { "named" });
+        let mut teacher = run_folder.join("unpruned.safetensors");
+        if !own {
+            teacher.clone_from(&named);
+            let finetune = config.finetune.as_mut().expect("present");
+            finetune.distillation.as_mut().expect("present").teacher = named.display().to_string();
+        }
+        // 9 steps an epoch: within fine-tuning.
+        let stop = AtomicBool::new(false);
+        let mut observer = StopAfter { steps: 22, flag: &stop };
+        run(&config, &data(), &run_folder, false, &mut observer, &stop).expect("stops");
+        let resume = || run(&config, &data(), &run_folder, true, &mut (), &AtomicBool::new(false));
+        let good = std::fs::read(&teacher).expect("there");
+        with_filled("bn1.bias", 0.2).write(&teacher).expect("written");
+        let error = resume().expect_err("another teacher");
+        assert!(
+            matches!(&error, TrainError::TeacherChanged { path, .. } if *path == teacher),
+            "{error}"
+        );
+        std::fs::write(&teacher, good).expect("written");
+        assert!(resume().expect("the same teacher").finished);
+    }
 }
 
 /// A tiny network whose logits overflow.
@@ -402,6 +438,7 @@ fn exploding() -> Checkpoint {
 /// A tiny network, all values of one tensor being this one.
 fn with_filled(name: &str, value: f32) -> Checkpoint {
     let network = Network::new(Architecture::ResNet20, 0.25, 3, SIDE).expect("small");
+    let network = network.with_statistics([0.5; 3], [0.25; 3]).expect("those of the images");
     let plain = Checkpoint::initialise(network.clone(), 1, BatchNormInit::Identity);
     let mut tensors = plain.tensors().clone();
     let shape = tensors[name].shape().to_vec();

@@ -4,7 +4,7 @@ use super::config::ConfigError;
 use super::stage::Stage;
 use crate::data::DataError;
 use crate::device::DeviceError;
-use copriv_ir::{ArtefactError, NetworkError, Shape};
+use copriv_ir::{ArtefactError, Digest, NetworkError, Shape};
 use std::path::{Path, PathBuf};
 
 /// Why a run could not begin or go on. What was on disk before is still there.
@@ -49,6 +49,11 @@ pub enum TrainError {
         path.display()
     )]
     ConfigChanged { path: PathBuf, key: String, expected: String, found: String },
+    #[error(
+        "the interrupted run learns from another {}: its digest was {expected}, now it is {found}",
+        path.display()
+    )]
+    TeacherChanged { path: PathBuf, expected: Digest, found: Digest },
 }
 
 impl TrainError {

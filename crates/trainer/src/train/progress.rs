@@ -3,6 +3,7 @@
 use super::metrics::EpochMetrics;
 use super::stage::Stage;
 use crate::model::Ranges;
+use copriv_ir::Digest;
 use serde::{Deserialize, Serialize};
 
 /// How far a run is.
@@ -30,6 +31,9 @@ pub(super) struct Progress {
     /// Weight of the penalty on activated values in the present epoch, and their count after the one before; where there is one.
     #[serde(default)]
     pub(super) penalty: Option<Penalty>,
+    /// Of the network that the run learns from in the end, once that is known.
+    #[serde(default)]
+    pub(super) teacher: Option<Digest>,
     /// Best top-1 of the stage so far.
     pub(super) best_top1: Option<f64>,
     /// Every epoch so far.
@@ -103,6 +107,7 @@ impl Progress {
             unmeasured: None,
             ranges: Ranges::new(),
             penalty: None,
+            teacher: None,
             best_top1: None,
             history: vec![],
         }

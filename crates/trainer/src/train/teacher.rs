@@ -4,7 +4,7 @@ use super::config::{ConfigError, DistillationConfig};
 use super::error::TrainError;
 use crate::model::{GateValue, Mode, Model};
 use burn::tensor::{Device, Tensor};
-use copriv_ir::{Checkpoint, Network};
+use copriv_ir::{Checkpoint, Digest, Network};
 use std::path::Path;
 
 /// A trained network that is only asked.
@@ -16,16 +16,15 @@ pub(super) struct Teacher {
 }
 
 impl Teacher {
-    /// Reads the teacher that `config` names; `unpruned` is the file of the run's own.
+    /// Reads the teacher that `config` names; `unpruned` is the file of the run's own, `digest` what the run knows of it.
     pub(super) fn read(
         config: &DistillationConfig,
-        unpruned: &Path,
+        (unpruned, digest): (&Path, Option<Digest>),
         student: &Network,
         device: &Device,
     ) -> Result<Self, TrainError> {
-        let own = config.teacher == DistillationConfig::UNPRUNED;
-        let checkpoint = Checkpoint::read(if own { unpruned } else { Path::new(&config.teacher) })?;
-        check(checkpoint.network(), student)?;
+        let path = if is_own(config) { unpruned } else { Path::new(&config.teacher) };
+        let checkpoint = read(path, student, digest)?;
         Ok(Self {
             model: Model::from_checkpoint(&checkpoint, device),
             gates: GateValue::fixed(checkpoint.gates().kept()),
@@ -39,15 +38,31 @@ impl Teacher {
     }
 }
 
-/// Reads and checks a teacher that must be there before the run begins.
+/// Reads and checks a teacher that must be there before the run begins; what is known of it then.
 pub(super) fn check_named(
     config: &DistillationConfig,
     student: &Network,
-) -> Result<(), TrainError> {
-    if config.teacher == DistillationConfig::UNPRUNED {
-        return Ok(());
+    digest: Option<Digest>,
+) -> Result<Option<Digest>, TrainError> {
+    if is_own(config) {
+        return Ok(digest);
     }
-    check(Checkpoint::read(Path::new(&config.teacher))?.network(), student)
+    Ok(Some(read(Path::new(&config.teacher), student, digest)?.digest()))
+}
+
+/// Whether the run itself makes the teacher.
+pub(super) fn is_own(config: &DistillationConfig) -> bool {
+    config.teacher == DistillationConfig::UNPRUNED
+}
+
+fn read(path: &Path, student: &Network, digest: Option<Digest>) -> Result<Checkpoint, TrainError> {
+    let checkpoint = Checkpoint::read(path)?;
+    let found = checkpoint.digest();
+    if let Some(expected) = digest.filter(|&expected| expected != found) {
+        return Err(TrainError::TeacherChanged { path: path.into(), expected, found });
+    }
+    check(checkpoint.network(), student)?;
+    Ok(checkpoint)
 }
 
 fn check(teacher: &Network, student: &Network) -> Result<(), TrainError> {

@@ -66,13 +66,21 @@ impl<'a> Session<'a> {
     ) -> Result<Self, TrainError> {
         let devices = device::parse_list(&config.device)?;
         let first = devices.first().cloned().unwrap_or_default();
-        let Origin { checkpoint, average, moments, parts, progress, provenance, metrics_length } =
-            if resume { Origin::of(folder.read(&first)?) } else { Origin::first(config, data)? };
+        let Origin {
+            checkpoint,
+            average,
+            moments,
+            parts,
+            mut progress,
+            provenance,
+            metrics_length,
+        } = if resume { Origin::of(folder.read(&first)?) } else { Origin::first(config, data)? };
         check_match(checkpoint.network(), &*data.train)?;
         check_match(checkpoint.network(), &*data.test)?;
         check_sizes(config, data)?;
         if let Some(distillation) = config.distillation(Stage::Finetune) {
-            teacher::check_named(distillation, checkpoint.network())?;
+            let known = progress.teacher;
+            progress.teacher = teacher::check_named(distillation, checkpoint.network(), known)?;
         }
         let gates = config.search.as_ref().map_or(SearchedGates::Blocks, |search| search.gates);
         let costs = GateCosts::new(checkpoint.network(), gates);
@@ -166,7 +174,12 @@ impl<'a> Session<'a> {
         if let Some(search) = self.config.search.as_ref().filter(|_| stage == Stage::Search)
             && !self.progress.begun
         {
-            self.checkpoint()?.write(&unpruned)?;
+            let checkpoint = self.checkpoint()?;
+            checkpoint.write(&unpruned)?;
+            let finetune = self.config.distillation(Stage::Finetune);
+            if finetune.is_some_and(teacher::is_own) {
+                self.progress.teacher = Some(checkpoint.digest());
+            }
             if !self.begin_search(search, observer, stop)? {
                 return Ok(false);
             }
@@ -175,8 +188,8 @@ impl<'a> Session<'a> {
         self.teachers.clear();
         if let Some(distillation) = self.config.distillation(stage) {
             for device in &self.devices {
-                let network = self.model.network();
-                self.teachers.push(Teacher::read(distillation, &unpruned, network, device)?);
+                let (network, own) = (self.model.network(), (&*unpruned, self.progress.teacher));
+                self.teachers.push(Teacher::read(distillation, own, network, device)?);
             }
         }
         Ok(true)
