@@ -578,6 +578,30 @@ fn impossible_runs_are_refused_before_they_begin() {
     let two = colours(Split::Train, 72).only_classes(&[0, 1]).expect("known");
     let two = TrainingData { train: Arc::new(two), ..data() };
     refused(&missing, &two, "3 classes");
+
+    // Classes in another order, pixels of other statistics.
+    let named = |names: [&str; 3], mean: f32| {
+        let whole = exploding();
+        let network = whole.network().clone().with_statistics([mean; 3], [0.25; 3]);
+        let network = network.expect("finite").with_labels(names.map(String::from).to_vec());
+        let path = out.path().join("named.safetensors");
+        Checkpoint::initialise(network.expect("one a class"), 1, BatchNormInit::Identity)
+            .write(&path)
+            .expect("written");
+        path
+    };
+    let own = ["red", "green", "blue"];
+    missing.start = Some(named(["red", "blue", "green"], 0.5));
+    refused(&missing, &data(), "class 1 is blue to the network, but green in colours");
+    for (names, mean, expected) in [
+        (["red", "blue", "green"], 0.5, "class 1 to be green, found blue"),
+        (own, 0.25, "mean [0.25, 0.25, 0.25]"),
+    ] {
+        let mut taught = config(&[]);
+        let distillation = taught.finetune.as_mut().and_then(|stage| stage.distillation.as_mut());
+        distillation.expect("present").teacher = named(names, mean).display().to_string();
+        refused(&taught, &data(), expected);
+    }
 }
 
 #[test]

@@ -25,6 +25,10 @@ pub enum TrainError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("the network tells {expected} classes apart, but {dataset} has {found}")]
     Classes { dataset: String, expected: usize, found: usize },
+    #[error(
+        "class {class} is {expected} to the network, but {found} in {dataset}: it was trained for another data set"
+    )]
+    Labels { dataset: String, class: usize, expected: String, found: String },
     #[error("the network takes images of {expected}, but those of {dataset} are {found}")]
     ImageShape { dataset: String, expected: Shape, found: Shape },
     #[error(

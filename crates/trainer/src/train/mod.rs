@@ -173,7 +173,18 @@ fn check_match(network: &Network, dataset: &dyn Images) -> Result<(), TrainError
     if expected != found {
         return Err(TrainError::Classes { dataset: dataset.name().into(), expected, found });
     }
+    if let Some((class, expected, found)) = first_difference(network.labels(), dataset.classes()) {
+        let (dataset, expected, found) = (dataset.name().into(), expected.into(), found.into());
+        return Err(TrainError::Labels { dataset, class, expected, found });
+    }
     check_shape(network, dataset)
+}
+
+/// The first class that two lists of names call differently, and its names; none where one of them has no names.
+fn first_difference<'a>(a: &'a [String], b: &'a [String]) -> Option<(usize, &'a str, &'a str)> {
+    let pairs = a.iter().zip(b).enumerate();
+    let mut different = pairs.filter(|(_, (a, b))| a != b);
+    different.next().map(|(class, (a, b))| (class, a.as_str(), b.as_str()))
 }
 
 /// Refuses images of another size.

@@ -2,9 +2,10 @@
 
 use super::config::{ConfigError, DistillationConfig};
 use super::error::TrainError;
+use super::first_difference;
 use crate::model::{GateValue, Mode, Model};
 use burn::tensor::{Device, Tensor};
-use copriv_ir::{Checkpoint, Digest, Network};
+use copriv_ir::{Checkpoint, Digest, InputSpec, Network};
 use std::path::Path;
 
 /// A trained network that is only asked.
@@ -65,11 +66,24 @@ fn read(path: &Path, student: &Network, digest: Option<Digest>) -> Result<Checkp
     Ok(checkpoint)
 }
 
+/// Refuses a teacher that would not take the student's images, or name its answers otherwise.
 fn check(teacher: &Network, student: &Network) -> Result<(), TrainError> {
-    let describe = |n: &Network| format!("{} classes of images {}", n.classes(), n.input().shape);
-    if describe(teacher) == describe(student) {
-        return Ok(());
+    let refuse = |expected: String, found: String| {
+        Err(ConfigError::value("finetune.distillation.teacher", expected, found).into())
+    };
+    let describe = |network: &Network| {
+        let InputSpec { shape, mean, std } = network.input();
+        let classes = network.classes();
+        format!("{classes} classes of images {shape} of mean {mean:?} and deviation {std:?}")
+    };
+    let (expected, found) = (describe(student), describe(teacher));
+    if expected != found {
+        return refuse(expected, found);
     }
-    let key = "finetune.distillation.teacher";
-    Err(ConfigError::value(key, describe(student), describe(teacher)).into())
+    match first_difference(student.labels(), teacher.labels()) {
+        Some((class, expected, found)) => {
+            refuse(format!("class {class} to be {expected}"), found.into())
+        }
+        None => Ok(()),
+    }
 }
