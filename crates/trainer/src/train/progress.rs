@@ -21,6 +21,9 @@ pub(super) struct Progress {
     pub(super) total_epochs: usize,
     /// Steps completed over all stages.
     pub(super) total_steps: usize,
+    /// The gates that the run began with; all of them, where there are none.
+    #[serde(default)]
+    pub(super) found: Vec<bool>,
     /// Over the steps of the present epoch.
     pub(super) sums: Sums,
     /// There once all steps of the epoch are done and its gates settled, until it is measured.
@@ -94,8 +97,8 @@ impl Losses {
 }
 
 impl Progress {
-    /// Before the first step.
-    pub(super) fn beginning(stage: Stage) -> Self {
+    /// Before the first step, of a network with these gates.
+    pub(super) fn beginning(stage: Stage, found: &[bool]) -> Self {
         Self {
             stage,
             begun: false,
@@ -103,6 +106,7 @@ impl Progress {
             step: 0,
             total_epochs: 0,
             total_steps: 0,
+            found: found.to_vec(),
             sums: Sums::default(),
             unmeasured: None,
             ranges: Ranges::new(),

@@ -6,7 +6,7 @@ use crate::train::methods::Method;
 use copriv_ir::Granularity;
 use serde::{Deserialize, Serialize};
 
-/// Which gates a search may remove.
+/// Which gates a search may remove. Those that are removed already stay so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SearchedGates {
@@ -35,8 +35,8 @@ pub struct SearchConfig {
     /// Epochs before the highest learning rate is reached.
     #[serde(default)]
     pub warmup_epochs: f64,
-    /// Largest fraction that stays: of the searched gates (`copriv`, `dp`), of the activated values
-    /// (`deepreduce`, `snl`, `senet`) or of the bytes (`uniform`).
+    /// Largest fraction that stays of what the network has before: of the searched gates (`copriv`, `dp`), of the activated
+    /// values (`deepreduce`, `snl`, `senet`) or of the bytes (`uniform`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<f64>,
     /// Most bytes of one inference's blocks, both directions and phases, by the literature's formulae.

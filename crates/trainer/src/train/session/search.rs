@@ -60,7 +60,8 @@ impl Session<'_> {
         self.model = Model::from_checkpoint(&narrow, &device);
         self.average = self.average.as_ref().map(|_| Average::of(&self.model));
         self.kept = narrow.gates().kept().to_vec();
-        self.costs = GateCosts::new(narrow.network(), SearchedGates::Blocks);
+        self.masks = narrow.gates().parts().clone();
+        self.costs = GateCosts::new(narrow.network(), SearchedGates::Blocks, &self.kept);
         Ok(())
     }
 
