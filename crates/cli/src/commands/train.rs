@@ -60,10 +60,15 @@ pub fn train(
     Ok(outcome)
 }
 
+/// Label of the bar of a measurement that has none of its epoch.
+const MEASUREMENT: &str = "measure";
+
 /// A bar for each epoch, and a line when it is complete.
 struct Progress<'a> {
     terminal: &'a Terminal,
     bar: ProgressBar,
+    /// What the bar is for; empty where there is none.
+    label: String,
     epochs: usize,
     /// Of the stage, in this run of the program.
     steps: u32,
@@ -72,7 +77,22 @@ struct Progress<'a> {
 
 impl<'a> Progress<'a> {
     fn new(terminal: &'a Terminal) -> Self {
-        Self { terminal, bar: ProgressBar::hidden(), epochs: 0, steps: 0, began: Instant::now() }
+        let (bar, began) = (ProgressBar::hidden(), Instant::now());
+        Self { terminal, bar, label: String::new(), epochs: 0, steps: 0, began }
+    }
+
+    /// The bar of this label: a new one, unless it is there.
+    fn show(&mut self, label: &str, length: usize) {
+        if self.label != label {
+            self.bar.finish_and_clear();
+            self.bar = self.terminal.bar(label, length as u64);
+            self.label = label.into();
+        }
+    }
+
+    fn finish(&mut self) {
+        self.bar.finish_and_clear();
+        self.label.clear();
     }
 
     /// Time to the end of the stage at the present pace.
@@ -99,10 +119,7 @@ impl Observer for Progress<'_> {
 
     fn step(&mut self, metrics: &StepMetrics) {
         let StepMetrics { stage, epoch, step, steps, .. } = *metrics;
-        if step == 1 {
-            self.bar.finish_and_clear();
-            self.bar = self.terminal.bar(&format!("{stage} {epoch}"), steps as u64);
-        }
+        self.show(&format!("{stage} {epoch}"), steps);
         self.bar.set_position(step as u64);
         self.steps += 1;
         let StepMetrics { loss, top1, images_per_second, alphas, .. } = metrics;
@@ -116,14 +133,12 @@ impl Observer for Progress<'_> {
     }
 
     fn probing(&mut self, done: usize, count: usize) {
-        if done == 0 {
-            self.bar = self.terminal.bar("importance", count as u64);
-        }
+        self.show("importance", count);
         self.bar.set_position(done as u64);
     }
 
     fn chosen(&mut self, metrics: &SearchMetrics) {
-        self.bar.finish_and_clear();
+        self.finish();
         let SearchMetrics { method, importances, mask, bytes, relus } = metrics;
         let rise = |gate: usize| {
             let of_gate = importances.gates.iter().find(|importance| importance.gate == gate);
@@ -143,11 +158,16 @@ impl Observer for Progress<'_> {
     }
 
     fn measuring(&mut self, seen: usize, count: usize) {
+        if self.label.is_empty() || self.label == MEASUREMENT {
+            // The steps of the epoch were made before an interruption.
+            self.show(MEASUREMENT, count);
+            self.bar.set_position(seen as u64);
+        }
         self.bar.set_message(format!("measuring {seen}/{count}"));
     }
 
     fn epoch(&mut self, metrics: &EpochMetrics) {
-        self.bar.finish_and_clear();
+        self.finish();
         let EpochMetrics { stage, epoch, epochs, loss, images_per_second, .. } = metrics;
         let kept = metrics.mask.chars().filter(|&digit| digit == '1').count();
         self.terminal.say(format_args!(
@@ -157,5 +177,57 @@ impl Observer for Progress<'_> {
             metrics.mask.len(),
             metrics.relus as f64 / 1e3,
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Cli;
+    use clap::Parser as _;
+
+    fn step(epoch: usize, step: usize) -> StepMetrics {
+        StepMetrics {
+            stage: Stage::Search,
+            epoch,
+            step,
+            steps: 9,
+            loss: 1.0,
+            task_loss: 1.0,
+            comm_loss: 0.0,
+            top1: 0.5,
+            learning_rate: 0.1,
+            images_per_second: 100.0,
+            alphas: vec![],
+        }
+    }
+
+    #[test]
+    fn a_bar_begins_wherever_a_run_goes_on() {
+        let cli = Cli::parse_from(["copriv", "--quiet", "data", "list"]);
+        let terminal = Terminal::new(&cli.global);
+        let mut progress = Progress::new(&terminal);
+        let bar = |progress: &Progress<'_>| {
+            (progress.label.clone(), progress.bar.position(), progress.bar.length())
+        };
+        progress.step(&step(2, 5));
+        assert_eq!(bar(&progress), ("search 2".into(), 5, Some(9)));
+        progress.step(&step(2, 6));
+        progress.measuring(8, 20);
+        assert_eq!(
+            bar(&progress),
+            ("search 2".into(), 6, Some(9)),
+            "it stays over the measurement"
+        );
+        progress.step(&step(3, 1));
+        assert_eq!(bar(&progress), ("search 3".into(), 1, Some(9)));
+
+        let mut progress = Progress::new(&terminal);
+        for seen in [8, 16] {
+            progress.measuring(seen, 20);
+            assert_eq!(bar(&progress), ("measure".into(), seen as u64, Some(20)));
+        }
+        progress.step(&step(3, 1));
+        assert_eq!(bar(&progress).0, "search 3");
     }
 }
