@@ -251,6 +251,23 @@ fn with_everything_on_an_interrupted_run_ends_with_the_same_bits() {
     }
 }
 
+#[test]
+fn on_two_devices_an_interrupted_run_ends_with_the_same_bits() {
+    let config = config(&[&ALL_ON[..], &["device=\"cpu,cpu\""]].concat());
+    let whole = folder();
+    let expected = train(&config, whole.path()).expect("trains");
+    for steps in [4, 13, 22] {
+        let out = folder();
+        let stop = AtomicBool::new(false);
+        let mut observer = StopAfter { steps, flag: &stop };
+        run(&config, &data(), out.path(), false, &mut observer, &stop).expect("stops");
+        let resumed = run(&config, &data(), out.path(), true, &mut (), &AtomicBool::new(false))
+            .expect("resumes");
+        assert!(resumed.checkpoint == expected.checkpoint, "after {steps}");
+        assert_eq!(metrics(out.path()), metrics(whole.path()));
+    }
+}
+
 /// Alphas of channels and values, their moments and the penalty are part of what a run goes on with.
 #[test]
 fn an_interrupted_search_among_channels_and_values_ends_with_the_same_bits() {
