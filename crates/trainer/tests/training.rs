@@ -651,13 +651,30 @@ fn both_cpu_devices_agree() {
 #[test]
 fn the_configurations_that_come_along_are_good() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
-    let mut count = 0;
+    let mut names = vec![];
     for entry in std::fs::read_dir(folder).expect("the folder") {
         let path = entry.expect("an entry").path();
         let text = std::fs::read_to_string(&path).expect("text");
-        let name = path.display().to_string();
-        TrainConfig::parse(&text, &name, &[]).unwrap_or_else(|error| panic!("{error}"));
-        count += 1;
+        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        let parse = |settings: &[String]| {
+            TrainConfig::parse(&text, &name, settings).unwrap_or_else(|error| panic!("{error}"))
+        };
+        parse(&[]);
+        // Every line of a comment that sets something.
+        for line in text.lines().filter(|line| line.starts_with('#')) {
+            let settings = line.split("--set ").skip(1);
+            let word = |rest: &str| rest.split([' ', '`', ',']).next().map(String::from);
+            parse(&settings.filter_map(word).collect::<Vec<_>>());
+        }
+        names.push(name);
     }
-    assert!(count >= 3);
+    let mut expected = vec!["demo".to_owned()];
+    for dataset in ["cifar10", "cifar100", "imagenet"] {
+        for family in ["mobilenet_v2", "resnet"] {
+            expected.extend(["pretrain", "prune"].map(|to| format!("{dataset}_{family}_{to}")));
+        }
+    }
+    names.sort();
+    expected.sort();
+    assert_eq!(names, expected);
 }
