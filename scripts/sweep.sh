@@ -15,7 +15,7 @@
 #                                                 SETTINGS="search.gates=layers")
 #   BUDGETS  values of BUDGET_KEY                 "0.75 0.5 0.25"
 #   SEEDS    values of seed                       "1"
-#   BUDGET_KEY  which limit is swept              search.budget
+#   BUDGET_KEY  which limit is swept              search.budget (with another limit, search.budget=1, so that this one binds)
 #   SETTINGS further KEY=VALUE settings           ""
 #   COPRIV   the program                          copriv
 #
@@ -81,6 +81,10 @@ run() { # number, perhaps --dry-run
     folder=$out/$(name "$method" "$budget" "$seed")
     local command=("$copriv" train "$config" --out "$folder")
     command+=(--set "search.method=$method" --set "$budget_key=$budget" --set "seed=$seed")
+    # Every method knows search.budget, and all limits hold: that of the configuration would bind, too.
+    case $budget_key in
+        search.budget_* | search.threshold) command+=(--set search.budget=1) ;;
+    esac
     for setting in "${settings[@]}"; do
         command+=(--set "$setting")
     done

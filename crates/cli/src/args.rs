@@ -11,6 +11,8 @@ use std::path::PathBuf;
 ///
 /// The server owns the model, the client the image; neither learns the other's secret, and the client alone
 /// learns the answer. `copriv demo` shows the whole road.
+///
+/// Exit status: 0 done, 1 failed, 2 wrong usage, 75 stopped by a signal and to be gone on with (`train`).
 #[derive(Parser, Debug)]
 #[command(version, max_term_width = 100, arg_required_else_help = true)]
 pub struct Cli {
@@ -50,6 +52,8 @@ pub enum Command {
     #[command(subcommand)]
     Data(Data),
     /// Train a network as a configuration file says.
+    ///
+    /// Ctrl-C and SIGTERM stop it in good order, with exit status 75; the same command with `--resume` goes on.
     Train(Train),
     /// Make a checkpoint with random weights: for cost studies and tests.
     Init(Init),
@@ -139,7 +143,7 @@ pub struct Train {
     /// Folder for checkpoints and metrics; `out/CONFIG` if not given.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Go on from the last checkpoint in the folder.
+    /// Go on where the run in the folder was interrupted, with its settings; `data.workers` and `log_every` may differ.
     #[arg(long)]
     pub resume: bool,
 }
@@ -353,6 +357,10 @@ pub struct Eval {
     /// Only the first N images.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
+    /// Where to compute a checkpoint's answers: cpu, ndarray, wgpu:N or cuda:N; cpu if not given. Fused models and plans
+    /// have evaluators of their own, on the CPU.
+    #[arg(long, value_name = "DEV", conflicts_with = "dump")]
+    pub device: Option<String>,
     /// Write the normalised images, labels and logits as safetensors, to compare with other tools.
     #[arg(long, value_name = "FILE")]
     pub dump: Option<PathBuf>,

@@ -53,12 +53,18 @@ pub fn load(
     manifest.load_first(&root(folder), split, count).with_context(|| remedy(manifest))
 }
 
-/// One split from `folder` or else from `datasets/`, not in memory where images are files.
+/// The first images of one split (or all) from `folder` or else from `datasets/`, not in memory where images are files.
 ///
 /// # Errors
 /// Where the data set is not there or damaged.
-pub fn images(manifest: &Manifest, folder: Option<&Path>, split: Split) -> Result<Box<dyn Images>> {
-    manifest.images(&root(folder), split).with_context(|| remedy(manifest))
+pub fn images(
+    manifest: &Manifest,
+    folder: Option<&Path>,
+    split: Split,
+    count: Option<usize>,
+) -> Result<Box<dyn Images>> {
+    let count = count.unwrap_or(usize::MAX);
+    manifest.first_images(&root(folder), split, count).with_context(|| remedy(manifest))
 }
 
 /// Where a data set comes from, in a few words.

@@ -1,12 +1,13 @@
 //! `copriv`: the command line over the whole toolchain.
 //!
-//! Data goes to stdout, talk and progress to stderr. Exit status 0, 1 (failed) or 2 (usage).
+//! Data goes to stdout, talk and progress to stderr. Exit status 0, 1 (failed), 2 (usage) or, of `train`, 75 (stopped).
 
 mod args;
 mod artefact;
 mod commands;
 mod datasets;
 mod format;
+mod interrupt;
 mod memory;
 mod picture;
 mod terminal;
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let terminal = Terminal::new(&cli.global);
     match run(cli, &terminal) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             terminal.error(&error);
             ExitCode::FAILURE
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli, terminal: &Terminal) -> anyhow::Result<()> {
+fn run(cli: Cli, terminal: &Terminal) -> anyhow::Result<ExitCode> {
     if let Some(threads) = cli.global.threads {
         anyhow::ensure!(threads > 0, "--threads must be at least 1");
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
@@ -36,7 +37,7 @@ fn run(cli: Cli, terminal: &Terminal) -> anyhow::Result<()> {
     match cli.command {
         Command::Demo(args) => commands::demo::run(&args, terminal),
         Command::Data(args) => commands::data::run(&args, terminal),
-        Command::Train(args) => commands::train::run(&args, terminal),
+        Command::Train(args) => return commands::train::run(&args, terminal),
         Command::Init(args) => commands::init::run(&args, terminal),
         Command::Prune(args) => commands::prune::run(&args, terminal),
         Command::Import(args) => commands::import::run(&args, terminal),
@@ -53,5 +54,6 @@ fn run(cli: Cli, terminal: &Terminal) -> anyhow::Result<()> {
             commands::bench::run(&args, cli.global.threads.unwrap_or(1), terminal)
         }
         Command::Completions(args) => commands::completions::run(&args),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

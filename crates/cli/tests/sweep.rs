@@ -14,6 +14,11 @@ finetune = { epochs = 1, learning_rate = 0.02 }
 "#;
 
 fn script(place: &Workplace, arguments: &[&str]) -> (i32, String) {
+    script_with(place, arguments, &[])
+}
+
+/// With further variables, or others.
+fn script_with(place: &Workplace, arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     let output = Command::new("bash")
         .arg(format!("{root}/scripts/sweep.sh"))
@@ -22,6 +27,7 @@ fn script(place: &Workplace, arguments: &[&str]) -> (i32, String) {
         .envs([("COPRIV", env!("CARGO_BIN_EXE_copriv")), ("CONFIG", "tiny.toml"), ("OUT", "runs")])
         .envs([("METHODS", "copriv dp"), ("BUDGETS", "0.6 0.3"), ("SEEDS", "1 2")])
         .env("DATA", sample())
+        .envs(variables.iter().copied())
         .output()
         .expect("there is a shell");
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
@@ -52,4 +58,32 @@ fn points_are_trained_gone_on_with_and_gathered() {
     assert!(page.contains("copriv-0.6-seed1") && page.contains("dp-0.6-seed2"));
     assert_eq!(script(&place, &["run", "8"]).0, 2);
     assert_eq!(script(&place, &["walk"]).0, 2);
+}
+
+#[test]
+fn a_sweep_over_bytes_is_not_bound_by_the_fraction_of_the_configuration() {
+    let place = Workplace::new();
+    let config = CONFIG.replace("search = {", "search = { budget = 0.1,");
+    std::fs::write(place.path("tiny.toml"), config).expect("writes");
+    let bytes = [("BUDGET_KEY", "search.budget_bytes"), ("BUDGETS", "1e12"), ("SEEDS", "1")];
+    for (number, method) in ["copriv", "dp"].into_iter().enumerate() {
+        let (status, text) = script_with(&place, &["run", &number.to_string()], &bytes);
+        assert_eq!(status, 0, "{text}");
+        let folder = place.path("runs").join(format!("{method}-1e12-seed1"));
+        let config = std::fs::read_to_string(folder.join("config.toml")).expect("written");
+        assert!(
+            config.contains("budget = 1.0") && config.contains("budget_bytes = 1000000000000.0"),
+            "{config}"
+        );
+    }
+    // What is set by hand comes last and holds; what is no limit leaves the file's alone.
+    let (_, command) = script_with(
+        &place,
+        &["run", "0", "--dry-run"],
+        &[bytes[0], ("SETTINGS", "search.budget=0.5")],
+    );
+    assert!(command.find("search.budget=1 ") < command.find("search.budget=0.5"), "{command}");
+    let (_, command) =
+        script_with(&place, &["run", "0", "--dry-run"], &[("BUDGET_KEY", "search.mu")]);
+    assert!(!command.contains("search.budget="), "{command}");
 }

@@ -4,6 +4,8 @@ mod program;
 
 use copriv_ir::Checkpoint;
 use program::{Workplace, json, sample};
+#[cfg(unix)]
+use std::process::{Command, Stdio};
 
 const CONFIG: &str = r#"
 seed = 3
@@ -101,6 +103,97 @@ fn every_method_leads_to_a_plan_that_answers_alike() {
         let [trained, fused, plan] = [trained, fused, plan].map(|name| loss(&name));
         assert!((trained - fused).abs() < 1e-3, "{method}: {trained} {fused}");
         assert!((fused - plan).abs() < 0.1, "{method}: {fused} {plan}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_stops_training_in_good_order_and_the_resumed_run_ends_with_the_same_weights() {
+    let place = Workplace::new();
+    let long = "log_every = 1\n".to_owned()
+        + &CONFIG.replace("pretrain = { epochs = 1", "pretrain = { epochs = 9");
+    std::fs::write(place.path("train.toml"), long).expect("writes");
+    let data = sample();
+    let train = |out: &'static str| ["train", "train.toml", "--data", &data, "--out", out];
+    place.succeed(&train("whole"));
+    let last =
+        |out: &str| Checkpoint::read(&place.path(out).join("last.safetensors")).expect("written");
+    for signal in ["INT", "TERM"] {
+        let mut child =
+            place.command(&train(signal)).stderr(Stdio::null()).spawn().expect("it starts");
+        let log = place.path(signal).join("metrics.jsonl");
+        while std::fs::metadata(&log).map_or(0, |file| file.len()) == 0 {
+            assert!(child.try_wait().expect("a status").is_none(), "it ended before a step");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let kill = format!("kill -s {signal} {}", child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());
+        assert_eq!(child.wait().expect("it ends").code(), Some(75), "{signal}");
+        assert_ne!(last(signal), last("whole"), "it was stopped on the way");
+        place.succeed(&[&train(signal)[..], &["--resume"]].concat());
+        assert_eq!(last(signal), last("whole"), "{signal}");
+    }
+}
+
+/// As `nohup` starts it.
+#[cfg(unix)]
+#[test]
+fn a_hang_up_that_is_ignored_stops_nothing() {
+    let place = Workplace::new();
+    std::fs::write(place.path("train.toml"), CONFIG).expect("writes");
+    let script = r#"trap '' HUP; "$@" & child=$!
+        until [ -s run/config.toml ] || ! kill -0 $child; do sleep 0.01; done
+        kill -s HUP $child; wait $child"#;
+    let mut command = Command::new("sh");
+    command.current_dir(place.path(".")).args(["-c", script, "sh", env!("CARGO_BIN_EXE_copriv")]);
+    command.args(["train", "train.toml", "--data", &sample(), "--out", "run"]);
+    let output = command.output().expect("a shell");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(place.path("run/finetune.safetensors").is_file());
+}
+
+#[test]
+fn a_checkpoint_is_measured_fast_as_the_clear_text_evaluator_does() {
+    let place = Workplace::new();
+    let network = ["init", "--network", "mobilenet_v2", "--width", "0.1", "--classes", "100"];
+    place.succeed(&[&network[..], &["--resolution", "32", "--out", "whole"]].concat());
+    place.succeed(&["prune", "whole", "--mask", "01100110011001100", "--out", "net"]);
+    place.succeed(&["fuse", "net", "--out", "fused"]);
+    let data = sample();
+    let eval = |artefact: &str, options: &[&str]| -> Vec<String> {
+        let words = ["eval", artefact, "--dataset", "cifar100_sample", "--data", &data];
+        let limit = ["--limit", "150", "--json"];
+        [&words[..], &limit, options].concat().into_iter().map(String::from).collect()
+    };
+    let run = |words: Vec<String>| place.run(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    let measured = |options: &[&str]| {
+        let outcome = run(eval("net", options));
+        assert_eq!(outcome.status, 0, "{}", outcome.stderr);
+        json(&outcome.stdout)
+    };
+    // Its 20 classes are found among the first of the network's by number, which has no names.
+    let [fast, same, clear] = [vec![], vec!["--device", "cpu"], vec!["--dump", "dumped"]]
+        .map(|options| measured(&options));
+    assert_eq!(fast, same);
+    let keys = |value: &serde_json::Value| {
+        value.as_object().map(|o| o.keys().cloned().collect::<Vec<_>>())
+    };
+    assert_eq!(keys(&fast), keys(&clear));
+    for key in ["artefact", "dataset", "split", "count", "top1", "top5"] {
+        assert_eq!(fast[key], clear[key], "{key}");
+    }
+    let [a, b] = [&fast, &clear].map(|value| value["loss"].as_f64().expect("a number"));
+    assert!((a - b).abs() < 1e-4, "{a} {b}");
+    assert!(place.path("dumped").is_file());
+
+    for (artefact, options, status, named) in [
+        ("net", ["--device", "tpu"].as_slice(), 1, "tpu"),
+        ("net", &["--device", "cpu", "--dump", "again"], 2, "--dump"),
+        ("fused", &["--device", "cpu"], 1, "checkpoints"),
+    ] {
+        let outcome = run(eval(artefact, options));
+        assert_eq!(outcome.status, status, "{}", outcome.stderr);
+        assert!(outcome.stderr.contains(named), "{}", outcome.stderr);
     }
 }
 

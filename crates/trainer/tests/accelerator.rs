@@ -36,7 +36,8 @@ fn epochs(network: &str, device: &str) -> Vec<EpochMetrics> {
     let out = tempfile::tempdir().expect("a folder");
     let stop = AtomicBool::new(false);
     let outcome = run(&config, &data(), out.path(), false, &mut (), &stop).expect("trains");
-    let accuracy = evaluate(&outcome.checkpoint, &*data().test, device, 7).expect("evaluates");
+    let accuracy =
+        evaluate(&outcome.checkpoint, &*data().test, (device, 7), &mut |_| {}).expect("evaluates");
     assert_eq!(accuracy.top1, outcome.metrics.last().expect("three epochs").top1);
     outcome.metrics
 }

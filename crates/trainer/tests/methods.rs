@@ -4,12 +4,15 @@
 mod colours;
 
 use colours::data;
-use copriv_ir::{ActivationMask, Checkpoint, Condition, Op};
+use copriv_ir::{
+    ActivationMask, Architecture, BatchNormInit, Checkpoint, Condition, Gates, Network, Op,
+};
 use copriv_trainer::train::{
-    Metrics, SearchMetrics, Stage, TrainConfig, TrainError, TrainOutcome, evaluate, run,
+    Metrics, Observer, SearchMetrics, Stage, StepMetrics, TrainConfig, TrainError, TrainOutcome,
+    evaluate, run,
 };
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const CONFIG: &str = r#"
     seed = 3
@@ -33,9 +36,21 @@ const CONFIG: &str = r#"
 "#;
 
 fn train(overrides: &[&str], out: &Path) -> Result<TrainOutcome, TrainError> {
+    train_from(CONFIG, overrides, out)
+}
+
+fn train_from(text: &str, overrides: &[&str], out: &Path) -> Result<TrainOutcome, TrainError> {
     let overrides: Vec<String> = overrides.iter().map(|&setting| setting.into()).collect();
-    let config = TrainConfig::parse(CONFIG, "tiny.toml", &overrides)?;
+    let config = TrainConfig::parse(text, "tiny.toml", &overrides)?;
     run(&config, &data(), out, false, &mut (), &AtomicBool::new(false))
+}
+
+/// The configuration without training before the search, from this checkpoint.
+fn searching(start: &Path) -> String {
+    let (_, data) = CONFIG.split_once("[data]").expect("a table");
+    let (data, _) = data.split_once("[pretrain]").expect("a table");
+    let (_, search) = CONFIG.split_once("[search]").expect("a table");
+    format!("seed = 3\nbatch_size = 8\nstart = {start:?}\n[data]{data}[search]{search}")
 }
 
 fn kept(outcome: &TrainOutcome) -> usize {
@@ -168,7 +183,8 @@ fn snl_lets_alphas_fall_until_the_budget_holds() {
             *checkpoint
         );
         assert!(last.bytes.online < outcome.metrics[0].bytes.online);
-        let accuracy = evaluate(checkpoint, &*data().test, "cpu", 7).expect("evaluates");
+        let accuracy =
+            evaluate(checkpoint, &*data().test, ("cpu", 7), &mut |_| {}).expect("evaluates");
         assert_eq!(accuracy.top1, last.top1);
     }
 }
@@ -255,4 +271,111 @@ fn a_threshold_removes_what_the_loss_pushes_below_it() {
     let settings = ["search.epochs=1", "search.threshold=0.5", "search.mu=1000"];
     let outcome = train(&settings, &out.path().join("run")).expect("trains");
     assert_eq!(kept(&outcome), 0, "no answer is worth a thousand");
+}
+
+/// A network of random weights, every third gate of which is removed.
+fn pruned(layer_gates: bool, path: &Path) -> Checkpoint {
+    let network = Network::new(Architecture::MobileNetV2, 0.2, 3, colours::SIDE).expect("small");
+    let network = network.with_layer_gates(layer_gates).with_statistics([0.5; 3], [0.25; 3]);
+    let network = network.expect("finite");
+    let kept: Vec<bool> = (0..network.graph().blocks().len()).map(|gate| gate % 3 != 1).collect();
+    let gates = Gates::new(vec![1.0; kept.len()], kept).expect("finite");
+    let plain = Checkpoint::initialise(network.clone(), 4, BatchNormInit::Identity);
+    let (tensors, provenance) = (plain.tensors().clone(), plain.provenance().clone());
+    let pruned = Checkpoint::new(network, gates, tensors, provenance).expect("finite");
+    pruned.write(path).expect("written");
+    pruned
+}
+
+#[test]
+fn no_method_brings_back_what_the_start_has_lost() {
+    let out = tempfile::tempdir().expect("a folder");
+    let start = out.path().join("start.safetensors");
+    for layer_gates in [false, true] {
+        let before = pruned(layer_gates, &start);
+        let found = before.gates().kept();
+        let gates = if layer_gates { "search.gates=layers" } else { "search.gates=blocks" };
+        for (method, needs_layers, rest) in [
+            ("copriv", false, "search.epochs=2"),
+            ("dp", false, "search.epochs=0"),
+            ("uniform", false, "search.epochs=0"),
+            ("deepreduce", true, "search.epochs=0"),
+            ("snl", true, "search.epochs=1"),
+            ("senet", true, "search.epochs=1"),
+        ] {
+            if needs_layers && !layer_gates {
+                continue;
+            }
+            let [method_setting, name] =
+                [format!("search.method={method}"), format!("{method}-{layer_gates}")];
+            let settings = ["search.budget=0.9", gates, &method_setting, rest];
+            let run_folder = out.path().join(&name);
+            let outcome = train_from(&searching(&start), &settings, &run_folder);
+            let outcome = outcome.unwrap_or_else(|error| panic!("{name}: {error}"));
+            let after = outcome.checkpoint.gates();
+            let came_back =
+                after.kept().iter().zip(found).filter(|(after, found)| **after && !**found);
+            assert_eq!(
+                came_back.count(),
+                0,
+                "{name}: {} then {}",
+                before.gates().mask(),
+                after.mask()
+            );
+            assert!(after.kept().contains(&true), "{name}");
+            if method == "copriv" {
+                // The fraction is of what there was.
+                let searched = if layer_gates { 0..found.len() } else { 1..found.len() - 1 };
+                let count =
+                    |kept: &[bool]| kept[searched.clone()].iter().filter(|kept| **kept).count();
+                assert_eq!(count(after.kept()), (count(found) as f64 * 0.9).round() as usize);
+            }
+        }
+    }
+}
+
+/// Sets the flag with the first step.
+struct StopAtOnce<'a>(&'a AtomicBool);
+
+impl Observer for StopAtOnce<'_> {
+    fn step(&mut self, _: &StepMetrics) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn an_interrupted_search_knows_what_was_gone_before() {
+    let out = tempfile::tempdir().expect("a folder");
+    let start = out.path().join("start.safetensors");
+    pruned(false, &start);
+    let settings = ["search.budget=0.5", "search.epochs=2", "search.alpha_learning_rate=5"];
+    let whole = train_from(&searching(&start), &settings, &out.path().join("whole"));
+    let config = TrainConfig::parse(&searching(&start), "t", &settings.map(String::from));
+    let (config, stop) = (config.expect("good"), AtomicBool::new(false));
+    let run_folder = out.path().join("parts");
+    run(&config, &data(), &run_folder, false, &mut StopAtOnce(&stop), &stop).expect("stops");
+    let resumed = run(&config, &data(), &run_folder, true, &mut (), &AtomicBool::new(false));
+    assert!(resumed.expect("resumes").checkpoint == whole.expect("trains").checkpoint);
+}
+
+#[test]
+fn a_network_with_activations_in_part_is_narrowed_with_them() {
+    let out = tempfile::tempdir().expect("a folder");
+    for granularity in ["channel", "pixel"] {
+        let granularity_setting = format!("search.granularity={granularity}");
+        let snl = ["search.method=snl", "search.gates=layers", "search.epochs=1"];
+        let common = ["search.budget=0.4", "network.width=0.2", &granularity_setting];
+        let first = train(&[&snl[..], &common].concat(), &out.path().join(granularity));
+        let first = first.expect("trains");
+        assert!(!first.checkpoint.gates().parts().is_empty());
+        let name = format!("{granularity}-narrow");
+        let settings = ["search.method=uniform", "search.gates=layers", "search.budget=0.85"];
+        let narrow = train_from(&searching(&first.path), &settings, &out.path().join(name));
+        let narrow = narrow.expect("trains").checkpoint;
+        assert!(narrow.network().width() < 0.2);
+        assert!(!narrow.gates().parts().is_empty());
+        assert!(activated(&narrow) < activated(&first.checkpoint));
+        let pairs = narrow.gates().kept().iter().zip(first.checkpoint.gates().kept());
+        assert!(pairs.into_iter().all(|(after, before)| *before || !after));
+    }
 }

@@ -4,7 +4,7 @@ mod colours;
 
 use colours::{SIDE, colours, data};
 use copriv_ir::{Architecture, BatchNormInit, Checkpoint, Gates, Network, Tensor};
-use copriv_trainer::data::Split;
+use copriv_trainer::data::{Dataset, Split};
 use copriv_trainer::train::{
     EpochMetrics, Metrics, Observer, Stage, StepMetrics, TrainConfig, TrainError, TrainOutcome,
     TrainingData, evaluate, run,
@@ -66,6 +66,37 @@ impl Observer for StopAfter<'_> {
     }
 }
 
+/// Sets the flag within the measurement after so many whole epochs.
+struct StopInMeasurement<'a> {
+    epochs: usize,
+    flag: &'a AtomicBool,
+}
+
+impl Observer for StopInMeasurement<'_> {
+    fn measuring(&mut self, seen: usize, count: usize) {
+        assert!(!self.flag.load(Ordering::Relaxed), "no batch is measured after that");
+        self.flag.store(self.epochs == 0 && seen < count, Ordering::Relaxed);
+    }
+
+    fn epoch(&mut self, _: &EpochMetrics) {
+        self.epochs -= 1;
+    }
+}
+
+/// Remembers what a run does first.
+#[derive(Default)]
+struct First(Option<&'static str>);
+
+impl Observer for First {
+    fn step(&mut self, _: &StepMetrics) {
+        self.0.get_or_insert("a step");
+    }
+
+    fn measuring(&mut self, _: usize, _: usize) {
+        self.0.get_or_insert("a measurement");
+    }
+}
+
 /// The metrics file without what depends on the clock.
 fn metrics(out: &Path) -> Vec<Metrics> {
     let text = std::fs::read_to_string(out.join("metrics.jsonl")).expect("written");
@@ -110,7 +141,8 @@ fn a_run_learns_prunes_and_leaves_its_checkpoints() {
     assert_eq!(read("search.safetensors").gates(), outcome.checkpoint.gates());
     assert_eq!(read("pretrain.safetensors").gates().mask(), "1".repeat(10));
     assert_eq!(read("unpruned.safetensors").tensors(), read("pretrain.safetensors").tensors());
-    let accuracy = evaluate(&outcome.checkpoint, &*data().test, "cpu", 7).expect("evaluates");
+    let accuracy =
+        evaluate(&outcome.checkpoint, &*data().test, ("cpu", 7), &mut |_| {}).expect("evaluates");
     assert_eq!((accuracy.top1, accuracy.count), (end.top1, 20));
     assert!(accuracy.top5 >= accuracy.top1);
 
@@ -152,6 +184,36 @@ fn an_interrupted_run_ends_with_the_same_bits() {
     assert!(again.finished && again.checkpoint == expected.checkpoint);
 }
 
+#[test]
+fn an_interrupted_measurement_is_made_again_and_no_step_with_it() {
+    let short = ["pretrain.epochs=1", "pretrain.warmup_epochs=0", "finetune.epochs=1"];
+    let snl = ["search.method=snl", "search.gates=layers", "search.alpha_learning_rate=0.1"];
+    let penalty = ["search.penalty.weight=1e-4", "search.penalty.stall=1"];
+    for settings in [short.to_vec(), [&short[..], &snl, &penalty, &["optimiser.ema=0.9"]].concat()]
+    {
+        let config = config(&settings);
+        let whole = folder();
+        let expected = train(&config, whole.path()).expect("trains");
+        // After pretraining, within the search and at its end, and after the last step of all.
+        for epochs in 0..4 {
+            let out = folder();
+            let stop = AtomicBool::new(false);
+            let mut observer = StopInMeasurement { epochs, flag: &stop };
+            let stopped = run(&config, &data(), out.path(), false, &mut observer, &stop);
+            let stopped = stopped.expect("stops in good order");
+            assert_eq!((stopped.finished, stopped.metrics.len()), (false, epochs));
+            assert_eq!(Checkpoint::read(&stopped.path).expect("written"), stopped.checkpoint);
+
+            let (mut first, never) = (First::default(), AtomicBool::new(false));
+            let resumed = run(&config, &data(), out.path(), true, &mut first, &never);
+            let resumed = resumed.expect("resumes");
+            assert_eq!(first.0, Some("a measurement"));
+            assert!(resumed.checkpoint == expected.checkpoint, "interrupted after {epochs}");
+            assert_eq!(metrics(out.path()), metrics(whole.path()), "interrupted after {epochs}");
+        }
+    }
+}
+
 /// Everything that draws random numbers or remembers earlier steps.
 const ALL_ON: [&str; 11] = [
     "optimiser.ema=0.9",
@@ -178,12 +240,31 @@ fn with_everything_on_an_interrupted_run_ends_with_the_same_bits() {
             let stop = AtomicBool::new(false);
             let mut observer = StopAfter { steps, flag: &stop };
             run(&config, &data(), out.path(), false, &mut observer, &stop).expect("stops");
-            // Another number of workers would be another configuration, but gives the same batches.
-            let resumed = run(&config, &data(), out.path(), true, &mut (), &AtomicBool::new(false))
+            // Another number of workers gives the same batches.
+            let mut other = config.clone();
+            other.data.workers = 1;
+            let resumed = run(&other, &data(), out.path(), true, &mut (), &AtomicBool::new(false))
                 .expect("resumes");
             assert!(resumed.checkpoint == expected.checkpoint, "{algorithm} after {steps}");
             assert_eq!(metrics(out.path()), metrics(whole.path()));
         }
+    }
+}
+
+#[test]
+fn on_two_devices_an_interrupted_run_ends_with_the_same_bits() {
+    let config = config(&[&ALL_ON[..], &["device=\"cpu,cpu\""]].concat());
+    let whole = folder();
+    let expected = train(&config, whole.path()).expect("trains");
+    for steps in [4, 13, 22] {
+        let out = folder();
+        let stop = AtomicBool::new(false);
+        let mut observer = StopAfter { steps, flag: &stop };
+        run(&config, &data(), out.path(), false, &mut observer, &stop).expect("stops");
+        let resumed = run(&config, &data(), out.path(), true, &mut (), &AtomicBool::new(false))
+            .expect("resumes");
+        assert!(resumed.checkpoint == expected.checkpoint, "after {steps}");
+        assert_eq!(metrics(out.path()), metrics(whole.path()));
     }
 }
 
@@ -214,7 +295,7 @@ fn an_interrupted_search_among_channels_and_values_ends_with_the_same_bits() {
             let stopped = stopped.expect("stops");
             // What is left behind is a network like any other.
             let last = Checkpoint::read(&stopped.path).expect("written");
-            assert!(evaluate(&last, &*data().test, "cpu", 7).is_ok());
+            assert!(evaluate(&last, &*data().test, ("cpu", 7), &mut |_| {}).is_ok());
             let resumed = run(&config, &data(), out.path(), true, &mut (), &AtomicBool::new(false))
                 .expect("resumes");
             assert!(resumed.checkpoint == expected.checkpoint, "{name}, after {steps}");
@@ -256,7 +337,8 @@ fn the_mean_of_the_weights_is_what_is_kept() {
     let state = |name: &str| Checkpoint::read(&out.path().join("state").join(name)).expect(name);
     assert_eq!(state("average.safetensors"), outcome.checkpoint);
     assert_ne!(state("weights.safetensors").tensors(), outcome.checkpoint.tensors());
-    let accuracy = evaluate(&outcome.checkpoint, &*data().test, "cpu", 7).expect("evaluates");
+    let accuracy =
+        evaluate(&outcome.checkpoint, &*data().test, ("cpu", 7), &mut |_| {}).expect("evaluates");
     assert_eq!(Some(accuracy.top1), outcome.metrics.last().map(|m| m.top1));
 }
 
@@ -326,18 +408,58 @@ fn runs_are_neither_overwritten_nor_resumed_by_mistake() {
         assert!(resume(&short).is_err());
         std::fs::write(&path, &good).expect("written");
     }
+    let mut alike = short.clone();
+    (alike.data.workers, alike.log_every) = (5, 7);
+    assert!(resume(&alike).expect("nothing that changes the result").finished);
     // A crash between the two renames leaves the state under its second name.
     std::fs::rename(out.path().join("state"), out.path().join("state.old")).expect("renamed");
     assert!(resume(&short).expect("resumes").finished);
 }
 
+#[test]
+fn a_resumed_run_learns_from_the_same_teacher() {
+    let out = folder();
+    let named = out.path().join("teacher.safetensors");
+    with_filled("bn1.bias", 0.1).write(&named).expect("written");
+    for own in [true, false] {
+        let mut config = config(&["pretrain.epochs=1", "search.epochs=1"]);
+        let run_folder = out.path().join(if own { "own" } else { "named" });
+        let mut teacher = run_folder.join("unpruned.safetensors");
+        if !own {
+            teacher.clone_from(&named);
+            let finetune = config.finetune.as_mut().expect("present");
+            finetune.distillation.as_mut().expect("present").teacher = named.display().to_string();
+        }
+        // 9 steps an epoch: within fine-tuning.
+        let stop = AtomicBool::new(false);
+        let mut observer = StopAfter { steps: 22, flag: &stop };
+        run(&config, &data(), &run_folder, false, &mut observer, &stop).expect("stops");
+        let resume = || run(&config, &data(), &run_folder, true, &mut (), &AtomicBool::new(false));
+        let good = std::fs::read(&teacher).expect("there");
+        with_filled("bn1.bias", 0.2).write(&teacher).expect("written");
+        let error = resume().expect_err("another teacher");
+        assert!(
+            matches!(&error, TrainError::TeacherChanged { path, .. } if *path == teacher),
+            "{error}"
+        );
+        std::fs::write(&teacher, good).expect("written");
+        assert!(resume().expect("the same teacher").finished);
+    }
+}
+
 /// A tiny network whose logits overflow.
 fn exploding() -> Checkpoint {
+    with_filled("fc.weight", f32::MAX)
+}
+
+/// A tiny network, all values of one tensor being this one.
+fn with_filled(name: &str, value: f32) -> Checkpoint {
     let network = Network::new(Architecture::ResNet20, 0.25, 3, SIDE).expect("small");
+    let network = network.with_statistics([0.5; 3], [0.25; 3]).expect("those of the images");
     let plain = Checkpoint::initialise(network.clone(), 1, BatchNormInit::Identity);
     let mut tensors = plain.tensors().clone();
-    let shape = tensors["fc.weight"].shape().to_vec();
-    tensors.insert("fc.weight".into(), Tensor::filled(shape, f32::MAX));
+    let shape = tensors[name].shape().to_vec();
+    tensors.insert(name.into(), Tensor::filled(shape, value));
     let gates = Gates::all_kept(plain.gates().kept().len());
     Checkpoint::new(network, gates, tensors, plain.provenance().clone()).expect("finite")
 }
@@ -361,6 +483,86 @@ fn a_loss_that_is_no_number_names_the_step_and_keeps_the_last_checkpoint() {
         }
         other => panic!("{other}"),
     }
+}
+
+#[test]
+fn in_the_first_epoch_the_last_checkpoint_is_what_the_run_began_with() {
+    let out = folder();
+    let start = out.path().join("start.safetensors");
+    exploding().write(&start).expect("written");
+    let mut config = config(&["pretrain.epochs=1"]);
+    (config.network, config.search, config.finetune) = (None, None, None);
+    config.start = Some(start);
+    let run_folder = out.path().join("run");
+    let first = train(&config, &run_folder).expect_err("infinite logits");
+    let resumed = run(&config, &data(), &run_folder, true, &mut (), &AtomicBool::new(false));
+    for error in [first, resumed.expect_err("the same again")] {
+        let TrainError::NotFinite { stage, epoch, step, last_good, .. } = &error else {
+            panic!("{error}");
+        };
+        assert_eq!((*stage, *epoch, *step), (Stage::Pretrain, 1, 1));
+        let last = Checkpoint::read(last_good).expect("the last good checkpoint");
+        assert_eq!(last.tensors(), exploding().tensors());
+    }
+}
+
+/// Training normalises by the batch; the running mean overflows only where the network is measured.
+#[test]
+fn a_measurement_that_is_no_number_is_not_written_down() {
+    let out = folder();
+    let start = out.path().join("start.safetensors");
+    with_filled("bn1.running_mean", -3e38).write(&start).expect("written");
+    let mut pretrain = config(&["pretrain.epochs=2"]);
+    (pretrain.network, pretrain.search, pretrain.finetune) = (None, None, None);
+    pretrain.start = Some(start);
+    let mut dp = config(&["search.method=dp", "search.epochs=0"]);
+    (dp.network, dp.pretrain, dp.finetune) = (None, None, None);
+    dp.start.clone_from(&pretrain.start);
+    for (name, config, expected) in
+        [("pretrain", pretrain, (Stage::Pretrain, 9)), ("dp", dp, (Stage::Search, 0))]
+    {
+        let run_folder = out.path().join(name);
+        let first = train(&config, &run_folder).expect_err("infinite activations");
+        let resumed = run(&config, &data(), &run_folder, true, &mut (), &AtomicBool::new(false));
+        for error in [first, resumed.expect_err("the same again")] {
+            let TrainError::NotFinite { stage, step, last_good, loss, .. } = &error else {
+                panic!("{error}");
+            };
+            assert_eq!((*stage, *step, loss.is_finite()), (expected.0, expected.1, false));
+            assert!(Checkpoint::read(last_good).is_ok());
+        }
+        let records = metrics(&run_folder);
+        assert!(records.iter().all(|record| matches!(record, Metrics::Step(_))), "{records:?}");
+    }
+}
+
+#[test]
+fn a_network_that_answers_in_no_numbers_is_never_right() {
+    let accuracy =
+        evaluate(&exploding(), &*data().test, ("cpu", 7), &mut |_| {}).expect("evaluates");
+    assert_eq!((accuracy.count, accuracy.top1, accuracy.top5), (20, 0.0, 0.0));
+    assert!(!accuracy.loss.is_finite());
+}
+
+#[test]
+fn a_data_set_of_some_classes_is_measured_by_their_names() {
+    let names = ["red", "green", "blue"].map(String::from).to_vec();
+    let network = Network::new(Architecture::ResNet20, 0.25, 3, SIDE).expect("small");
+    let network = network.with_labels(names).expect("one a class");
+    let checkpoint = Checkpoint::initialise(network, 4, BatchNormInit::Random);
+    let test = colours(Split::Test, 30);
+    let accuracy = |images: &Dataset| {
+        evaluate(&checkpoint, images, ("cpu", 8), &mut |_| {}).expect("evaluates")
+    };
+    let of_class = |class| accuracy(&test.only_classes(&[class]).expect("known"));
+    let whole = accuracy(&test);
+    let mean = (0..3).map(|class| of_class(class).top1).sum::<f64>() / 3.0;
+    assert!((whole.top1 - mean).abs() < 1e-12, "ten images each: {} {mean}", whole.top1);
+
+    let unnamed = Network::new(Architecture::ResNet20, 0.25, 2, SIDE).expect("small");
+    let unnamed = Checkpoint::initialise(unnamed, 4, BatchNormInit::Random);
+    let error = evaluate(&unnamed, &test, ("cpu", 8), &mut |_| {}).expect_err("three classes");
+    assert!(matches!(error, TrainError::Classes { expected: 2, found: 3, .. }), "{error}");
 }
 
 #[test]
@@ -393,6 +595,30 @@ fn impossible_runs_are_refused_before_they_begin() {
     let two = colours(Split::Train, 72).only_classes(&[0, 1]).expect("known");
     let two = TrainingData { train: Arc::new(two), ..data() };
     refused(&missing, &two, "3 classes");
+
+    // Classes in another order, pixels of other statistics.
+    let named = |names: [&str; 3], mean: f32| {
+        let whole = exploding();
+        let network = whole.network().clone().with_statistics([mean; 3], [0.25; 3]);
+        let network = network.expect("finite").with_labels(names.map(String::from).to_vec());
+        let path = out.path().join("named.safetensors");
+        Checkpoint::initialise(network.expect("one a class"), 1, BatchNormInit::Identity)
+            .write(&path)
+            .expect("written");
+        path
+    };
+    let own = ["red", "green", "blue"];
+    missing.start = Some(named(["red", "blue", "green"], 0.5));
+    refused(&missing, &data(), "class 1 is blue to the network, but green in colours");
+    for (names, mean, expected) in [
+        (["red", "blue", "green"], 0.5, "class 1 to be green, found blue"),
+        (own, 0.25, "mean [0.25, 0.25, 0.25]"),
+    ] {
+        let mut taught = config(&[]);
+        let distillation = taught.finetune.as_mut().and_then(|stage| stage.distillation.as_mut());
+        distillation.expect("present").teacher = named(names, mean).display().to_string();
+        refused(&taught, &data(), expected);
+    }
 }
 
 #[test]
@@ -416,8 +642,8 @@ fn both_cpu_devices_agree() {
     let network = Network::new(Architecture::MobileNetV2, 0.25, 3, SIDE).expect("small");
     let checkpoint = Checkpoint::initialise(network, 4, BatchNormInit::Random);
     let test = colours(Split::Test, 20);
-    let flex = evaluate(&checkpoint, &test, "cpu", 20).expect("evaluates");
-    let ndarray = evaluate(&checkpoint, &test, "ndarray", 20).expect("evaluates");
+    let flex = evaluate(&checkpoint, &test, ("cpu", 20), &mut |_| {}).expect("evaluates");
+    let ndarray = evaluate(&checkpoint, &test, ("ndarray", 20), &mut |_| {}).expect("evaluates");
     assert!((flex.loss - ndarray.loss).abs() < 1e-3 * flex.loss.abs().max(1.0));
     assert_eq!(flex.count, ndarray.count);
 }
@@ -425,13 +651,30 @@ fn both_cpu_devices_agree() {
 #[test]
 fn the_configurations_that_come_along_are_good() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
-    let mut count = 0;
+    let mut names = vec![];
     for entry in std::fs::read_dir(folder).expect("the folder") {
         let path = entry.expect("an entry").path();
         let text = std::fs::read_to_string(&path).expect("text");
-        let name = path.display().to_string();
-        TrainConfig::parse(&text, &name, &[]).unwrap_or_else(|error| panic!("{error}"));
-        count += 1;
+        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        let parse = |settings: &[String]| {
+            TrainConfig::parse(&text, &name, settings).unwrap_or_else(|error| panic!("{error}"))
+        };
+        parse(&[]);
+        // Every line of a comment that sets something.
+        for line in text.lines().filter(|line| line.starts_with('#')) {
+            let settings = line.split("--set ").skip(1);
+            let word = |rest: &str| rest.split([' ', '`', ',']).next().map(String::from);
+            parse(&settings.filter_map(word).collect::<Vec<_>>());
+        }
+        names.push(name);
     }
-    assert!(count >= 3);
+    let mut expected = vec!["demo".to_owned()];
+    for dataset in ["cifar10", "cifar100", "imagenet"] {
+        for family in ["mobilenet_v2", "resnet"] {
+            expected.extend(["pretrain", "prune"].map(|to| format!("{dataset}_{family}_{to}")));
+        }
+    }
+    names.sort();
+    expected.sort();
+    assert_eq!(names, expected);
 }

@@ -144,11 +144,12 @@ function plansSection(plans) {
 }
 
 // A run without a search has no method.
-const METHODS = ["unpruned", "copriv", "dp", "deepreduce", "uniform"];
-const METHOD_COLORS = ["--plain", "--two", "--fused", "--three", "--four"];
+const METHOD_COLORS = {
+  unpruned: "--plain", copriv: "--two", dp: "--fused", deepreduce: "--three", uniform: "--four", snl: "--five", senet: "--six",
+};
 const methodOf = (epoch) => (epoch.stage === "pretrain" ? null : epoch.method) ?? "unpruned";
-const methods = (runs) => METHODS.filter((method) => runs.some((run) => run.method === method));
-const methodColor = (method) => color(METHOD_COLORS[METHODS.indexOf(method)] ?? "--plain");
+const methods = (runs) => [...new Set(runs.map((run) => run.method))];
+const methodColor = (method) => color(METHOD_COLORS[method] ?? "--plain");
 
 function frontSection(plans, trainings) {
   const measured = plans.filter((entry) => entry.accuracy).map(({ name, plan, accuracy }) => ({

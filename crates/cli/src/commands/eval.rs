@@ -3,15 +3,15 @@
 use crate::args::{Eval, SplitName};
 use crate::artefact::{Artefact, read_plan_folder};
 use crate::terminal::Terminal;
-use crate::{datasets, format};
+use crate::{datasets, format, memory};
 use anyhow::{Context as _, Result, bail, ensure};
 use copriv_ir::evaluate::{CheckpointEvaluator, FusedEvaluator, PlanEvaluator};
-use copriv_ir::{FusedModel, InputSpec};
+use copriv_ir::{Checkpoint, FusedModel, InputSpec};
 use copriv_trainer::data::{Images, Split, class_labels};
+use copriv_trainer::train::{Accuracy, Tally, evaluate};
 use indicatif::ProgressBar;
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
-use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -22,31 +22,27 @@ pub fn run(args: &Eval, terminal: &Terminal) -> Result<()> {
         SplitName::Test => Split::Test,
     };
     let manifest = datasets::find(&args.dataset)?;
-    let images = datasets::images(&manifest, args.data.as_deref(), split)?;
-    let job = Job { images: &*images, limit: args.limit, keep: args.dump.is_some(), terminal };
+    let images = datasets::images(&manifest, args.data.as_deref(), split, args.limit)?;
+    let images = &*images;
+    ensure!(!images.labels().is_empty(), "the data set has no images to evaluate");
 
-    let judged = match &artefact {
-        Artefact::Checkpoint(checkpoint) => {
-            let evaluator = CheckpointEvaluator::new(checkpoint);
-            let logits = |image: &[f32]| widen(&evaluator.logits(image));
-            let network = checkpoint.network();
-            job.judge(network.input(), network.labels(), logits)?
+    let accuracy = match (&artefact, &args.dump) {
+        (Artefact::Checkpoint(checkpoint), None) => {
+            let device = args.device.as_deref().unwrap_or("cpu");
+            of_checkpoint(checkpoint, images, device, terminal)?
         }
-        Artefact::Fused(fused) => job.judge_fused(fused)?,
-        Artefact::Plan(_) => {
-            ensure!(args.artefact.is_dir(), "a plan alone has no weights; give the plan's folder");
-            let (plan, weights) = read_plan_folder(&args.artefact)?;
-            let evaluator = PlanEvaluator::new(&plan, &weights)?;
-            job.judge(plan.input(), plan.labels(), |image| evaluator.logits_f64(image))?
+        _ => {
+            ensure!(args.device.is_none(), "--device is for checkpoints");
+            let job = Job { images, keep: args.dump.is_some(), terminal };
+            let judged = judge(&artefact, &args.artefact, &job)?;
+            if let Some(path) = &args.dump {
+                dump(path, &judged)?;
+            }
+            accuracy(&judged)
         }
     };
-    if let Some(path) = &args.dump {
-        dump(path, &judged)?;
-    }
-
-    let accuracy = Accuracy::of(&judged);
     if args.json {
-        terminal.data(accuracy.json(&args.artefact, &args.dataset, split))?;
+        terminal.data(json(&accuracy, &args.artefact, &args.dataset, split))?;
     } else {
         terminal.data(format_args!(
             "{} {split} images: top-1 {}, top-5 {}, loss {:.4}",
@@ -59,72 +55,82 @@ pub fn run(args: &Eval, terminal: &Terminal) -> Result<()> {
     Ok(())
 }
 
+/// Images of a checkpoint that go through the network together.
+const BATCH: usize = 128;
+
+/// Accuracy of a checkpoint as training measures it.
+fn of_checkpoint(
+    checkpoint: &Checkpoint,
+    images: &dyn Images,
+    device: &str,
+    terminal: &Terminal,
+) -> Result<Accuracy> {
+    memory::keep_freed();
+    let bar = terminal.bar("evaluate", images.labels().len() as u64);
+    let mut seen = |count| bar.set_position(count as u64);
+    let accuracy = evaluate(checkpoint, images, (device, BATCH), &mut seen)?;
+    bar.finish_and_clear();
+    Ok(accuracy)
+}
+
+/// What an artefact says of each image, by its clear-text evaluator.
+fn judge(artefact: &Artefact, path: &Path, job: &Job<'_>) -> Result<Vec<Judged>> {
+    match artefact {
+        Artefact::Checkpoint(checkpoint) => {
+            let evaluator = CheckpointEvaluator::new(checkpoint);
+            let logits = |image: &[f32]| widen(&evaluator.logits(image));
+            let network = checkpoint.network();
+            job.judge(network.input(), network.labels(), logits)
+        }
+        Artefact::Fused(fused) => job.judge_fused(fused),
+        Artefact::Plan(_) => {
+            ensure!(path.is_dir(), "a plan alone has no weights; give the plan's folder");
+            let (plan, weights) = read_plan_folder(path)?;
+            let evaluator = PlanEvaluator::new(&plan, &weights)?;
+            job.judge(plan.input(), plan.labels(), |image| evaluator.logits_f64(image))
+        }
+    }
+}
+
 /// Accuracy of a fused model in the clear.
 ///
 /// # Errors
 /// Where the data set's images do not fit the model.
 pub fn of_fused(fused: &FusedModel, images: &dyn Images, terminal: &Terminal) -> Result<Accuracy> {
-    let job = Job { images, limit: None, keep: false, terminal };
-    Ok(Accuracy::of(&job.judge_fused(fused)?))
+    let job = Job { images, keep: false, terminal };
+    Ok(accuracy(&job.judge_fused(fused)?))
 }
 
 /// Accuracy of anything that makes logits of normalised images; `labels` are the names of its classes.
 ///
 /// # Errors
-/// Where there are no images, or they are not of the network's size or classes.
+/// Where the images are not of the network's size or classes.
 pub fn measure(
     images: &dyn Images,
     (input, labels): (&InputSpec, &[String]),
     terminal: &Terminal,
     logits: impl Fn(&[f32]) -> Vec<f64> + Sync,
 ) -> Result<Accuracy> {
-    let job = Job { images, limit: None, keep: false, terminal };
-    Ok(Accuracy::of(&job.judge(input, labels, logits)?))
+    let job = Job { images, keep: false, terminal };
+    Ok(accuracy(&job.judge(input, labels, logits)?))
 }
 
-/// How well logits agree with labels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Accuracy {
-    /// Number of images.
-    pub count: usize,
-    /// Part of the images whose largest logit is the label's, 0 to 1.
-    pub top1: f64,
-    /// Part of the images whose label is among the five largest logits.
-    pub top5: f64,
-    /// Mean cross-entropy in nats.
-    pub loss: f64,
-}
-
-impl Accuracy {
-    /// As `copriv eval --json` prints it.
-    pub fn json(&self, artefact: &Path, dataset: &str, split: Split) -> Value {
-        json!({
-            "artefact": artefact,
-            "dataset": dataset,
-            "split": split,
-            "count": self.count,
-            "top1": self.top1,
-            "top5": self.top5,
-            "loss": self.loss,
-        })
-    }
-
-    fn of(judged: &[Judged]) -> Self {
-        let sum = judged.iter().fold(Score::default(), |sum, judged| sum.add(judged.score));
-        let count = judged.len() as f64;
-        Self {
-            count: judged.len(),
-            top1: sum.top1 as f64 / count,
-            top5: sum.top5 as f64 / count,
-            loss: sum.loss / count,
-        }
-    }
+/// As `copriv eval --json` prints it.
+pub fn json(accuracy: &Accuracy, artefact: &Path, dataset: &str, split: Split) -> Value {
+    json!({
+        "artefact": artefact,
+        "dataset": dataset,
+        "split": split,
+        "count": accuracy.count,
+        "top1": accuracy.top1,
+        "top5": accuracy.top5,
+        "loss": accuracy.loss,
+    })
 }
 
 /// Which images are to be judged.
 struct Job<'a> {
     images: &'a dyn Images,
-    limit: Option<usize>,
     /// Whether to keep what went in and came out.
     keep: bool,
     terminal: &'a Terminal,
@@ -133,7 +139,7 @@ struct Job<'a> {
 /// One image's result.
 struct Judged {
     label: usize,
-    score: Score,
+    tally: Tally,
     /// The normalised image and its logits, where they are kept.
     kept: Option<(Vec<f32>, Vec<f64>)>,
 }
@@ -152,11 +158,9 @@ impl Job<'_> {
         names: &[String],
         logits: impl Fn(&[f32]) -> Vec<f64> + Sync,
     ) -> Result<Vec<Judged>> {
-        let Self { images, limit, keep, terminal } = *self;
+        let Self { images, keep, terminal } = *self;
         let places = class_labels(images, names)?;
         let labels = images.labels();
-        let labels = &labels[..limit.unwrap_or(usize::MAX).min(labels.len())];
-        ensure!(!labels.is_empty(), "the data set has no images to evaluate");
         if images.shape() != input.shape {
             let (found, expected) = (images.shape(), input.shape);
             bail!("{} has images of {found}, but the network takes {expected}", images.name());
@@ -170,8 +174,8 @@ impl Job<'_> {
                 let logits = logits(&image);
                 bar.inc(1);
                 let label = places[class];
-                let score = Score::new(&logits, label);
-                Ok(Judged { label, score, kept: keep.then_some((image, logits)) })
+                let tally = Tally::of(&logits, label);
+                Ok(Judged { label, tally, kept: keep.then_some((image, logits)) })
             })
             .collect();
         bar.finish_and_clear();
@@ -200,48 +204,10 @@ fn dump(path: &Path, judged: &[Judged]) -> Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-#[derive(Clone, Copy, Default)]
-struct Score {
-    top1: usize,
-    top5: usize,
-    loss: f64,
-}
-
-impl Score {
-    fn new(logits: &[f64], label: usize) -> Self {
-        let own = logits.get(label).copied().unwrap_or(f64::NEG_INFINITY);
-        let above = logits.iter().filter(|&&logit| logit > own).count();
-        let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let partition: f64 = logits.iter().map(|logit| (logit - max).exp()).sum();
-        Self {
-            top1: usize::from(above < 1),
-            top5: usize::from(above < 5),
-            loss: partition.ln() + max - own,
-        }
-    }
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            top1: self.top1 + other.top1,
-            top5: self.top5 + other.top5,
-            loss: self.loss + other.loss,
-        }
-    }
+fn accuracy(judged: &[Judged]) -> Accuracy {
+    judged.iter().map(|judged| judged.tally).sum::<Tally>().accuracy()
 }
 
 fn widen(logits: &[f32]) -> Vec<f64> {
     logits.iter().map(|&logit| f64::from(logit)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn scores_are_those_of_the_definition() {
-        let score = Score::new(&[0.0, 2.0, 1.0, -1.0, 3.0, 4.0, 5.0], 1);
-        assert_eq!((score.top1, score.top5), (0, 1));
-        let score = Score::new(&[0.0, 0.0], 1);
-        assert!((score.loss - 2f64.ln()).abs() < 1e-12);
-    }
 }

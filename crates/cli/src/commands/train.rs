@@ -2,7 +2,7 @@
 
 use crate::args::Train;
 use crate::terminal::Terminal;
-use crate::{datasets, format, memory};
+use crate::{datasets, format, interrupt, memory};
 use anyhow::{Context as _, Result};
 use copriv_trainer::train::{
     EpochMetrics, Observer, SearchMetrics, Stage, StepMetrics, TrainConfig, TrainOutcome,
@@ -10,11 +10,11 @@ use copriv_trainer::train::{
 };
 use indicatif::{HumanDuration, ProgressBar};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-pub fn run(args: &Train, terminal: &Terminal) -> Result<()> {
+pub fn run(args: &Train, terminal: &Terminal) -> Result<ExitCode> {
     let text = std::fs::read_to_string(&args.config)
         .with_context(|| format!("cannot read {}", args.config.display()))?;
     let mut settings = args.set.clone();
@@ -24,15 +24,17 @@ pub fn run(args: &Train, terminal: &Terminal) -> Result<()> {
     let config = TrainConfig::parse(&text, &args.config.display().to_string(), &settings)?;
     let name = args.config.file_stem().unwrap_or_default();
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("out").join(name));
-    let stop = stop_on_ctrl_c()?;
+    let stop = interrupt::stop_flag()?;
     let outcome = train(&config, args.data.as_deref(), &out, args.resume, &stop, terminal)?;
-    if outcome.finished {
+    let status = if outcome.finished {
         terminal.say(format_args!("{}", outcome.checkpoint));
+        ExitCode::SUCCESS
     } else {
         terminal.say("stopped; go on with the same command and --resume");
-    }
+        interrupt::stopped()
+    };
     terminal.say(format_args!("written to  {}", outcome.path.display()));
-    Ok(())
+    Ok(status)
 }
 
 /// Loads the data and trains, with bars and a line an epoch.
@@ -58,22 +60,15 @@ pub fn train(
     Ok(outcome)
 }
 
-/// A flag that Ctrl-C sets; a second Ctrl-C ends the program at once.
-fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(1);
-        }
-    })?;
-    Ok(stop)
-}
+/// Label of the bar of a measurement that has none of its epoch.
+const MEASUREMENT: &str = "measure";
 
 /// A bar for each epoch, and a line when it is complete.
 struct Progress<'a> {
     terminal: &'a Terminal,
     bar: ProgressBar,
+    /// What the bar is for; empty where there is none.
+    label: String,
     epochs: usize,
     /// Of the stage, in this run of the program.
     steps: u32,
@@ -82,7 +77,22 @@ struct Progress<'a> {
 
 impl<'a> Progress<'a> {
     fn new(terminal: &'a Terminal) -> Self {
-        Self { terminal, bar: ProgressBar::hidden(), epochs: 0, steps: 0, began: Instant::now() }
+        let (bar, began) = (ProgressBar::hidden(), Instant::now());
+        Self { terminal, bar, label: String::new(), epochs: 0, steps: 0, began }
+    }
+
+    /// The bar of this label: a new one, unless it is there.
+    fn show(&mut self, label: &str, length: usize) {
+        if self.label != label {
+            self.bar.finish_and_clear();
+            self.bar = self.terminal.bar(label, length as u64);
+            self.label = label.into();
+        }
+    }
+
+    fn finish(&mut self) {
+        self.bar.finish_and_clear();
+        self.label.clear();
     }
 
     /// Time to the end of the stage at the present pace.
@@ -109,10 +119,7 @@ impl Observer for Progress<'_> {
 
     fn step(&mut self, metrics: &StepMetrics) {
         let StepMetrics { stage, epoch, step, steps, .. } = *metrics;
-        if step == 1 {
-            self.bar.finish_and_clear();
-            self.bar = self.terminal.bar(&format!("{stage} {epoch}"), steps as u64);
-        }
+        self.show(&format!("{stage} {epoch}"), steps);
         self.bar.set_position(step as u64);
         self.steps += 1;
         let StepMetrics { loss, top1, images_per_second, alphas, .. } = metrics;
@@ -126,14 +133,12 @@ impl Observer for Progress<'_> {
     }
 
     fn probing(&mut self, done: usize, count: usize) {
-        if done == 0 {
-            self.bar = self.terminal.bar("importance", count as u64);
-        }
+        self.show("importance", count);
         self.bar.set_position(done as u64);
     }
 
     fn chosen(&mut self, metrics: &SearchMetrics) {
-        self.bar.finish_and_clear();
+        self.finish();
         let SearchMetrics { method, importances, mask, bytes, relus } = metrics;
         let rise = |gate: usize| {
             let of_gate = importances.gates.iter().find(|importance| importance.gate == gate);
@@ -153,11 +158,16 @@ impl Observer for Progress<'_> {
     }
 
     fn measuring(&mut self, seen: usize, count: usize) {
+        if self.label.is_empty() || self.label == MEASUREMENT {
+            // The steps of the epoch were made before an interruption.
+            self.show(MEASUREMENT, count);
+            self.bar.set_position(seen as u64);
+        }
         self.bar.set_message(format!("measuring {seen}/{count}"));
     }
 
     fn epoch(&mut self, metrics: &EpochMetrics) {
-        self.bar.finish_and_clear();
+        self.finish();
         let EpochMetrics { stage, epoch, epochs, loss, images_per_second, .. } = metrics;
         let kept = metrics.mask.chars().filter(|&digit| digit == '1').count();
         self.terminal.say(format_args!(
@@ -167,5 +177,57 @@ impl Observer for Progress<'_> {
             metrics.mask.len(),
             metrics.relus as f64 / 1e3,
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Cli;
+    use clap::Parser as _;
+
+    fn step(epoch: usize, step: usize) -> StepMetrics {
+        StepMetrics {
+            stage: Stage::Search,
+            epoch,
+            step,
+            steps: 9,
+            loss: 1.0,
+            task_loss: 1.0,
+            comm_loss: 0.0,
+            top1: 0.5,
+            learning_rate: 0.1,
+            images_per_second: 100.0,
+            alphas: vec![],
+        }
+    }
+
+    #[test]
+    fn a_bar_begins_wherever_a_run_goes_on() {
+        let cli = Cli::parse_from(["copriv", "--quiet", "data", "list"]);
+        let terminal = Terminal::new(&cli.global);
+        let mut progress = Progress::new(&terminal);
+        let bar = |progress: &Progress<'_>| {
+            (progress.label.clone(), progress.bar.position(), progress.bar.length())
+        };
+        progress.step(&step(2, 5));
+        assert_eq!(bar(&progress), ("search 2".into(), 5, Some(9)));
+        progress.step(&step(2, 6));
+        progress.measuring(8, 20);
+        assert_eq!(
+            bar(&progress),
+            ("search 2".into(), 6, Some(9)),
+            "it stays over the measurement"
+        );
+        progress.step(&step(3, 1));
+        assert_eq!(bar(&progress), ("search 3".into(), 1, Some(9)));
+
+        let mut progress = Progress::new(&terminal);
+        for seen in [8, 16] {
+            progress.measuring(seen, 20);
+            assert_eq!(bar(&progress), ("measure".into(), seen as u64, Some(20)));
+        }
+        progress.step(&step(3, 1));
+        assert_eq!(bar(&progress).0, "search 3");
     }
 }

@@ -53,20 +53,6 @@ impl Batch {
     }
 }
 
-/// Position of the largest value in each row of `classes` values; NaN is never the largest.
-pub(super) fn argmax_rows(values: &[f32], classes: usize) -> Vec<usize> {
-    let largest = |row: &[f32]| {
-        let mut best = 0;
-        for (class, value) in row.iter().enumerate() {
-            if *value > row[best] {
-                best = class;
-            }
-        }
-        best
-    };
-    values.chunks_exact(classes.max(1)).map(largest).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use super::config::ConfigError;
 use super::stage::Stage;
 use crate::data::DataError;
 use crate::device::DeviceError;
-use copriv_ir::{ArtefactError, NetworkError, Shape};
+use copriv_ir::{ArtefactError, Digest, NetworkError, Shape};
 use std::path::{Path, PathBuf};
 
 /// Why a run could not begin or go on. What was on disk before is still there.
@@ -25,6 +25,10 @@ pub enum TrainError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("the network tells {expected} classes apart, but {dataset} has {found}")]
     Classes { dataset: String, expected: usize, found: usize },
+    #[error(
+        "class {class} is {expected} to the network, but {found} in {dataset}: it was trained for another data set"
+    )]
+    Labels { dataset: String, class: usize, expected: String, found: String },
     #[error("the network takes images of {expected}, but those of {dataset} are {found}")]
     ImageShape { dataset: String, expected: Shape, found: Shape },
     #[error(
@@ -49,6 +53,11 @@ pub enum TrainError {
         path.display()
     )]
     ConfigChanged { path: PathBuf, key: String, expected: String, found: String },
+    #[error(
+        "the interrupted run learns from another {}: its digest was {expected}, now it is {found}",
+        path.display()
+    )]
+    TeacherChanged { path: PathBuf, expected: Digest, found: Digest },
 }
 
 impl TrainError {

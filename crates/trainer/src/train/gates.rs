@@ -25,13 +25,15 @@ impl EstimatedBytes {
 pub(super) struct GateCosts {
     before: Vec<EstimatedBytes>,
     after: Vec<EstimatedBytes>,
+    found: Vec<bool>,
     searched: Vec<bool>,
     /// Activated values of an inference, with the gate and without it.
     relus: Vec<[u64; 2]>,
 }
 
 impl GateCosts {
-    pub(super) fn new(network: &Network, gates: SearchedGates) -> Self {
+    /// Of those `gates` that are kept in `found`, the state before a search. Others never come back.
+    pub(super) fn new(network: &Network, gates: SearchedGates, found: &[bool]) -> Self {
         let costs = oracle::block_costs(network);
         let bytes = |b: &oracle::Bytes| EstimatedBytes { offline: b.offline, online: b.online };
         let may_go = |block: &BlockInfo| gates != SearchedGates::Blocks || block.is_residual;
@@ -49,19 +51,38 @@ impl GateCosts {
         Self {
             before: costs.iter().map(|cost| bytes(&cost.before)).collect(),
             after: costs.iter().map(|cost| bytes(&cost.after)).collect(),
-            searched: graph.blocks().iter().map(may_go).collect(),
+            found: found.to_vec(),
+            searched: graph
+                .blocks()
+                .iter()
+                .zip(found)
+                .map(|(b, &found)| found && may_go(b))
+                .collect(),
             relus: graph.blocks().iter().map(relus).collect(),
         }
     }
 
-    /// Whether each gate may go.
+    /// The gates before any search.
+    pub(super) fn found(&self) -> &[bool] {
+        &self.found
+    }
+
+    /// The gates that stay whatever is removed.
+    pub(super) fn fixed(&self) -> Vec<bool> {
+        let pairs = self.found.iter().zip(&self.searched);
+        pairs.map(|(&found, &searched)| found && !searched).collect()
+    }
+
+    /// Whether each gate may go and is still there.
     pub(super) fn searched(&self) -> &[bool] {
         &self.searched
     }
 
-    /// The alphas that a search begins with; gates that may not go have 1.
+    /// The alphas that a search begins with; gates that may not go have 1, those that are not there 0.
     pub(super) fn first_alphas(&self, start: f64) -> Vec<f32> {
-        self.searched.iter().map(|&searched| if searched { start as f32 } else { 1.0 }).collect()
+        let fixed = self.fixed().into_iter().map(|fixed| f32::from(u8::from(fixed)));
+        let pairs = self.searched.iter().zip(fixed);
+        pairs.map(|(&searched, fixed)| if searched { start as f32 } else { fixed }).collect()
     }
 
     /// Bytes of the network with these gates kept.
@@ -98,8 +119,7 @@ impl GateCosts {
 
     /// Bytes of the network with all searched gates removed: no choice of gates has fewer.
     pub(super) fn smallest(&self) -> f64 {
-        let kept: Vec<bool> = self.searched.iter().map(|searched| !searched).collect();
-        self.bytes(&kept).total()
+        self.bytes(&self.fixed()).total()
     }
 
     /// The bytes that removing the gate saves; 0 for one that may not go.
@@ -116,7 +136,7 @@ mod tests {
 
     fn costs(gates: SearchedGates) -> GateCosts {
         let network = Network::new(Architecture::MobileNetV2, 1.0, 100, 32).expect("a usual size");
-        GateCosts::new(&network, gates)
+        GateCosts::new(&network, gates, &[true; 19])
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Training runs: stages, checkpoints, resumption.
 
+mod accuracy;
 mod average;
 mod batch;
 mod config;
@@ -19,13 +20,14 @@ mod stage;
 mod state;
 mod teacher;
 
+pub use accuracy::{Accuracy, Tally};
 pub use config::{
     Algorithm, ConfigError, DataConfig, DistillationConfig, FinetuneConfig, ImportanceConfig,
     NetworkConfig, OptimiserConfig, PenaltyConfig, QuantiseConfig, ScheduleConfig, SearchConfig,
     SearchedGates, TrainConfig,
 };
 pub use error::TrainError;
-pub use evaluate::{Accuracy, evaluate};
+pub use evaluate::evaluate;
 pub use gates::EstimatedBytes;
 pub use methods::{Answer, GateImportance, Importances, Method};
 pub use metrics::{EpochMetrics, Metrics, Observer, SearchMetrics, StepMetrics};
@@ -82,7 +84,7 @@ pub struct TrainOutcome {
 ///
 /// | file | content |
 /// |---|---|
-/// | `last.safetensors` | checkpoint after the last completed epoch (or the step it was stopped at) |
+/// | `last.safetensors` | checkpoint after the last completed epoch (or the step it was stopped at); at first what the run begins with |
 /// | `best.safetensors` | checkpoint of the stage's best test accuracy so far |
 /// | `pretrain.safetensors`, ... | checkpoint at the end of each stage |
 /// | `unpruned.safetensors` | the network as the search found it |
@@ -112,6 +114,10 @@ pub fn run(
         return Err(TrainError::NothingToResume { path: out.into() });
     }
     let mut session = Session::new(config, data, out, folder, resume)?;
+    if !resume {
+        // An end in the first epoch, too, leaves a checkpoint and what `resume` needs.
+        session.save()?;
+    }
     session.run(observer, stop)
 }
 
@@ -163,14 +169,29 @@ fn provenance(config: &TrainConfig, start: &Checkpoint) -> Provenance {
 
 /// Refuses images that the network does not take.
 fn check_match(network: &Network, dataset: &dyn Images) -> Result<(), TrainError> {
-    let name = || dataset.name().to_owned();
     let (expected, found) = (network.classes(), dataset.classes().len());
     if expected != found {
-        return Err(TrainError::Classes { dataset: name(), expected, found });
+        return Err(TrainError::Classes { dataset: dataset.name().into(), expected, found });
     }
+    if let Some((class, expected, found)) = first_difference(network.labels(), dataset.classes()) {
+        let (dataset, expected, found) = (dataset.name().into(), expected.into(), found.into());
+        return Err(TrainError::Labels { dataset, class, expected, found });
+    }
+    check_shape(network, dataset)
+}
+
+/// The first class that two lists of names call differently, and its names; none where one of them has no names.
+fn first_difference<'a>(a: &'a [String], b: &'a [String]) -> Option<(usize, &'a str, &'a str)> {
+    let pairs = a.iter().zip(b).enumerate();
+    let mut different = pairs.filter(|(_, (a, b))| a != b);
+    different.next().map(|(class, (a, b))| (class, a.as_str(), b.as_str()))
+}
+
+/// Refuses images of another size.
+fn check_shape(network: &Network, dataset: &dyn Images) -> Result<(), TrainError> {
     let (expected, found) = (network.input().shape, dataset.shape());
     if expected != found {
-        return Err(TrainError::ImageShape { dataset: name(), expected, found });
+        return Err(TrainError::ImageShape { dataset: dataset.name().into(), expected, found });
     }
     Ok(())
 }

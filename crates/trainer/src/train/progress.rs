@@ -3,6 +3,7 @@
 use super::metrics::EpochMetrics;
 use super::stage::Stage;
 use crate::model::Ranges;
+use copriv_ir::Digest;
 use serde::{Deserialize, Serialize};
 
 /// How far a run is.
@@ -20,13 +21,22 @@ pub(super) struct Progress {
     pub(super) total_epochs: usize,
     /// Steps completed over all stages.
     pub(super) total_steps: usize,
+    /// The gates that the run began with; all of them, where there are none.
+    #[serde(default)]
+    pub(super) found: Vec<bool>,
     /// Over the steps of the present epoch.
     pub(super) sums: Sums,
+    /// There once all steps of the epoch are done and its gates settled, until it is measured.
+    #[serde(default)]
+    pub(super) unmeasured: Option<Unmeasured>,
     /// Of the values that are rounded.
     pub(super) ranges: Ranges,
     /// Weight of the penalty on activated values in the present epoch, and their count after the one before; where there is one.
     #[serde(default)]
     pub(super) penalty: Option<Penalty>,
+    /// Of the network that the run learns from in the end, once that is known.
+    #[serde(default)]
+    pub(super) teacher: Option<Digest>,
     /// Best top-1 of the stage so far.
     pub(super) best_top1: Option<f64>,
     /// Every epoch so far.
@@ -43,6 +53,15 @@ pub(super) struct Sums {
     pub(super) right: usize,
     pub(super) images: usize,
     pub(super) seconds: f64,
+}
+
+/// What is to be said of an epoch beside its measurement, as it was in its last step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Unmeasured {
+    pub(super) learning_rate: f64,
+    /// Weight of the penalty on activated values, where there is one.
+    pub(super) penalty: Option<f64>,
 }
 
 /// How a search under a penalty goes.
@@ -78,8 +97,8 @@ impl Losses {
 }
 
 impl Progress {
-    /// Before the first step.
-    pub(super) fn beginning(stage: Stage) -> Self {
+    /// Before the first step, of a network with these gates.
+    pub(super) fn beginning(stage: Stage, found: &[bool]) -> Self {
         Self {
             stage,
             begun: false,
@@ -87,9 +106,12 @@ impl Progress {
             step: 0,
             total_epochs: 0,
             total_steps: 0,
+            found: found.to_vec(),
             sums: Sums::default(),
+            unmeasured: None,
             ranges: Ranges::new(),
             penalty: None,
+            teacher: None,
             best_top1: None,
             history: vec![],
         }
@@ -127,7 +149,7 @@ impl Progress {
     pub(super) fn complete_epoch(&mut self, metrics: EpochMetrics) {
         (self.epoch, self.step) = (self.epoch + 1, 0);
         self.total_epochs += 1;
-        self.sums = Sums::default();
+        (self.sums, self.unmeasured) = (Sums::default(), None);
         self.best_top1 = Some(self.best_top1.map_or(metrics.top1, |best| best.max(metrics.top1)));
         self.history.push(metrics);
     }

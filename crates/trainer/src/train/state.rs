@@ -43,6 +43,9 @@ struct Saved {
     moments: Digest,
 }
 
+/// Settings that change no result, so that a resumed run may have others.
+const FREE: [&str; 2] = ["data.workers", "log_every"];
+
 /// The place of a run's state.
 pub(super) struct StateFolder {
     folder: PathBuf,
@@ -208,7 +211,7 @@ fn parse(
     Ok((Moments { first: named(FIRST), second: named(SECOND) }, parts.collect()))
 }
 
-/// The first key in which two configurations differ, and its two values.
+/// The first key in which two configurations differ that matters, and its two values.
 fn difference(key: &str, old: &Value, new: &Value) -> Option<(String, String, String)> {
     if let (Value::Object(a), Value::Object(b)) = (old, new) {
         let mut keys = a.keys().chain(b.keys());
@@ -218,5 +221,5 @@ fn difference(key: &str, old: &Value, new: &Value) -> Option<(String, String, St
             difference(&key, &get(a).unwrap_or_default(), &get(b).unwrap_or_default())
         });
     }
-    (old != new).then(|| (key.to_owned(), old.to_string(), new.to_string()))
+    (old != new && !FREE.contains(&key)).then(|| (key.to_owned(), old.to_string(), new.to_string()))
 }

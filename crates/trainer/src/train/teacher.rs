@@ -2,9 +2,10 @@
 
 use super::config::{ConfigError, DistillationConfig};
 use super::error::TrainError;
+use super::first_difference;
 use crate::model::{GateValue, Mode, Model};
 use burn::tensor::{Device, Tensor};
-use copriv_ir::{Checkpoint, Network};
+use copriv_ir::{Checkpoint, Digest, InputSpec, Network};
 use std::path::Path;
 
 /// A trained network that is only asked.
@@ -16,16 +17,15 @@ pub(super) struct Teacher {
 }
 
 impl Teacher {
-    /// Reads the teacher that `config` names; `unpruned` is the file of the run's own.
+    /// Reads the teacher that `config` names; `unpruned` is the file of the run's own, `digest` what the run knows of it.
     pub(super) fn read(
         config: &DistillationConfig,
-        unpruned: &Path,
+        (unpruned, digest): (&Path, Option<Digest>),
         student: &Network,
         device: &Device,
     ) -> Result<Self, TrainError> {
-        let own = config.teacher == DistillationConfig::UNPRUNED;
-        let checkpoint = Checkpoint::read(if own { unpruned } else { Path::new(&config.teacher) })?;
-        check(checkpoint.network(), student)?;
+        let path = if is_own(config) { unpruned } else { Path::new(&config.teacher) };
+        let checkpoint = read(path, student, digest)?;
         Ok(Self {
             model: Model::from_checkpoint(&checkpoint, device),
             gates: GateValue::fixed(checkpoint.gates().kept()),
@@ -39,22 +39,51 @@ impl Teacher {
     }
 }
 
-/// Reads and checks a teacher that must be there before the run begins.
+/// Reads and checks a teacher that must be there before the run begins; what is known of it then.
 pub(super) fn check_named(
     config: &DistillationConfig,
     student: &Network,
-) -> Result<(), TrainError> {
-    if config.teacher == DistillationConfig::UNPRUNED {
-        return Ok(());
+    digest: Option<Digest>,
+) -> Result<Option<Digest>, TrainError> {
+    if is_own(config) {
+        return Ok(digest);
     }
-    check(Checkpoint::read(Path::new(&config.teacher))?.network(), student)
+    Ok(Some(read(Path::new(&config.teacher), student, digest)?.digest()))
 }
 
-fn check(teacher: &Network, student: &Network) -> Result<(), TrainError> {
-    let describe = |n: &Network| format!("{} classes of images {}", n.classes(), n.input().shape);
-    if describe(teacher) == describe(student) {
-        return Ok(());
+/// Whether the run itself makes the teacher.
+pub(super) fn is_own(config: &DistillationConfig) -> bool {
+    config.teacher == DistillationConfig::UNPRUNED
+}
+
+fn read(path: &Path, student: &Network, digest: Option<Digest>) -> Result<Checkpoint, TrainError> {
+    let checkpoint = Checkpoint::read(path)?;
+    let found = checkpoint.digest();
+    if let Some(expected) = digest.filter(|&expected| expected != found) {
+        return Err(TrainError::TeacherChanged { path: path.into(), expected, found });
     }
-    let key = "finetune.distillation.teacher";
-    Err(ConfigError::value(key, describe(student), describe(teacher)).into())
+    check(checkpoint.network(), student)?;
+    Ok(checkpoint)
+}
+
+/// Refuses a teacher that would not take the student's images, or name its answers otherwise.
+fn check(teacher: &Network, student: &Network) -> Result<(), TrainError> {
+    let refuse = |expected: String, found: String| {
+        Err(ConfigError::value("finetune.distillation.teacher", expected, found).into())
+    };
+    let describe = |network: &Network| {
+        let InputSpec { shape, mean, std } = network.input();
+        let classes = network.classes();
+        format!("{classes} classes of images {shape} of mean {mean:?} and deviation {std:?}")
+    };
+    let (expected, found) = (describe(student), describe(teacher));
+    if expected != found {
+        return refuse(expected, found);
+    }
+    match first_difference(student.labels(), teacher.labels()) {
+        Some((class, expected, found)) => {
+            refuse(format!("class {class} to be {expected}"), found.into())
+        }
+        None => Ok(()),
+    }
 }

@@ -224,7 +224,7 @@ impl DemoRun<'_> {
         let logits = |image: &[f32]| evaluator.logits_f64(image);
         let plan = &compilation.plan;
         let accuracy = eval::measure(&some, (plan.input(), plan.labels()), self.terminal, logits)?;
-        let evaluation = accuracy.json(&folder, self.test.name(), Split::Test);
+        let evaluation = eval::json(&accuracy, &folder, self.test.name(), Split::Test);
         std::fs::write(folder.join(report_page::EVALUATION), evaluation.to_string())?;
 
         let pictures = self.write_pictures(count)?;

@@ -1,9 +1,9 @@
 //! The demo's tables.
 
 use super::private::PrivateRun;
-use crate::commands::eval::Accuracy;
 use crate::format::{bytes, percent, seconds, table};
 use copriv_ir::{CommTable, Phase, Traffic};
+use copriv_trainer::train::Accuracy;
 use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;

@@ -31,6 +31,7 @@ pub fn render(content: &Content) -> Result<String> {
 mod tests {
     use super::*;
     use crate::commands::report::content::Training;
+    use copriv_trainer::train::Method;
     use proptest::prelude::*;
 
     fn page_of(name: String) -> String {
@@ -46,6 +47,24 @@ mod tests {
         }
         for loader in ["src=\"", "@import", "url(", "<link"] {
             assert!(!page.replace(CHARTS, "").contains(loader), "{loader} loads something");
+        }
+    }
+
+    #[test]
+    fn every_method_has_a_colour_of_its_own() {
+        let (_, colours) = SCRIPT.split_once("const METHOD_COLORS = {").expect("a table");
+        let (colours, _) = colours.split_once("};").expect("ends");
+        let pairs = colours.split(',').filter_map(|pair| pair.split_once(':'));
+        let pairs: Vec<_> = pairs.map(|(name, colour)| (name.trim(), colour.trim())).collect();
+        let mut used = vec![];
+        for name in Method::ALL.map(Method::name).into_iter().chain(["unpruned"]) {
+            let colour =
+                pairs.iter().find(|pair| pair.0 == name).unwrap_or_else(|| panic!("{name}")).1;
+            let colour = colour.trim_matches('"');
+            // For light pages and for dark ones.
+            assert_eq!(STYLE.matches(&format!("{colour}: #")).count(), 2, "{colour}");
+            assert!(!used.contains(&colour), "{colour}");
+            used.push(colour);
         }
     }
 

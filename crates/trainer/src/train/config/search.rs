@@ -6,7 +6,7 @@ use crate::train::methods::Method;
 use copriv_ir::Granularity;
 use serde::{Deserialize, Serialize};
 
-/// Which gates a search may remove.
+/// Which gates a search may remove. Those that are removed already stay so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SearchedGates {
@@ -18,8 +18,8 @@ pub enum SearchedGates {
     Layers,
 }
 
-/// The search for the gates to keep. At least one limit (`budget...`, `threshold`) that the method knows is
-/// given; where there are several, all hold. Settings of other methods than the chosen one are not looked at.
+/// The search for the gates to keep. At least one limit (`budget...`, `threshold`) is given, and none that the method does
+/// not know; where there are several, all hold. Other settings of other methods than the chosen one are not looked at.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SearchConfig {
@@ -35,8 +35,8 @@ pub struct SearchConfig {
     /// Epochs before the highest learning rate is reached.
     #[serde(default)]
     pub warmup_epochs: f64,
-    /// Largest fraction that stays: of the searched gates (`copriv`, `dp`), of the activated values
-    /// (`deepreduce`, `snl`, `senet`) or of the bytes (`uniform`).
+    /// Largest fraction that stays of what the network has before: of the searched gates (`copriv`, `dp`), of the activated
+    /// values (`deepreduce`, `snl`, `senet`) or of the bytes (`uniform`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<f64>,
     /// Most bytes of one inference's blocks, both directions and phases, by the literature's formulae.
@@ -148,19 +148,34 @@ impl SearchConfig {
             let expected = format!("\"layers\" for the method {}", self.method);
             return Err(ConfigError::value("search.gates", expected, "another choice"));
         }
-        let is_given = |key: &&str| match *key {
-            "budget" => self.budget.is_some(),
-            "budget_bytes" => self.budget_bytes.is_some(),
-            "budget_relus" => self.budget_relus.is_some(),
-            _ => self.threshold.is_some(),
-        };
-        let keys = self.method.limits();
-        if keys.iter().any(is_given) {
-            return Ok(());
+        self.check_limits()
+    }
+
+    /// Refuses a search without a limit, and limits that would not hold.
+    fn check_limits(&self) -> Result<(), ConfigError> {
+        let given = [
+            ("budget", self.budget),
+            ("budget_bytes", self.budget_bytes),
+            ("budget_relus", self.budget_relus.map(|relus| relus as f64)),
+            ("threshold", self.threshold),
+        ];
+        let given: Vec<(&str, f64)> =
+            given.into_iter().filter_map(|(key, limit)| Some((key, limit?))).collect();
+        let known = self.method.limits();
+        let keys: Vec<String> = known.iter().map(|key| format!("search.{key}")).collect();
+        let keys = keys.join(" or ");
+        if given.is_empty() {
+            return Err(ConfigError::value(
+                keys,
+                format!("a limit for the method {}", self.method),
+                "none",
+            ));
         }
-        let expected = format!("a limit for the method {}", self.method);
-        let keys: Vec<String> = keys.iter().map(|key| format!("search.{key}")).collect();
-        Err(ConfigError::value(keys.join(" or "), expected, "none"))
+        let Some((key, limit)) = given.iter().find(|(key, _)| !known.contains(key)) else {
+            return Ok(());
+        };
+        let expected = format!("no such limit for the method {}, but {keys}", self.method);
+        Err(ConfigError::value(format!("search.{key}"), expected, limit))
     }
 }
 

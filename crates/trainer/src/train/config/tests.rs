@@ -135,6 +135,23 @@ fn a_search_needs_a_limit_that_its_method_knows() {
             .map_err(|error| error.to_string())
     };
     assert_eq!(of("senet", "budget_relus = 100"), Ok(()), "senet needs no epochs");
+    // The other limits of the text are no excuse.
+    for (method, limit) in [
+        ("copriv", "budget_relus=100"),
+        ("dp", "threshold=0.5"),
+        ("dp", "budget_relus=100"),
+        ("uniform", "threshold=0.5"),
+        ("deepreduce", "budget_bytes=1e9"),
+        ("snl", "budget_bytes=1e9"),
+        ("senet", "threshold=0.5"),
+    ] {
+        let settings =
+            [&format!("search.method={method}"), "search.gates=layers", &format!("search.{limit}")];
+        let settings = settings.map(String::from);
+        let error = TrainConfig::parse(TEXT, "tiny.toml", &settings).expect_err(limit).to_string();
+        let key = limit.split('=').next().unwrap_or_default();
+        assert!(error.starts_with(&format!("search.{key}: ")) && error.contains(method), "{error}");
+    }
     for (method, rest, named) in [
         ("snl", "budget_relus = 100", "search.epochs"),
         ("snl", "epochs = 1, learning_rate = 0.1, budget_bytes = 1e9", "search.budget_relus"),

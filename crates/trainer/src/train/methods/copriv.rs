@@ -12,7 +12,7 @@ pub(in crate::train) fn select(costs: &GateCosts, alphas: &[f32], limits: &Limit
         let by_saving = || costs.saving(a).total_cmp(&costs.saving(b));
         alphas[b].total_cmp(&alphas[a]).then_with(by_saving)
     });
-    let mut kept: Vec<bool> = searched.iter().map(|searched| !searched).collect();
+    let mut kept = costs.fixed();
     let (mut count, mut bytes) = (0, costs.smallest());
     for gate in order {
         let with_it = bytes + costs.saving(gate);
@@ -33,7 +33,7 @@ mod tests {
 
     fn costs(gates: SearchedGates) -> GateCosts {
         let network = Network::new(Architecture::MobileNetV2, 1.0, 100, 32).expect("a usual size");
-        GateCosts::new(&network, gates)
+        GateCosts::new(&network, gates, &[true; 19])
     }
 
     fn limits(gates: usize) -> Limits {
@@ -56,6 +56,21 @@ mod tests {
         let kept = select(&costs(SearchedGates::Blocks), &alphas, &limits(5));
         let mask: String = kept.iter().map(|&kept| if kept { '1' } else { '0' }).collect();
         assert_eq!(mask, "1000000000000111111");
+    }
+
+    #[test]
+    fn what_is_gone_stays_gone_and_costs_nothing() {
+        let network = Network::new(Architecture::MobileNetV2, 1.0, 100, 32).expect("a usual size");
+        let found: Vec<bool> = (0..19).map(|gate| gate % 2 == 0).collect();
+        let costs = GateCosts::new(&network, SearchedGates::Blocks, &found);
+        assert_eq!(select(&costs, &[1.0; 19], &Limits::NONE), found);
+        let half = select(&costs, &[1.0; 19], &limits(4));
+        assert_eq!(count(&half), 6, "four of eight blocks, stem and head");
+        assert!(half.iter().zip(&found).all(|(kept, found)| *found || !kept));
+        assert_eq!(costs.first_alphas(0.5)[..3], [1.0, 0.0, 0.5]);
+        assert_eq!(costs.loss_weights()[1], 0.0);
+        let fixed = (0..19).map(|gate| gate == 0 || gate == 18).collect::<Vec<_>>();
+        assert_eq!(costs.smallest(), costs.bytes(&fixed).total());
     }
 
     #[test]

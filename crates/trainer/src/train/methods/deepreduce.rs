@@ -10,7 +10,7 @@ pub(in crate::train) fn drop_layers(
     importances: &[f64],
     limits: &Limits,
 ) -> Vec<bool> {
-    let mut kept = vec![true; importances.len()];
+    let mut kept = costs.found().to_vec();
     let saved = |gate: usize| costs.relus_saved(gate);
     let mut order: Vec<usize> = (0..kept.len()).filter(|&gate| saved(gate) > 0).collect();
     let critical = |gate: usize| importances[gate] / saved(gate) as f64;
@@ -35,7 +35,9 @@ mod tests {
 
     fn costs(architecture: Architecture) -> GateCosts {
         let network = Network::new(architecture, 1.0, 100, 32).expect("a usual size");
-        GateCosts::new(&network.with_layer_gates(true), SearchedGates::Layers)
+        let network = network.with_layer_gates(true);
+        let found = vec![true; network.graph().blocks().len()];
+        GateCosts::new(&network, SearchedGates::Layers, &found)
     }
 
     #[test]

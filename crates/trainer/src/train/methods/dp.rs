@@ -17,8 +17,8 @@ pub(in crate::train) fn choose(
     importances: &[f64],
     limits: &Limits,
 ) -> Vec<bool> {
-    let mut kept: Vec<bool> = costs.searched().iter().map(|searched| !searched).collect();
-    let gates: Vec<usize> = (0..kept.len()).filter(|&gate| !kept[gate]).collect();
+    let (mut kept, searched) = (costs.fixed(), costs.searched());
+    let gates: Vec<usize> = (0..kept.len()).filter(|&gate| searched[gate]).collect();
     let item = |&gate: &usize| Item { bytes: costs.saving(gate), importance: importances[gate] };
     let items: Vec<Item> = gates.iter().map(item).collect();
     for chosen in best_set(&items, limits.bytes - costs.smallest(), limits.gates) {
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn a_network_is_solved_within_its_bytes() {
         let network = Network::new(Architecture::MobileNetV2, 1.0, 100, 32).expect("a usual size");
-        let costs = GateCosts::new(&network, SearchedGates::Blocks);
+        let costs = GateCosts::new(&network, SearchedGates::Blocks, &[true; 19]);
         let importances: Vec<f64> = (0..19).map(|gate| f64::from(gate * 7 % 11) + 0.1).collect();
         let largest = costs.bytes(&[true; 19]).total();
         for share in [0.0, 0.3, 0.5, 0.8, 1.0] {

@@ -87,17 +87,16 @@ impl Probe<'_> {
         let order = epoch_order(self.seed, u64::MAX, self.images.labels().len());
         let (held_out, others) = order.split_at(self.config.images.min(order.len()));
         let mut kept = self.checkpoint.gates().kept().to_vec();
-        let complete = self.answer(&kept, held_out, others)?;
+        let Some(complete) = self.answer(&kept, held_out, others, stop)? else { return Ok(None) };
         let in_question = |&gate: &usize| kept[gate] && searched[gate];
         let gates: Vec<usize> = (0..kept.len()).filter(in_question).collect();
         let mut importances = Vec::with_capacity(gates.len());
         for (done, &gate) in gates.iter().enumerate() {
-            if stop.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
             seen(done, gates.len());
             kept[gate] = false;
-            let without = self.answer(&kept, held_out, others)?;
+            let Some(without) = self.answer(&kept, held_out, others, stop)? else {
+                return Ok(None);
+            };
             kept[gate] = true;
             let rise = without.loss - complete.loss;
             let loss_rise = if rise < Importances::MOST { rise } else { Importances::MOST };
@@ -137,13 +136,14 @@ impl Probe<'_> {
         .map(|done| done.and(pass.mismatch.map(Mismatch::into_sums)))
     }
 
-    /// The network's answers with these gates, its batch norms calibrated for them.
+    /// The network's answers with these gates, its batch norms calibrated for them; `None` where it was stopped.
     fn answer(
         &self,
         kept: &[bool],
         held_out: &[usize],
         others: &[usize],
-    ) -> Result<Answer, TrainError> {
+        stop: &AtomicBool,
+    ) -> Result<Option<Answer>, TrainError> {
         // A model of its own: clones share their running statistics.
         let model = Model::from_checkpoint(self.checkpoint, self.device);
         let (gates, input) = (GateValue::fixed(kept), *model.network().input());
@@ -158,8 +158,8 @@ impl Probe<'_> {
             Ok::<_, TrainError>(())
         })?;
         let Self { images, device, batch_size, workers, .. } = *self;
-        let measurement = Measurement { images, device, batch_size, workers };
+        let measurement = Measurement { images, device, batch_size, workers, stop };
         let measured = measurement.accuracy(&model, kept, (held_out, None), &mut |_| {})?;
-        Ok(Answer { loss: measured.loss, top1: measured.top1 })
+        Ok(measured.map(|accuracy| Answer { loss: accuracy.loss, top1: accuracy.top1 }))
     }
 }

@@ -40,28 +40,27 @@ impl Limits {
         costs: &GateCosts,
     ) -> Result<Self, ConfigError> {
         let Some(search) = search else { return Ok(Self::NONE) };
-        let removed: Vec<bool> = costs.searched().iter().map(|searched| !searched).collect();
-        let all = vec![true; removed.len()];
+        let (all, removed) = (costs.found(), costs.fixed());
         let fraction = search.budget.unwrap_or(1.0);
         let bytes = search.budget_bytes.unwrap_or(f64::INFINITY);
         let threshold = search.threshold.unwrap_or(0.0) as f32;
         match search.method {
             Method::Copriv | Method::Dp => {
-                let searched = removed.iter().filter(|&&stays| !stays).count();
+                let searched = costs.searched().iter().filter(|&&searched| searched).count();
                 let gates = (fraction * searched as f64).round() as usize;
                 at_least("search.budget_bytes", bytes.floor(), costs.smallest().ceil(), REMOVED)?;
                 Ok(Self { gates, bytes, threshold, ..Self::NONE })
             }
             Method::DeepReduce | Method::Snl | Method::SeNet => {
-                let share = fraction * costs.relus(&all) as f64;
+                let share = fraction * costs.relus(all) as f64;
                 let relus = search.budget_relus.unwrap_or(u64::MAX).min(share as u64);
                 let smallest = costs.relus(&removed);
                 at_least("search.budget_relus", relus, smallest, REMOVED)?;
                 Ok(Self { relus, ..Self::NONE })
             }
             Method::Uniform => {
-                let bytes = bytes.min(fraction * costs.bytes(&all).total());
-                let smallest = uniform::smallest(network);
+                let bytes = bytes.min(fraction * costs.bytes(all).total());
+                let smallest = uniform::smallest(network, all);
                 at_least("search.budget", bytes.floor(), smallest.ceil(), "bytes at width 0.05")?;
                 Ok(Self { bytes, ..Self::NONE })
             }

@@ -56,6 +56,10 @@ pub enum Method {
 }
 
 impl Method {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Copriv, Self::Dp, Self::DeepReduce, Self::Snl, Self::SeNet, Self::Uniform];
+
     /// The name in configurations and reports.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -4,22 +4,24 @@ use super::limits::Limits;
 use crate::train::config::SearchedGates;
 use crate::train::gates::GateCosts;
 use copriv_ir::{
-    BatchNormInit, Checkpoint, Gates, Graph, Network, Node, NodeId, Op, Provenance, Tensor,
+    Activated, BatchNormInit, Checkpoint, Condition, Gates, Granularity, Graph, Network, Node,
+    NodeId, Op, Provenance, Tensor,
 };
 use std::collections::BTreeMap;
 
 /// Widths that are tried, in hundredths.
 const LEAST: usize = 5;
 
-/// Bytes of the narrowest network.
-pub(super) fn smallest(network: &Network) -> f64 {
-    at(network, LEAST).map_or(0.0, |narrow| bytes(&narrow))
+/// Bytes of the narrowest network with these gates kept.
+pub(super) fn smallest(network: &Network, kept: &[bool]) -> f64 {
+    at(network, LEAST).map_or(0.0, |narrow| bytes(&narrow, kept))
 }
 
-/// `checkpoint` at the largest width within the limit; itself where it is within the limit already.
+/// `checkpoint` at the largest width within the limit; itself where it is within the limit already. Its gates stay as they
+/// are, and of activations in part those channels that are left.
 ///
 /// # Errors
-/// In words, where a weight is not finite.
+/// In words, where a weight is not finite or an activation that no gate removes loses all of its values.
 pub(in crate::train) fn narrow(
     checkpoint: &Checkpoint,
     limits: &Limits,
@@ -28,8 +30,8 @@ pub(in crate::train) fn narrow(
     let network = checkpoint.network();
     let hundredths = (network.width() * 100.0).floor() as usize;
     let widths = (LEAST..=hundredths).rev().filter_map(|width| at(network, width));
-    let whole = std::iter::once(network.clone()).filter(|network| bytes(network) <= limits.bytes);
-    let fitting = whole.chain(widths).find(|network| bytes(network) <= limits.bytes);
+    let fits = |network: &Network| bytes(network, checkpoint.gates().kept()) <= limits.bytes;
+    let fitting = std::iter::once(network.clone()).chain(widths).find(fits);
     take_channels(checkpoint, fitting.unwrap_or_else(|| network.clone()), provenance)
 }
 
@@ -37,9 +39,8 @@ fn at(network: &Network, hundredths: usize) -> Option<Network> {
     network.clone().with_width(hundredths as f64 / 100.0).ok()
 }
 
-fn bytes(network: &Network) -> f64 {
-    let costs = GateCosts::new(network, SearchedGates::Blocks);
-    costs.bytes(&vec![true; costs.searched().len()]).total()
+fn bytes(network: &Network, kept: &[bool]) -> f64 {
+    GateCosts::new(network, SearchedGates::Blocks, kept).bytes(kept).total()
 }
 
 /// The network `narrow` with the largest channels of `checkpoint`. What has no counterpart there (a shortcut
@@ -85,8 +86,44 @@ fn take_channels(
             }
         }
     }
-    let gates = Gates::all_kept(new.blocks().len());
+    let channels = |node: &Node| {
+        let id = old.nodes().iter().position(|old| old.name == node.name)?;
+        Some(largest(NodeId(id), node.shape.channels))
+    };
+    let gates = narrow_gates(checkpoint.gates(), &new, channels)?;
     Checkpoint::new(narrow, gates, tensors, provenance)
+}
+
+/// The gates for a narrow network, with these `channels` of each node's map.
+fn narrow_gates(
+    gates: &Gates,
+    narrow: &Graph,
+    channels: impl Fn(&Node) -> Option<Vec<usize>>,
+) -> Result<Gates, String> {
+    let (mut kept, mut parts) = (gates.kept().to_vec(), BTreeMap::new());
+    for node in narrow.nodes() {
+        let (Some(mask), Some(channels)) = (gates.part(&node.name), channels(node)) else {
+            continue;
+        };
+        let values: Vec<bool> = mask.values().collect();
+        let planes: Vec<&[bool]> = values.chunks(node.shape.area()).collect();
+        let bits = channels.iter().flat_map(|&channel| planes[channel]).copied().collect();
+        let activated = Activated::of_bits(node.shape, Granularity::Pixel, bits);
+        match (activated.map_err(|fault| fault.to_string())?, &node.op) {
+            (Activated::All, _) => {}
+            (Activated::Part(mask), _) => drop(parts.insert(node.name.clone(), mask)),
+            (Activated::None, Op::Activation(Condition::Kept(gate))) => kept[gate.0] = false,
+            (Activated::None, _) => {
+                return Err(format!("nothing of {} would be activated", node.name));
+            }
+        }
+    }
+    let gates = Gates::new(gates.alphas().to_vec(), kept).ok_or("an alpha is not finite")?;
+    let is_left = |name: &str| {
+        narrow.nodes().iter().any(|node| node.name == name && gates.activated(node) > 0)
+    };
+    parts.retain(|name, _| is_left(name));
+    Ok(gates.with_parts(parts))
 }
 
 /// These rows of a tensor, and of each, where it has two or more dimensions, these columns.
@@ -172,24 +209,81 @@ mod tests {
     fn the_widest_network_within_the_limit_is_taken() {
         for architecture in Architecture::ALL {
             let whole = checkpoint(architecture, 0.5);
-            let full = bytes(whole.network());
-            let least = smallest(whole.network());
+            let kept = whole.gates().kept();
+            let (full, least) = (bytes(whole.network(), kept), smallest(whole.network(), kept));
             for share in [0.3, 0.6, 1.0] {
                 let bytes = least + share * (full - least);
                 let limits = Limits { bytes, ..Limits::NONE };
                 let made = narrow(&whole, &limits, whole.provenance().clone()).expect("finite");
-                assert!(super::bytes(made.network()) <= limits.bytes, "{architecture} {share}");
+                assert!(
+                    super::bytes(made.network(), kept) <= limits.bytes,
+                    "{architecture} {share}"
+                );
                 let width = made.network().width();
                 assert_eq!(width == 0.5, share == 1.0, "{architecture} {width}");
                 let wider =
                     at(made.network(), (width * 100.0).round() as usize + 1).expect("usual");
                 assert!(
-                    share == 1.0 || super::bytes(&wider) > limits.bytes,
+                    share == 1.0 || super::bytes(&wider, kept) > limits.bytes,
                     "{architecture} {width}"
                 );
             }
             assert!(least < full);
         }
+    }
+
+    /// Every third gate removed, and of the other activations two values of three.
+    fn in_part(whole: &Checkpoint) -> Gates {
+        let graph = whole.network().graph();
+        let kept: Vec<bool> = (0..graph.blocks().len()).map(|gate| gate % 3 != 1).collect();
+        let gates = Gates::new(vec![0.5; kept.len()], kept).expect("finite");
+        let mut parts = BTreeMap::new();
+        for node in graph.nodes().iter().filter(|node| gates.activated(node) > 0) {
+            let bits = (0..node.shape.elements()).map(|value| value % 3 != 1).collect();
+            if let Ok(Activated::Part(mask)) =
+                Activated::of_bits(node.shape, Granularity::Pixel, bits)
+            {
+                parts.insert(node.name.clone(), mask);
+            }
+        }
+        gates.with_parts(parts)
+    }
+
+    #[test]
+    fn a_gate_of_which_nothing_is_left_is_removed() {
+        let network = Network::new(Architecture::ResNet20, 1.0, 10, 16).expect("a usual size");
+        let whole = Checkpoint::initialise(network, 3, BatchNormInit::Random);
+        let narrow = whole.network().clone().with_width(0.5).expect("usual");
+        let graph = whole.network().graph();
+        let node =
+            |node: &&Node| matches!(node.op, Op::Activation(Condition::Kept(gate)) if gate.0 == 1);
+        let node = graph.nodes().iter().find(node).expect("a block has one");
+        // One channel alone, the first that goes.
+        let taken = |checkpoint: &Checkpoint| {
+            take_channels(checkpoint, narrow.clone(), whole.provenance().clone()).expect("finite")
+        };
+        let masked = |channel: usize| {
+            let bits = (0..node.shape.channels).map(|other| other == channel).collect();
+            let Ok(Activated::Part(mask)) =
+                Activated::of_bits(node.shape, Granularity::Channel, bits)
+            else {
+                panic!("one of several");
+            };
+            let parts = BTreeMap::from([(node.name.clone(), mask)]);
+            let gates = whole.gates().clone().with_parts(parts);
+            let (tensors, provenance) = (whole.tensors().clone(), whole.provenance().clone());
+            let network = whole.network().clone();
+            taken(&Checkpoint::new(network, gates, tensors, provenance).expect("whole"))
+        };
+        let states: Vec<(bool, usize)> = (0..node.shape.channels)
+            .map(|channel| {
+                let gates = masked(channel).gates().clone();
+                (gates.kept()[1], gates.parts().len())
+            })
+            .collect();
+        let half = node.shape.channels / 2;
+        assert_eq!(states.iter().filter(|state| **state == (true, 1)).count(), half);
+        assert_eq!(states.iter().filter(|state| **state == (false, 0)).count(), half);
     }
 
     #[test]
@@ -212,11 +306,13 @@ mod tests {
                     tensors.insert(format!("{}.{suffix}", node.name), made.expect("same size"));
                 }
             }
-            let (gates, provenance) = (whole.gates().clone(), whole.provenance().clone());
+            let (gates, provenance) = (in_part(&whole), whole.provenance().clone());
             let whole =
                 Checkpoint::new(whole.network().clone(), gates, tensors, provenance.clone());
             let whole = whole.expect("whole");
             let taken = take_channels(&whole, narrow, provenance).expect("finite");
+            assert_eq!(taken.gates().kept(), whole.gates().kept());
+            assert!(!taken.gates().parts().is_empty());
             let image: Vec<f32> =
                 (0..3 * 16 * 16).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
             let logits =

@@ -7,7 +7,7 @@ use crate::train::evaluate::Measurement;
 use crate::train::loader::{BatchPlan, Batches, Variation};
 use crate::train::methods::select;
 use crate::train::metrics::{EpochMetrics, Metrics, Observer, StepMetrics};
-use crate::train::progress::Losses;
+use crate::train::progress::{Losses, Unmeasured};
 use crate::train::schedule::learning_rate;
 use crate::train::stage::Stage;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +23,32 @@ impl Session<'_> {
         stop: &AtomicBool,
     ) -> Result<bool, TrainError> {
         let began = Instant::now();
+        let unmeasured = match self.progress.unmeasured {
+            Some(unmeasured) => unmeasured,
+            None => {
+                let Some(learning_rate) = self.make_steps(stage, observer, stop)? else {
+                    return Ok(false);
+                };
+                self.settle(stage, learning_rate)?
+            }
+        };
+        let Some(metrics) = self.measure(unmeasured, began, observer, stop)? else {
+            return Ok(false);
+        };
+        if !metrics.test_loss.is_finite() {
+            return Err(self.not_finite(metrics.test_loss, self.progress.step));
+        }
+        self.complete_epoch(metrics, observer)?;
+        Ok(true)
+    }
+
+    /// The steps that are left of an epoch; the learning rate of the last, or `None` where it was stopped.
+    fn make_steps(
+        &mut self,
+        stage: Stage,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Option<f64>, TrainError> {
         let (config, images) = (self.config, &*self.data.train);
         let epoch = self.progress.total_epochs as u64;
         let mut order = epoch_order(config.seed, epoch, images.labels().len());
@@ -42,12 +68,12 @@ impl Session<'_> {
             }),
         };
         let mut rate = 0.0;
-        let stopped = scope(|scope| {
+        scope(|scope| {
             let first = self.progress.step;
             let mut step_began = Instant::now();
             for batch in Batches::start(scope, &plan, config.data.workers, first) {
                 if stop.load(Ordering::Relaxed) {
-                    return Ok(true);
+                    return Ok(None);
                 }
                 let done = self.progress.epoch * steps + self.progress.step;
                 let schedule = config.schedule(stage);
@@ -64,19 +90,21 @@ impl Session<'_> {
                     self.metrics.write(&Metrics::Step(metrics))?;
                 }
             }
-            Ok::<_, TrainError>(false)
-        })?;
-        if stopped {
-            return Ok(false);
-        }
+            Ok(Some(rate))
+        })
+    }
+
+    /// After the steps of an epoch: the gates that it leaves. The measurement may take long, so the state is written before.
+    fn settle(&mut self, stage: Stage, learning_rate: f64) -> Result<Unmeasured, TrainError> {
         if self.trains_alphas(stage) {
             self.kept = select(&self.costs, &self.model.alphas(), &self.limits);
         }
         let penalty = self.progress.penalty.map(|penalty| penalty.weight);
         self.settle_parts(stage);
-        let metrics = EpochMetrics { penalty, ..self.measure(rate, began, observer)? };
-        self.complete_epoch(metrics, observer)?;
-        Ok(true)
+        let unmeasured = Unmeasured { learning_rate, penalty };
+        self.progress.unmeasured = Some(unmeasured);
+        self.save_state()?;
+        Ok(unmeasured)
     }
 
     fn step_metrics(&self, losses: &Losses, steps: usize, rate: f64, seconds: f64) -> StepMetrics {
@@ -98,25 +126,27 @@ impl Session<'_> {
         }
     }
 
-    /// Means over the epoch, and accuracy on the test images.
+    /// Means over the epoch, and accuracy on the test images; `None` where it was stopped.
     fn measure(
         &self,
-        rate: f64,
+        unmeasured: Unmeasured,
         began: Instant,
         observer: &mut dyn Observer,
-    ) -> Result<EpochMetrics, TrainError> {
+        stop: &AtomicBool,
+    ) -> Result<Option<EpochMetrics>, TrainError> {
         let images = &*self.data.test;
         let all: Vec<usize> = (0..images.labels().len()).collect();
         let mut seen = |count| observer.measuring(count, images.labels().len());
         let device = &self.result().alpha_tensor().device().inner();
         let (batch_size, workers) = (self.config.batch_size, self.config.data.workers);
-        let measurement = Measurement { images, device, batch_size, workers };
+        let measurement = Measurement { images, device, batch_size, workers, stop };
         let images = (all.as_slice(), self.quantiser(self.progress.stage, false));
-        let accuracy = measurement.accuracy(&self.settled(), &self.kept, images, &mut seen)?;
+        let measured = measurement.accuracy(&self.settled(), &self.kept, images, &mut seen)?;
+        let Some(accuracy) = measured else { return Ok(None) };
         let (bytes, relus) = self.sizes();
         let (progress, sums) = (&self.progress, self.progress.sums);
         let steps = progress.step.max(1) as f64;
-        Ok(EpochMetrics {
+        Ok(Some(EpochMetrics {
             stage: progress.stage,
             epoch: progress.epoch + 1,
             epochs: self.config.schedule(progress.stage).map_or(0, |schedule| schedule.epochs),
@@ -128,16 +158,16 @@ impl Session<'_> {
             top1: accuracy.top1,
             top5: accuracy.top5,
             test_loss: accuracy.loss,
-            learning_rate: rate,
+            learning_rate: unmeasured.learning_rate,
             images_per_second: sums.images as f64 / sums.seconds.max(1e-9),
             seconds: began.elapsed().as_secs_f64(),
             alphas: self.model.alphas(),
             mask: mask(&self.kept),
             bytes,
             relus,
-            penalty: None,
+            penalty: unmeasured.penalty,
             method: self.config.search.as_ref().map(|search| search.method),
-        })
+        }))
     }
 
     /// Records the epoch, then writes checkpoints and state.

@@ -66,16 +66,26 @@ impl<'a> Session<'a> {
     ) -> Result<Self, TrainError> {
         let devices = device::parse_list(&config.device)?;
         let first = devices.first().cloned().unwrap_or_default();
-        let Origin { checkpoint, average, moments, parts, progress, provenance, metrics_length } =
-            if resume { Origin::of(folder.read(&first)?) } else { Origin::first(config, data)? };
+        let Origin {
+            checkpoint,
+            average,
+            moments,
+            parts,
+            mut progress,
+            provenance,
+            metrics_length,
+        } = if resume { Origin::of(folder.read(&first)?) } else { Origin::first(config, data)? };
         check_match(checkpoint.network(), &*data.train)?;
         check_match(checkpoint.network(), &*data.test)?;
         check_sizes(config, data)?;
         if let Some(distillation) = config.distillation(Stage::Finetune) {
-            teacher::check_named(distillation, checkpoint.network())?;
+            let known = progress.teacher;
+            progress.teacher = teacher::check_named(distillation, checkpoint.network(), known)?;
         }
         let gates = config.search.as_ref().map_or(SearchedGates::Blocks, |search| search.gates);
-        let costs = GateCosts::new(checkpoint.network(), gates);
+        let all = vec![true; checkpoint.gates().kept().len()];
+        let found = if progress.found.is_empty() { &all } else { &progress.found };
+        let costs = GateCosts::new(checkpoint.network(), gates, found);
         // A network that is narrow already has nothing more to keep within.
         let to_narrow = !progress.is_past_choice();
         let is_open = |search: &&SearchConfig| search.method != Method::Uniform || to_narrow;
@@ -143,7 +153,9 @@ impl<'a> Session<'a> {
             return Ok(false);
         }
         observer.stage(stage, epochs, self.progress.epoch);
-        while self.progress.epoch < epochs && !self.is_found(stage) {
+        while self.progress.unmeasured.is_some()
+            || self.progress.epoch < epochs && !self.is_found(stage)
+        {
             if !self.run_epoch(stage, observer, stop)? {
                 return Ok(false);
             }
@@ -164,7 +176,12 @@ impl<'a> Session<'a> {
         if let Some(search) = self.config.search.as_ref().filter(|_| stage == Stage::Search)
             && !self.progress.begun
         {
-            self.checkpoint()?.write(&unpruned)?;
+            let checkpoint = self.checkpoint()?;
+            checkpoint.write(&unpruned)?;
+            let finetune = self.config.distillation(Stage::Finetune);
+            if finetune.is_some_and(teacher::is_own) {
+                self.progress.teacher = Some(checkpoint.digest());
+            }
             if !self.begin_search(search, observer, stop)? {
                 return Ok(false);
             }
@@ -173,8 +190,8 @@ impl<'a> Session<'a> {
         self.teachers.clear();
         if let Some(distillation) = self.config.distillation(stage) {
             for device in &self.devices {
-                let network = self.model.network();
-                self.teachers.push(Teacher::read(distillation, &unpruned, network, device)?);
+                let (network, own) = (self.model.network(), (&*unpruned, self.progress.teacher));
+                self.teachers.push(Teacher::read(distillation, own, network, device)?);
             }
         }
         Ok(true)
@@ -202,13 +219,19 @@ impl<'a> Session<'a> {
         self.average.as_ref().map_or(&self.model, Average::model)
     }
 
-    fn save(&self) -> Result<(), TrainError> {
+    /// Writes state and newest checkpoint.
+    pub(super) fn save(&self) -> Result<(), TrainError> {
+        Ok(self.save_state()?.write(&self.out.join(LAST))?)
+    }
+
+    /// Writes what a resumed run needs; the network that it leaves.
+    fn save_state(&self) -> Result<Checkpoint, TrainError> {
         let (weights, result) = (self.checkpoint_of(&self.model)?, self.checkpoint()?);
         let average = self.average.as_ref().map(|_| &result);
         let length = self.metrics.length();
         let parts = self.open_weights();
         self.folder.write(&self.progress, &weights, average, (&self.moments, &parts), length)?;
-        Ok(result.write(&self.out.join(LAST))?)
+        Ok(result)
     }
 
     fn checkpoint(&self) -> Result<Checkpoint, TrainError> {

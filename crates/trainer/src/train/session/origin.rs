@@ -28,7 +28,8 @@ impl Origin {
         let checkpoint = start(config, data)?;
         let provenance = provenance(config, &checkpoint);
         let stage = config.stages().first().copied().unwrap_or(Stage::Pretrain);
-        let (moments, progress) = (Moments::default(), Progress::beginning(stage));
+        let (moments, progress) =
+            (Moments::default(), Progress::beginning(stage, checkpoint.gates().kept()));
         let (average, parts) = (None, PartWeights::new());
         Ok(Self { checkpoint, average, moments, parts, progress, provenance, metrics_length: 0 })
     }

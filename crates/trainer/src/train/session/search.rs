@@ -60,7 +60,8 @@ impl Session<'_> {
         self.model = Model::from_checkpoint(&narrow, &device);
         self.average = self.average.as_ref().map(|_| Average::of(&self.model));
         self.kept = narrow.gates().kept().to_vec();
-        self.costs = GateCosts::new(narrow.network(), SearchedGates::Blocks);
+        self.masks = narrow.gates().parts().clone();
+        self.costs = GateCosts::new(narrow.network(), SearchedGates::Blocks, &self.kept);
         Ok(())
     }
 
@@ -92,7 +93,13 @@ impl Session<'_> {
     ) -> Result<Option<Importances>, TrainError> {
         let checkpoint = self.checkpoint()?;
         let mut seen = |done, count| observer.probing(done, count);
-        self.probe(search, &checkpoint).measure(self.costs.searched(), &mut seen, stop)
+        let probe = self.probe(search, &checkpoint);
+        let measured = probe.measure(self.costs.searched(), &mut seen, stop)?;
+        let loss = measured.as_ref().map_or(0.0, |importances| importances.complete.loss);
+        if !loss.is_finite() {
+            return Err(self.not_finite(loss, self.progress.step));
+        }
+        Ok(measured)
     }
 
     pub(super) fn probe<'p>(

@@ -4,7 +4,8 @@ use super::{LAST, Session};
 use crate::data::SampleKey;
 use crate::model::{GateValue, Mode, Model, Pass, Quantiser, Ranges, values};
 use crate::ops::mixed;
-use crate::train::batch::{Batch, argmax_rows};
+use crate::train::accuracy::rank;
+use crate::train::batch::Batch;
 use crate::train::config::SearchConfig;
 use crate::train::error::TrainError;
 use crate::train::loss::{cross_entropy, divergence};
@@ -47,7 +48,7 @@ impl Session<'_> {
         }
         let (losses, gradients) = self.merge(shards);
         if !losses.total.is_finite() {
-            return Err(self.not_finite(losses.total));
+            return Err(self.not_finite(losses.total, self.progress.step + 1));
         }
         let config = &self.config.optimiser;
         let optimiser = Optimiser {
@@ -126,8 +127,9 @@ impl Session<'_> {
             Some((comm, weight)) => task.clone() + comm.clone().mul_scalar(*weight),
             None => task.clone(),
         };
-        let answers = argmax_rows(&values(logits), model.network().classes());
-        let right = answers.iter().zip(&batch.labels[range.clone()]).filter(|(a, b)| a == b);
+        let (answers, labels) = (values(logits), &batch.labels[range.clone()]);
+        let rows = answers.chunks_exact(model.network().classes().max(1)).zip(labels);
+        let right = rows.filter(|(row, label)| rank(row, **label) == Some(0));
         let losses = Losses {
             total: scalar(loss.clone()),
             task: scalar(task),
@@ -216,10 +218,11 @@ impl Session<'_> {
         Some(Tensor::from_inner(factors))
     }
 
-    fn not_finite(&self, loss: f64) -> TrainError {
-        let Progress { stage, epoch, step, .. } = self.progress;
+    /// The loss of this step, or that of a measurement after it.
+    pub(super) fn not_finite(&self, loss: f64, step: usize) -> TrainError {
+        let Progress { stage, epoch, .. } = self.progress;
         let last_good = self.out.join(LAST);
-        TrainError::NotFinite { stage, epoch: epoch + 1, step: step + 1, loss, last_good }
+        TrainError::NotFinite { stage, epoch: epoch + 1, step, loss, last_good }
     }
 }
 
