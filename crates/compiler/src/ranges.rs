@@ -2,6 +2,7 @@
 
 use crate::draft::Draft;
 use crate::{Calibration, CompileConfig, CompileError, Range};
+use copriv_ir::fixed_point::signed_bits;
 use copriv_ir::{Activation, Answer, StepOp};
 
 /// ReLU6 subtracts its cap before it looks at the sign.
@@ -53,24 +54,4 @@ pub(crate) fn check_ranges(
         ranges.push(Range { step: step.id, layer: step.name.clone(), needed, ring: fact.ring });
     }
     Ok(ranges)
-}
-
-/// Bits of a two's complement number whose absolute value may reach `bound`.
-pub(crate) fn signed_bits(bound: f64) -> u32 {
-    // The exponent of a number from 1 up, from its IEEE 754 form: a logarithm may round up.
-    let exponent = (bound.ceil().max(1.0).to_bits() >> 52) as u32 - 1023;
-    exponent + 2
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signed_bits_hold_the_bound() {
-        for (bound, bits) in [(0.0, 2), (1.0, 2), (1.5, 3), (127.0, 8), (127.1, 9), (128.0, 9)] {
-            assert_eq!(signed_bits(bound), bits, "{bound}");
-        }
-        assert_eq!(signed_bits(f64::MAX), 1025);
-    }
 }
