@@ -2,6 +2,7 @@
 
 mod average;
 mod batch;
+mod calibration;
 mod config;
 mod error;
 mod evaluate;
@@ -19,6 +20,7 @@ mod stage;
 mod state;
 mod teacher;
 
+pub use calibration::quantised_logits;
 pub use config::{
     Algorithm, ConfigError, DataConfig, DistillationConfig, FinetuneConfig, ImportanceConfig,
     NetworkConfig, OptimiserConfig, PenaltyConfig, QuantiseConfig, ScheduleConfig, SearchConfig,

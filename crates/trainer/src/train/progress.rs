@@ -22,7 +22,7 @@ pub(super) struct Progress {
     pub(super) total_steps: usize,
     /// Over the steps of the present epoch.
     pub(super) sums: Sums,
-    /// Of the values that are rounded.
+    /// Largest magnitudes by which a stage rounds that does: measured before it and after each epoch.
     pub(super) ranges: Ranges,
     /// Weight of the penalty on activated values in the present epoch, and their count after the one before; where there is one.
     #[serde(default)]

@@ -74,6 +74,7 @@ impl Session<'_> {
         }
         let penalty = self.progress.penalty.map(|penalty| penalty.weight);
         self.settle_parts(stage);
+        self.calibrate(stage)?;
         let metrics = EpochMetrics { penalty, ..self.measure(rate, began, observer)? };
         self.complete_epoch(metrics, observer)?;
         Ok(true)
@@ -111,8 +112,9 @@ impl Session<'_> {
         let device = &self.result().alpha_tensor().device().inner();
         let (batch_size, workers) = (self.config.batch_size, self.config.data.workers);
         let measurement = Measurement { images, device, batch_size, workers };
-        let images = (all.as_slice(), self.quantiser(self.progress.stage, false));
-        let accuracy = measurement.accuracy(&self.settled(), &self.kept, images, &mut seen)?;
+        let model = self.settled();
+        let images = (all.as_slice(), self.quantiser(self.progress.stage, &model));
+        let accuracy = measurement.accuracy(&model, &self.kept, images, &mut seen)?;
         let (bytes, relus) = self.sizes();
         let (progress, sums) = (&self.progress, self.progress.sums);
         let steps = progress.step.max(1) as f64;
