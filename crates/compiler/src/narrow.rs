@@ -13,10 +13,11 @@ use crate::context::Context;
 use crate::draft::Draft;
 use crate::lower::allowed;
 use crate::pricing::Price;
-use crate::quantise::{filter_growth, largest_weight, mean_correction};
-use crate::ranges::{RELU6_CAP, difference_bits, signed_bits};
+use crate::quantise::{filter_growth, largest_weight};
+use crate::ranges::{RELU6_CAP, difference_bits};
 use crate::select::{feeds_only_convolutions, finish, unsupported_mean};
 use crate::{Calibration, CompileConfig, CompileError, LoweringRule, Output};
+use copriv_ir::fixed_point::{self, FormatGroups, Origin, mean_bits, mean_correction, signed_bits};
 use copriv_ir::{
     Activation, Comparison, ConvGeometry, Correlation, ExtendMethod, Fact, FusedLayer, FusedModel,
     FusedOp, LayerId, LinearStep, Lowering, PoolWindow, Ring, Sign, Step, StepId, StepOp,
@@ -80,11 +81,12 @@ fn formats(
     config: &CompileConfig,
     weight_scales: &[u32],
 ) -> Result<Vec<Format>, CompileError> {
-    let groups = groups(model);
+    let format_groups = format_groups(model);
+    let groups = format_groups.groups();
     let head_room = f64::from(config.head_room);
     let (mut largest, mut bounds) = (vec![0f64; groups.len()], vec![0f64; groups.len()]);
     let mut spare = vec![0; groups.len()];
-    for (number, (layer, &group)) in model.layers().iter().zip(&groups).enumerate() {
+    for (number, (layer, &group)) in model.layers().iter().zip(groups).enumerate() {
         let id = LayerId(number);
         let value = f64::from(calibration.largest()[id.0]);
         let cap = match layer.op {
@@ -99,13 +101,11 @@ fn formats(
         let compared = if is_compared(model, id) { difference_bits(sign) } else { 0 };
         spare[group] = spare[group].max(u32::from(offset)).max(compared);
     }
-    let bits = |group| config.activation_bits_of(LayerId(group));
-    let mut scales: Vec<u32> = largest
-        .iter()
-        .enumerate()
-        .map(|(group, &largest)| scale_for(largest, bits(group)))
-        .collect();
-    limit_scales(model, &groups, &mut scales, weight_scales);
+    let scales = format_groups.scales(
+        calibration.largest(),
+        |group| config.activation_bits_of(LayerId(group)),
+        |layer| Some(weight_scales[layer]),
+    );
     groups
         .iter()
         .map(|&group| {
@@ -124,42 +124,19 @@ fn formats(
         .collect()
 }
 
-/// For each layer the first one that its value shares a format with.
-pub(crate) fn groups(model: &FusedModel) -> Vec<usize> {
-    let mut groups: Vec<usize> = (0..model.layers().len()).collect();
-    for (number, layer) in model.layers().iter().enumerate() {
-        if matches!(layer.op, FusedOp::Add | FusedOp::Activation(_) | FusedOp::MaxPool { .. }) {
-            for input in &layer.inputs {
-                let (a, b) = (groups[input.0], groups[number]);
-                groups.iter_mut().filter(|group| **group == a.max(b)).for_each(|g| *g = a.min(b));
-            }
+/// Which layers' values share a format.
+pub(crate) fn format_groups(model: &FusedModel) -> FormatGroups {
+    let origin = |layer: &FusedLayer| match layer.op {
+        FusedOp::Input | FusedOp::GlobalAveragePool => Origin::Own,
+        FusedOp::Activation(_) | FusedOp::Add | FusedOp::MaxPool { .. } => {
+            Origin::Alike(layer.inputs.iter().map(|input| input.0).collect())
         }
-    }
-    groups
-}
-
-/// A value is no finer than the products that it is cut from.
-fn limit_scales(model: &FusedModel, groups: &[usize], scales: &mut [u32], weight_scales: &[u32]) {
-    loop {
-        let mut changed = false;
-        for (number, layer) in model.layers().iter().enumerate() {
-            let FusedOp::Conv(_) = layer.op else { continue };
-            let (source, extra) = source(model, layer);
-            let finest = scales[groups[source.0]] + extra + weight_scales[number];
-            let scale = &mut scales[groups[number]];
-            changed |= *scale > finest;
-            *scale = (*scale).min(finest);
+        FusedOp::Conv(_) => {
+            let (LayerId(factor), pooled) = source(model, layer);
+            Origin::Product { factor, pooled }
         }
-        if !changed {
-            return;
-        }
-    }
-}
-
-/// The most fractional bits at which `largest` has no more than `bits` bits.
-fn scale_for(largest: f64, bits: u32) -> u32 {
-    let integer = if largest > 0.0 { largest.log2().floor() as i64 + 1 } else { 0 };
-    (i64::from(bits) - integer).clamp(0, 30) as u32
+    };
+    FormatGroups::new(model.layers().iter().map(origin).collect())
 }
 
 /// Fractional bits of each layer's weights; 0 where it has none.
@@ -175,8 +152,7 @@ fn weight_scales(model: &FusedModel, config: &CompileConfig) -> Result<Vec<u32>,
 fn weight_scale(model: &FusedModel, layer: &FusedLayer, bits: u32) -> Result<u32, CompileError> {
     let pooled = pooled(model, layer);
     let largest = largest_weight(model, layer)? * pooled.map_or(1.0, mean_correction);
-    let fits = |&scale: &u32| signed_bits((largest * f64::from(scale).exp2()).round()) <= bits;
-    (0..=30).rev().find(fits).ok_or_else(|| CompileError::CoarseWeights {
+    fixed_point::weight_scale(largest, bits).ok_or_else(|| CompileError::CoarseWeights {
         layer: layer.name.clone(),
         largest,
         needed: signed_bits(largest.round()),
@@ -189,7 +165,7 @@ pub(crate) fn source(model: &FusedModel, layer: &FusedLayer) -> (LayerId, u32) {
     match pooled(model, layer) {
         Some(area) => {
             let pool = &model.layers()[layer.inputs[0].0];
-            (pool.inputs[0], area.next_power_of_two().trailing_zeros())
+            (pool.inputs[0], mean_bits(area))
         }
         None => (layer.inputs[0], 0),
     }

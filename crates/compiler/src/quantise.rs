@@ -1,8 +1,8 @@
 //! Pass: the server's weights as integers.
 
 use crate::draft::Draft;
-use crate::ranges::signed_bits;
 use crate::{CompileError, LatticeSeeds};
+use copriv_ir::fixed_point::{mean_correction, signed_bits};
 use copriv_ir::winograd::MinimalFiltering;
 use copriv_ir::{
     ConvGeometry, Fact, FusedLayer, FusedModel, LinearStep, LinearWeights, Lowering, Plan,
@@ -56,12 +56,6 @@ fn step_correction(plan: &Plan, step: &Step) -> f64 {
         StepOp::SumPool => mean_correction(plan.fact(before.inputs[0]).shape.area()),
         _ => 1.0,
     }
-}
-
-/// What the weights after a pooling sum over `area` values must be multiplied by so that the sum counts as a mean:
-/// `2^ceil(log2 area) / area`.
-pub(crate) fn mean_correction(area: usize) -> f64 {
-    area.next_power_of_two() as f64 / area as f64
 }
 
 fn quantise_weights(

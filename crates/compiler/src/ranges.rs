@@ -2,6 +2,7 @@
 
 use crate::draft::Draft;
 use crate::{Calibration, CompileConfig, CompileError, Range};
+use copriv_ir::fixed_point::signed_bits;
 use copriv_ir::{Activation, Answer, Sign, StepOp};
 
 /// ReLU6 subtracts its cap before it looks at the sign.
@@ -52,30 +53,10 @@ pub(crate) fn check_ranges(
     Ok(ranges)
 }
 
-/// Bits of a two's complement number whose absolute value may reach `bound`.
-pub(crate) fn signed_bits(bound: f64) -> u32 {
-    // The exponent of a number from 1 up, from its IEEE 754 form: a logarithm may round up.
-    let exponent = (bound.ceil().max(1.0).to_bits() >> 52) as u32 - 1023;
-    exponent + 2
-}
-
 /// Bits that the differences of numbers take beyond those of the numbers: what is compared, by a max pool or an argmax, is subtracted.
 pub(crate) fn difference_bits(sign: Sign) -> u32 {
     match sign {
         Sign::NonNegative => 0,
         Sign::Any => 1,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signed_bits_hold_the_bound() {
-        for (bound, bits) in [(0.0, 2), (1.0, 2), (1.5, 3), (127.0, 8), (127.1, 9), (128.0, 9)] {
-            assert_eq!(signed_bits(bound), bits, "{bound}");
-        }
-        assert_eq!(signed_bits(f64::MAX), 1025);
     }
 }

@@ -14,6 +14,7 @@
 
 pub mod cost;
 pub mod evaluate;
+pub mod fixed_point;
 pub mod lattice;
 pub mod lowering;
 pub mod packing;

@@ -19,7 +19,7 @@ impl WeightScales {
     /// Where `bits` is not between 2 and 32.
     #[must_use]
     pub fn per_layer(weight: &[f32], channels: usize, bits: u32) -> Self {
-        Self { fractional_bits: vec![finest(weight, bits); channels] }
+        Self { fractional_bits: vec![of_weights(weight, bits); channels] }
     }
 
     /// A scale for each of `channels` output channels.
@@ -29,7 +29,7 @@ impl WeightScales {
     #[must_use]
     pub fn per_channel(weight: &[f32], channels: usize, bits: u32) -> Self {
         let rows = weight.chunks((weight.len() / channels.max(1)).max(1));
-        Self { fractional_bits: rows.take(channels).map(|row| finest(row, bits)).collect() }
+        Self { fractional_bits: rows.take(channels).map(|row| of_weights(row, bits)).collect() }
     }
 
     /// Bits after the point, by output channel.
@@ -85,19 +85,25 @@ fn decibels(signal: f64, noise: f64) -> f64 {
         .min(WeightNoise::CEILING)
 }
 
-/// The most bits after the point at which all of `weights` fit `bits` bits.
-fn finest(weights: &[f32], bits: u32) -> i32 {
+/// The most bits after the point at which all of `weights` fit `bits` bits; 0 where they are all zero.
+fn of_weights(weights: &[f32], bits: u32) -> i32 {
     assert!((2..=32).contains(&bits), "weights of {bits} bits");
-    let largest = f64::from(weights.iter().fold(0f32, |max, weight| max.max(weight.abs())));
+    let largest = weights.iter().fold(0f32, |max, weight| max.max(weight.abs()));
+    let finest = finest(f64::from(largest), bits).unwrap_or(0);
+    finest.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
+}
+
+/// The most bits after the point at which `largest`, rounded to the nearest, fits a two's complement number of `bits` bits;
+/// `None` where that is zero.
+pub(crate) fn finest(largest: f64, bits: u32) -> Option<i32> {
     let most = (f64::from(bits) - 1.0).exp2() - 1.0;
     if largest == 0.0 {
-        return 0;
+        return None;
     }
     let fits = |exponent: i32| (largest * f64::from(exponent).exp2()).round() <= most;
     let exponent = (most / largest).log2().floor() as i32;
     // A value that rounds down to the largest number still fits.
-    let exponent = if fits(exponent + 1) { exponent + 1 } else { exponent };
-    exponent.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
+    Some(if fits(exponent + 1) { exponent + 1 } else { exponent })
 }
 
 #[cfg(test)]

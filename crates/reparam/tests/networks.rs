@@ -329,6 +329,35 @@ fn fused_blocks_cost_what_the_loss_charges() {
     }
 }
 
+/// What training takes to be one convolution is one.
+#[test]
+fn blocks_merge_where_the_oracle_says() {
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    for (architecture, width, layer_gates) in [
+        (Architecture::MobileNetV2, 0.25, false),
+        (Architecture::MobileNetV2, 1.0, false),
+        (Architecture::MobileNetV2, 0.5, true),
+        (Architecture::ResNet20, 0.5, false),
+        (Architecture::ResNet18, 0.125, true),
+    ] {
+        let network = Network::new(architecture, width, 10, 32).expect("usual");
+        let network = network.with_layer_gates(layer_gates);
+        let graph = network.graph();
+        for _ in 0..4 {
+            let mask = random_mask(&network, &mut random);
+            let made = checkpoint(&network, &mask, 1);
+            let merged = oracle::merged_stretches(&network, made.gates());
+            let has_weights =
+                |id: &usize| matches!(graph.nodes()[*id].op, Op::Conv(_) | Op::Linear { .. });
+            let all = (0..graph.nodes().len()).filter(has_weights).count();
+            let gone: usize =
+                merged.iter().map(|nodes| nodes.clone().filter(has_weights).count() - 1).sum();
+            let fused = fuse(&made).expect("fuses");
+            assert_eq!(convolutions(&fused), all - gone, "{network}, {mask}");
+        }
+    }
+}
+
 #[test]
 fn fusing_depends_on_the_checkpoint_alone() {
     let network = Network::new(Architecture::MobileNetV2, 0.25, 10, 32).expect("usual");

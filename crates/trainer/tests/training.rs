@@ -3,6 +3,7 @@
 mod colours;
 
 use colours::{SIDE, colours, data};
+use copriv_ir::evaluate::CheckpointEvaluator;
 use copriv_ir::{Architecture, BatchNormInit, Checkpoint, Gates, Network, Tensor};
 use copriv_trainer::data::{Dataset, Split};
 use copriv_trainer::train::{
@@ -327,6 +328,38 @@ fn two_devices_search_among_channels_as_one() {
     let [one, two] = ["device=cpu", "device=\"cpu,cpu\""].map(settings);
     let [a, b] = [&one, &two].map(|outcome| outcome.metrics.last().expect("an epoch").comm_loss);
     assert!(a < 0.9 && (a - b).abs() < 0.02, "{a} {b}");
+}
+
+/// As a compiler calibrates: in inference mode, on images as they are.
+#[test]
+fn ranges_are_those_of_the_kept_network_on_the_first_training_images() {
+    let out = folder();
+    let settings = [
+        "pretrain.epochs=1",
+        "search.epochs=1",
+        "finetune.epochs=1",
+        "optimiser.ema=0.9",
+        "finetune.quantise={ weight_bits = 6, activation_bits = 6, calibration_images = 5 }",
+    ];
+    let outcome = train(&config(&settings), out.path()).expect("trains");
+    let state = std::fs::read(out.path().join("state/progress.json")).expect("written");
+    let state: serde_json::Value = serde_json::from_slice(&state).expect("JSON");
+    let found = state["progress"]["ranges"].as_object().expect("by node");
+
+    let evaluator = CheckpointEvaluator::new(&outcome.checkpoint);
+    let mut expected = vec![0f32; found.len()];
+    for number in 0..5 {
+        let pixels = data().train.pixels(number).expect("there").into_owned();
+        let image = outcome.checkpoint.network().input().normalise(&pixels);
+        for (largest, values) in expected.iter_mut().zip(evaluator.layers(&image)) {
+            *largest = values.iter().fold(*largest, |max, x| max.max(x.abs()));
+        }
+    }
+    assert_eq!(found.len(), outcome.checkpoint.network().graph().nodes().len());
+    for (node, expected) in expected.iter().enumerate() {
+        let found = found[&node.to_string()].as_f64().expect("a number");
+        assert_eq!(found as f32, *expected, "node {node}");
+    }
 }
 
 #[test]

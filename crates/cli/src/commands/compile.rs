@@ -6,6 +6,7 @@ use crate::terminal::Terminal;
 use crate::{datasets, format};
 use anyhow::{Context as _, Result, anyhow};
 use copriv_compiler::{Calibration, Compilation, CompileConfig, LatticeSeeds, Progress};
+use copriv_ir::fixed_point::CALIBRATION_IMAGES;
 use copriv_ir::lattice::{PublicSeed, SecretSeed};
 use copriv_ir::{FusedModel, NetworkProfile, Phase};
 use copriv_trainer::data::{Dataset, Split, class_labels};
@@ -13,8 +14,6 @@ use indicatif::ProgressBar;
 use std::path::Path;
 use zeroize::Zeroizing;
 
-/// Training images whose ranges count as those of all.
-pub const CALIBRATION_IMAGES: usize = 128;
 /// The same where they also decide how many bits each layer gets: half of them, and some, tell what that costs.
 const JUDGING_IMAGES: usize = 512;
 /// Images of noise where there is no calibration set, and their seed.

@@ -145,8 +145,8 @@ pub(crate) fn allocate(
         (config.weight_bits + FINER).min(24),
         (config.activation_bits + FINER).min(24),
     );
-    let groups = crate::narrow::groups(model);
-    let knobs = Knob::all(model, &groups);
+    let formats = crate::narrow::format_groups(model);
+    let knobs = Knob::all(model, formats.groups());
     let probed = PROBED_IMAGES.min(calibration.images().len() / 2);
     let search = Search::new((model, calibration), (config, seeds), &finest)?;
     let losses = sensitivities(&search, (&knobs, &finest), probed, observer)?;

@@ -27,9 +27,9 @@ impl Path {
     ) -> Result<Self, CompileError> {
         let mut widths = finest.clone();
         let mut price = search.price(&widths)?;
-        let groups = crate::narrow::groups(search.model);
+        let formats = crate::narrow::format_groups(search.model);
         let touched: Vec<BTreeSet<LayerId>> =
-            knobs.iter().map(|knob| touched(search.model, &groups, *knob)).collect();
+            knobs.iter().map(|knob| touched(search.model, formats.groups(), *knob)).collect();
         let mut gains: Vec<Option<Gain>> = vec![None; knobs.len()];
         let mut stale: Vec<bool> = vec![true; knobs.len()];
         let mut moves = vec![];

@@ -37,6 +37,22 @@ impl Pass {
         let parts = PartTensors::new();
         Self { mode, dropout: None, quantiser: None, parts, mismatch: None }
     }
+
+    /// The weight of node `id` as this pass uses it.
+    pub(super) fn weight<const D: usize>(&self, id: usize, weight: Tensor<D>) -> Tensor<D> {
+        match &self.quantiser {
+            Some(quantiser) => quantiser.weight(id, weight),
+            None => weight,
+        }
+    }
+
+    /// The output of node `id`, perhaps with an activation behind it, as others read it in this pass.
+    fn value(&self, id: usize, output: Tensor<4>) -> Tensor<4> {
+        match &self.quantiser {
+            Some(quantiser) => quantiser.value(id, output),
+            None => output,
+        }
+    }
 }
 
 /// The state of one gate in a forward pass.
@@ -106,19 +122,13 @@ impl Model {
                     Some(weights) => self.activate_in_part(last.end, output, weights, pass),
                     None => output,
                 };
-                let quantiser = pass.quantiser.as_ref().filter(|_| last.is_rounded);
-                let output = match quantiser {
-                    Some(quantiser) => quantiser.value(last.norm, output),
-                    None => output,
-                };
                 maps.extend((id..last.end).map(|_| None));
-                maps.push(Some(output));
+                maps.push(Some(pass.value(last.norm, output)));
                 continue;
             }
             let mut inputs = nodes[id].inputs.iter().filter_map(&mut take);
             let fused = self.fused_activation(id, &readers);
             let mut gate = self.gate(fused, gates);
-            let is_rounded = self.is_rounded(id, &gate, &readers);
             // An activation in part comes after the sum, not with it.
             let part = fused.and_then(|_| self.part(id + 1, &gate, pass));
             if part.is_some() {
@@ -133,14 +143,9 @@ impl Model {
                 Some(weights) => self.activate_in_part(id + 1, output, weights, pass),
                 None => output,
             };
-            let quantiser = pass.quantiser.as_ref().filter(|_| is_rounded);
-            let output = match quantiser {
-                Some(quantiser) => quantiser.value(id, output),
-                None => output,
-            };
             // Where the activation is already done, nobody reads what was before it.
             maps.extend(fused.map(|_| None));
-            maps.push(Some(output));
+            maps.push(Some(pass.value(id, output)));
         }
         let logits = maps.pop().flatten().unwrap_or(images);
         logits.flatten(1, 3)
@@ -160,28 +165,13 @@ impl Model {
         }
     }
 
-    /// Whether the output of node `id`, with the activation behind it, is a value of the fused network.
-    pub(super) fn is_rounded(&self, id: usize, gate: &Gate, readers: &[Readers]) -> bool {
-        let node = &self.graph.nodes()[id];
-        let is_activated = !matches!(gate.weight, GateWeight::None);
-        match node.op {
-            Op::Input | Op::Add => true,
-            // What is added next is rounded with the sum; what has no activation left is no value.
-            Op::BatchNorm => {
-                let next = self.graph.nodes().get(readers[id].last).map(|node| &node.op);
-                is_activated || !matches!(next, Some(Op::Add | Op::Activation(_)))
-            }
-            _ => false,
-        }
-    }
-
     /// The output of a node of one input; vectors are maps of one pixel.
     fn apply(&self, id: usize, x: Tensor<4>, gates: &[GateValue], pass: &Pass) -> Tensor<4> {
         match (&self.graph.nodes()[id].op, &self.layers[id]) {
             (Op::Linear { .. }, Some(Layer::Linear(linear))) => {
                 let x = x.flatten::<2>(1, 3);
                 let x = pass.dropout.iter().fold(x, |x, factors| x * factors.clone());
-                let product = x.matmul(linear.weight.val().transpose());
+                let product = x.matmul(pass.weight(id, linear.weight.val()).transpose());
                 (product + linear.bias.val().unsqueeze()).unsqueeze_dims(&[2, 3])
             }
             (Op::Activation(condition), _) => {

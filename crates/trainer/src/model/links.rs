@@ -1,8 +1,8 @@
 //! Convolutions that follow one another directly, each with its batch norm and activation: one operation for all.
 
+use super::Model;
 use super::forward::{GateValue, Mode, Pass, Readers};
 use super::layer::{Layer, Norm};
-use super::{Model, values};
 use crate::ops::{self, Gate, GateWeight, NormaliseBy, Unit};
 use burn::tensor::Tensor;
 use copriv_ir::{ConvGeometry, Graph, NodeId, Op};
@@ -52,7 +52,7 @@ impl Model {
             let condition = self.fused_activation(norm, readers);
             let end = norm + usize::from(condition.is_some());
             let mut gate = self.gate(condition, gates);
-            let is_rounded = pass.quantiser.is_some() && self.is_rounded(norm, &gate, readers);
+            let is_rounded = pass.quantiser.as_ref().is_some_and(|q| q.rounds(norm));
             let part = condition.and_then(|_| self.part(end, &gate, pass));
             if part.is_some() {
                 gate.weight = GateWeight::None;
@@ -86,28 +86,15 @@ impl Model {
         else {
             return None;
         };
-        let weight = conv.weight.val();
-        let weight = match &pass.quantiser {
-            Some(quantiser) => quantiser.weight(weight, &norm_factors(norm)),
-            None => weight,
-        };
         let unit = Unit {
             geometry: *link.geometry,
-            weight,
+            weight: pass.weight(link.conv, conv.weight.val()),
             parameters: [norm.weight.val(), norm.bias.val()],
             running: [norm.running_mean.value_sync(), norm.running_var.value_sync()],
             gate: link.gate.clone(),
         };
         Some((norm, unit))
     }
-}
-
-/// By how much a batch norm scales each channel.
-fn norm_factors(norm: &Norm) -> Vec<f32> {
-    let variance = values(norm.running_var.value_sync());
-    let factor =
-        |(weight, variance): (f32, f32)| weight / (variance + Graph::BATCH_NORM_EPSILON).sqrt();
-    values(norm.weight.val()).into_iter().zip(variance).map(factor).collect()
 }
 
 impl Norm {

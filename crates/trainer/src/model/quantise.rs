@@ -1,118 +1,220 @@
-//! Rounding as the compiler rounds, in the forward pass of training alone: gradients go straight through.
+//! Rounding as the compiler rounds ([`copriv_ir::fixed_point`]), in the forward pass of training alone: gradients go straight
+//! through.
 //!
-//! Each convolution's weights are rounded with its batch norm folded in (by the running statistics), at the finest power
-//! of two per layer that fits. Values between layers are rounded at the power of two that the largest one seen so far asks
-//! for. Within a block whose activations are removed the weights of each convolution are rounded by themselves, although the
-//! compiler rounds those of the one convolution that the block becomes: the fused weight is no function that could be
-//! trained through cheaply. Values within such a block, which do not exist once it is fused, are left alone.
+//! The weights of each convolution are rounded with its batch norm folded in (by the running statistics), those of the fully
+//! connected layer as they are after a pooling sum, and what a layer with weights gives, as the image, in the format that
+//! it shares with the values it is activated to and added to. What follows from those by activations, sums and pooling is
+//! then on the same grid.
+//!
+//! That holds where a layer of this network is one of the fused network, as it is wherever the kernels of a block do not merge. Blocks
+//! that become one convolution ([`oracle::merged_stretches`]) give their output in its format and have no values inside. Their weights
+//! are not the plan's: each convolution's are rounded by themselves, as those of the one convolution are no function
+//! that could be trained through cheaply. Nor does their scale limit that of the output.
+//!
+//! Also otherwise than here, the compiler rounds biases, far finer than values; where two convolutions are added it may round their
+//! sum once; and what lies between two values goes to either by chance, here to the nearest.
 
-use super::values;
+use super::layer::{Layer, Norm};
+use super::{Model, values};
 use burn::tensor::{Tensor, TensorData};
-use copriv_ir::WeightScales;
+use copriv_ir::cost::oracle;
+use copriv_ir::fixed_point::{FormatGroups, Origin, mean_bits, mean_correction, weight_scale};
+use copriv_ir::{Gates, Graph, Node, Op};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::ops::Range;
 
-/// The largest magnitude seen of each node's output, by the node's number.
+/// The largest magnitude of each node's output, by the node's number.
 pub(crate) type Ranges = BTreeMap<usize, f32>;
 
-/// How weights and values are rounded.
+/// How many bits weights and values have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bits {
+    pub(crate) weight: u32,
+    pub(crate) activation: u32,
+}
+
+/// What rounding makes of a network as it is now.
 #[derive(Debug)]
 pub(crate) struct Quantiser {
-    weight_bits: u32,
-    activation_bits: u32,
-    /// Whether ranges grow with what is seen.
-    learns: bool,
-    ranges: Mutex<Ranges>,
+    /// What is added to the weights, by the node that has them.
+    weight_errors: BTreeMap<usize, Vec<f32>>,
+    /// Fractional bits of the values that are rounded, by the node that gives them.
+    scales: BTreeMap<usize, u32>,
 }
 
 impl Quantiser {
-    pub(crate) fn new(
-        [weight_bits, activation_bits]: [u32; 2],
-        ranges: Ranges,
-        learns: bool,
-    ) -> Self {
-        Self { weight_bits, activation_bits, learns, ranges: Mutex::new(ranges) }
-    }
-
-    /// The ranges as they are now.
-    pub(crate) fn ranges(&self) -> Ranges {
-        self.ranges.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// A convolution's weight; `factors` are those of the batch norm after it, one an output channel.
-    pub(super) fn weight(&self, weight: Tensor<4>, factors: &[f32]) -> Tensor<4> {
-        let shape = weight.dims();
-        let tracked = weight.is_autodiff();
-        let plain = if tracked { weight.clone().inner() } else { weight.clone() };
-        let device = plain.device();
-        let mut list = values(plain);
-        let row = (list.len() / factors.len().max(1)).max(1);
-        let folded: Vec<f32> = list
-            .chunks(row)
-            .zip(factors)
-            .flat_map(|(row, factor)| row.iter().map(move |weight| weight * factor))
-            .collect();
-        let scales = WeightScales::per_layer(&folded, factors.len(), self.weight_bits);
-        for (number, (list, folded)) in list.chunks_mut(row).zip(folded.chunks(row)).enumerate() {
-            let bits = scales.fractional_bits().get(number).copied().unwrap_or(0);
-            let unit = f64::from(bits).exp2();
-            for (weight, folded) in list.iter_mut().zip(folded) {
-                let rounded = ((f64::from(*folded) * unit).round() / unit) as f32;
-                // What is added to the weight; a channel that is scaled to nothing stays as it is.
-                let error = (rounded - folded) / factors[number];
-                *weight = if error.is_finite() { error } else { 0.0 };
-            }
+    /// That of `model` with these gates, whose values are as large as `ranges` says.
+    pub(crate) fn new(model: &Model, gates: &Gates, ranges: &Ranges, bits: Bits) -> Self {
+        let nodes = model.graph.nodes();
+        let (mut weight_errors, mut weight_scales) = (BTreeMap::new(), BTreeMap::new());
+        for id in 0..nodes.len() {
+            let Some(weights) = Weights::of(model, id) else { continue };
+            let (scale, errors) = weights.rounded(bits.weight);
+            weight_errors.insert(id, errors);
+            weight_scales.insert(weights.output, scale);
         }
-        let error = Tensor::<4>::from_data(TensorData::new(list, shape), &device);
-        weight + if tracked { Tensor::from_inner(error) } else { error }
+        let merged = oracle::merged_stretches(&model.network, gates);
+        let is_merged = |id: usize| merged.iter().any(|nodes| nodes.contains(&id));
+        let origins = origins(&model.graph, &merged);
+        let last = nodes.len() - 1;
+        let is_rounded = |id: &usize| match origins[*id] {
+            Origin::Product { .. } => *id != last,
+            _ => nodes[*id].op == Op::Input,
+        };
+        let rounded: Vec<usize> = (0..nodes.len()).filter(is_rounded).collect();
+        let largest: Vec<f32> =
+            (0..nodes.len()).map(|id| ranges.get(&id).copied().unwrap_or_default()).collect();
+        let weight_scale = |id| weight_scales.get(&id).copied().filter(|_| !is_merged(id));
+        let scales = FormatGroups::new(origins).scales(&largest, |_| bits.activation, weight_scale);
+        let scales = rounded.into_iter().map(|id| (id, scales[id])).collect();
+        Self { weight_errors, scales }
     }
 
-    /// The output of node `id`.
+    /// The weight of node `id`, rounded.
+    pub(super) fn weight<const D: usize>(&self, id: usize, weight: Tensor<D>) -> Tensor<D> {
+        let Some(errors) = self.weight_errors.get(&id) else { return weight };
+        let data = TensorData::new(errors.clone(), weight.dims());
+        if !weight.is_autodiff() {
+            let errors = Tensor::from_data(data, &weight.device());
+            return weight + errors;
+        }
+        let errors = Tensor::<D>::from_data(data, &weight.device().inner());
+        weight + Tensor::from_inner(errors)
+    }
+
+    /// Whether the output of node `id` is rounded.
+    pub(super) fn rounds(&self, id: usize) -> bool {
+        self.scales.contains_key(&id)
+    }
+
+    /// The output of node `id`, perhaps with an activation behind it: rounded, if it is to be.
     pub(super) fn value(&self, id: usize, x: Tensor<4>) -> Tensor<4> {
-        let tracked = x.is_autodiff();
-        let plain = if tracked { x.clone().inner() } else { x.clone() };
-        let Some(largest) = self.largest(id, &plain) else { return x };
-        let unit = f64::from(fractional_bits(largest, self.activation_bits)).exp2();
-        let rounded = plain.clone().mul_scalar(unit).round().div_scalar(unit);
-        let error = rounded - plain;
-        x + if tracked { Tensor::from_inner(error) } else { error }
-    }
-
-    /// The largest magnitude seen of node `id`, now among them if ranges grow; `None` for none.
-    fn largest(&self, id: usize, x: &Tensor<4>) -> Option<f32> {
-        let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.learns {
-            let now = values(x.clone().abs().max()).first().copied().unwrap_or_default();
-            let largest = ranges.entry(id).or_insert(0.0);
-            *largest = largest.max(now);
+        let Some(&scale) = self.scales.get(&id) else { return x };
+        let unit = f64::from(scale).exp2();
+        let rounded = |x: Tensor<4>| x.mul_scalar(unit).round().div_scalar(unit);
+        if !x.is_autodiff() {
+            return rounded(x);
         }
-        ranges.get(&id).copied()
+        let plain = x.clone().inner();
+        x + Tensor::from_inner(rounded(plain.clone()) - plain)
     }
 }
 
-/// Bits after the point at which `bits` bits hold `largest`, as the compiler chooses them.
-fn fractional_bits(largest: f32, bits: u32) -> u32 {
-    let integer = if largest > 0.0 { largest.log2().floor() as i64 + 1 } else { 0 };
-    (i64::from(bits) - integer).clamp(0, 30) as u32
+/// The weights of a layer, and what fusing and compiling make of them before they are rounded.
+struct Weights {
+    list: Vec<f32>,
+    /// By which the batch norm scales each output channel; without one 1.
+    factors: Vec<f64>,
+    /// Of a mean.
+    correction: f64,
+    /// The node that gives the layer's value.
+    output: usize,
+}
+
+impl Weights {
+    /// Those of node `id`, if it has any.
+    fn of(model: &Model, id: usize) -> Option<Self> {
+        let (nodes, layer) = (model.graph.nodes(), model.layers[id].as_ref()?);
+        match (layer, model.layers.get(id + 1).and_then(Option::as_ref)) {
+            (Layer::Conv(conv), Some(Layer::Norm(norm))) => {
+                let (list, factors) = (values(conv.weight.val()), factors(norm));
+                Some(Self { list, factors, correction: 1.0, output: id + 1 })
+            }
+            (Layer::Linear(linear), _) => {
+                let input = &nodes[nodes[id].inputs[0].0];
+                let correction = match input.op {
+                    Op::GlobalAveragePool => mean_correction(nodes[input.inputs[0].0].shape.area()),
+                    _ => 1.0,
+                };
+                let list = values(linear.weight.val());
+                Some(Self { list, factors: vec![1.0], correction, output: id })
+            }
+            _ => None,
+        }
+    }
+
+    /// Fractional bits at which they have `bits` bits, and what rounding to these adds to each; nothing to a channel that
+    /// is scaled to nothing.
+    fn rounded(&self, bits: u32) -> (u32, Vec<f32>) {
+        let row = (self.list.len() / self.factors.len().max(1)).max(1);
+        let rows = self.list.chunks(row).zip(&self.factors);
+        // The fused network has them in single precision.
+        let folded: Vec<(f64, f64)> = rows
+            .flat_map(|(row, &factor)| {
+                row.iter().map(move |&w| (f64::from((f64::from(w) * factor) as f32), factor))
+            })
+            .collect();
+        let largest = folded.iter().fold(0.0, |max: f64, (w, _)| max.max(w.abs()));
+        let scale = weight_scale(largest * self.correction, bits).unwrap_or(0);
+        let unit = f64::from(scale).exp2() * self.correction;
+        let error = |&(weight, factor): &(f64, f64)| {
+            let error = (((weight * unit).round() / unit - weight) / factor) as f32;
+            if error.is_finite() { error } else { 0.0 }
+        };
+        (scale, folded.iter().map(error).collect())
+    }
+}
+
+/// By how much a batch norm scales each channel.
+fn factors(norm: &Norm) -> Vec<f64> {
+    let factor = |(weight, variance): (f32, f32)| {
+        f64::from(weight) / (f64::from(variance) + f64::from(Graph::BATCH_NORM_EPSILON)).sqrt()
+    };
+    let variances = values(norm.running_var.value_sync());
+    values(norm.weight.val()).into_iter().zip(variances).map(factor).collect()
+}
+
+/// How the output of each node comes about, as far as its format goes, where `merged` nodes become one convolution each. Outputs
+/// that are no values of the fused network have formats of their own that nothing depends on.
+fn origins(graph: &Graph, merged: &[Range<usize>]) -> Vec<Origin> {
+    let nodes = graph.nodes();
+    let product = |id: usize| {
+        let factor = nodes[id].inputs[0].0;
+        match nodes[factor].op {
+            Op::GlobalAveragePool => {
+                let factor = nodes[factor].inputs[0].0;
+                Origin::Product { factor, pooled: mean_bits(nodes[factor].shape.area()) }
+            }
+            _ => Origin::Product { factor, pooled: 0 },
+        }
+    };
+    let origin = |(id, node): (usize, &Node)| {
+        if let Some(Range { start, end }) = merged.iter().find(|merged| merged.contains(&id)) {
+            return if id + 1 == *end { product(*start) } else { Origin::Own };
+        }
+        match node.op {
+            Op::Input | Op::Conv(_) | Op::GlobalAveragePool => Origin::Own,
+            Op::BatchNorm => product(node.inputs[0].0),
+            Op::Linear { .. } => product(id),
+            Op::Activation(_) | Op::Add | Op::MaxPool { .. } => {
+                Origin::Alike(node.inputs.iter().map(|input| input.0).collect())
+            }
+        }
+    };
+    nodes.iter().enumerate().map(origin).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use burn::tensor::Device;
+    use copriv_ir::{Architecture, BatchNormInit, Checkpoint, Network};
 
     #[test]
     fn folded_weights_are_multiples_of_a_power_of_two_and_gradients_go_through() {
         let device = Device::flex().autodiff();
         let list: Vec<f32> = (0..36).map(|i| (i as f32 * 0.7).sin()).collect();
-        let data = TensorData::new(list.clone(), [2, 2, 3, 3]);
-        let weight = Tensor::<4>::from_data(data, &device).require_grad();
-        let quantiser = Quantiser::new([4, 8], Ranges::new(), true);
-        let factors = [0.5, 1.9];
-        let rounded = quantiser.weight(weight.clone(), &factors);
+        let factors = vec![0.5, 1.9];
+        let weights = Weights { list: list.clone(), factors, correction: 1.0, output: 0 };
+        let (scale, errors) = weights.rounded(4);
         // Folded weights up to 1.88 in four bits of two's complement, which end at 7: halves, to half of one.
+        assert_eq!(scale, 1);
+        let quantiser = Quantiser { weight_errors: [(3, errors)].into(), scales: BTreeMap::new() };
+        let weight = Tensor::<4>::from_data(TensorData::new(list.clone(), [2, 2, 3, 3]), &device);
+        let weight = weight.require_grad();
+        let rounded = quantiser.weight(3, weight.clone());
         for (i, (rounded, weight)) in values(rounded.clone()).iter().zip(&list).enumerate() {
-            let factor = factors[i / 18];
+            let factor = [0.5, 1.9][i / 18];
             let steps = rounded * factor * 2.0;
             assert!((steps - steps.round()).abs() < 1e-4, "{steps}");
             assert!((rounded - weight).abs() * factor <= 0.25 + 1e-5);
@@ -120,22 +222,82 @@ mod tests {
         let gradients = (rounded * 3.0).sum().backward();
         let gradient = values(weight.grad(&gradients).expect("a leaf"));
         assert!(gradient.iter().all(|&gradient| gradient == 3.0));
-        let nothing = quantiser.weight(weight, &[0.0, 0.0]);
-        assert_eq!(values(nothing), list);
+        assert_eq!(values(quantiser.weight(4, weight)), list);
+
+        let nothing = Weights { factors: vec![0.0, 0.0], ..weights };
+        assert_eq!(nothing.rounded(4).1, [0.0; 36]);
     }
 
     #[test]
-    fn values_are_rounded_by_the_largest_seen() {
-        let device = Device::flex();
-        let tensor = |list: [f32; 4]| Tensor::<1>::from_floats(list, &device).reshape([1, 1, 2, 2]);
-        let learning = Quantiser::new([8, 3], Ranges::new(), true);
-        // Below 4 in 3 bits: halves.
-        let found = values(learning.value(5, tensor([3.9, 0.3, -1.2, 0.2])));
-        assert_eq!(found, [4.0, 0.5, -1.0, 0.0]);
-        assert_eq!(values(learning.value(5, tensor([0.3; 4]))), [0.5; 4]);
-        assert_eq!(learning.ranges(), Ranges::from([(5, 3.9)]));
-        let fixed = Quantiser::new([8, 3], learning.ranges(), false);
-        assert_eq!(values(fixed.value(5, tensor([9.3; 4]))), [9.5; 4]);
-        assert_eq!(values(fixed.value(6, tensor([0.3; 4]))), [0.3; 4]);
+    fn weights_after_a_mean_are_rounded_with_its_correction() {
+        let correction = mean_correction(9);
+        let weights = Weights { list: vec![0.5, -0.3], factors: vec![1.0], correction, output: 0 };
+        // 16 / 9 times as large: 0.889 and -0.533 in eighths.
+        let (scale, errors) = weights.rounded(4);
+        assert_eq!(scale, 3);
+        let found = [0.5 + errors[0], -0.3 + errors[1]];
+        for (found, expected) in found.into_iter().zip([7.0f32, -4.0]) {
+            assert!((found - expected / 8.0 * 9.0 / 16.0).abs() < 1e-6, "{found}");
+        }
+    }
+
+    #[test]
+    fn values_are_rounded_at_their_scale_and_gradients_go_through() {
+        let quantiser = Quantiser { weight_errors: BTreeMap::new(), scales: [(5, 1)].into() };
+        for device in [Device::flex(), Device::flex().autodiff()] {
+            let x = Tensor::<1>::from_floats([3.9, 0.3, -1.2, 0.2], &device);
+            let x = x.reshape([1, 1, 2, 2]);
+            assert_eq!(values(quantiser.value(5, x.clone())), [4.0, 0.5, -1.0, 0.0]);
+            assert_eq!(values(quantiser.value(6, x.clone())), values(x));
+        }
+        let x = Tensor::<4>::from_floats([[[[0.3, 0.9]]]], &Device::flex().autodiff());
+        let x = x.require_grad();
+        let gradients = (quantiser.value(5, x.clone()) * 2.0).sum().backward();
+        assert_eq!(values(x.grad(&gradients).expect("a leaf")), [2.0, 2.0]);
+    }
+
+    /// The scales by node name, where block `features.3` is kept or removed.
+    fn scales(kept: bool) -> BTreeMap<String, u32> {
+        let network = Network::new(Architecture::MobileNetV2, 0.5, 10, 32).expect("usual");
+        let mut mask = "1".repeat(17);
+        mask.replace_range(2..3, if kept { "1" } else { "0" });
+        let gates = Gates::from_mask(&network, &mask).expect("a digit a block");
+        let made = Checkpoint::initialise(network, 1, BatchNormInit::Random);
+        let model = Model::from_checkpoint(&made, &Device::flex());
+        let nodes = model.graph.nodes().iter().enumerate();
+        // The largest value is one activation's input.
+        let large = |(id, node): (usize, &Node)| {
+            (id, if node.name == "features.2.conv.3" { 9.0 } else { 1.5 })
+        };
+        let ranges = nodes.map(large).collect();
+        let quantiser = Quantiser::new(&model, &gates, &ranges, Bits { weight: 8, activation: 8 });
+        let name = |(id, scale): (usize, u32)| (model.graph.nodes()[id].name.clone(), scale);
+        quantiser.scales.into_iter().map(name).collect()
+    }
+
+    #[test]
+    fn kept_blocks_share_formats_and_merged_ones_have_no_values_inside() {
+        let of = |scales: &BTreeMap<String, u32>, prefix: &str| -> Vec<(String, u32)> {
+            let inside = scales.iter().filter(|(name, _)| name.starts_with(prefix));
+            inside.map(|(name, scale)| (name[prefix.len()..].to_owned(), *scale)).collect()
+        };
+        let named = |list: &[(&str, u32)]| -> Vec<(String, u32)> {
+            list.iter().map(|(name, scale)| ((*name).to_owned(), *scale)).collect()
+        };
+        let kept = scales(true);
+        assert_eq!(of(&kept, "input"), named(&[("", 7)]));
+        // Its shortcut adds the second block's output, so both have the format of the largest.
+        assert_eq!(
+            of(&kept, "features.2."),
+            named(&[("conv.0.1", 7), ("conv.1.1", 7), ("conv.3", 4)])
+        );
+        assert_eq!(
+            of(&kept, "features.3."),
+            named(&[("conv.0.1", 7), ("conv.1.1", 7), ("conv.3", 4)])
+        );
+        assert!(of(&kept, "classifier").is_empty(), "logits are what they are");
+        let removed = scales(false);
+        assert_eq!(of(&removed, "features.2."), of(&kept, "features.2."));
+        assert_eq!(of(&removed, "features.3."), named(&[("add", 7)]));
     }
 }

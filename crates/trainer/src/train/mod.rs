@@ -3,6 +3,7 @@
 mod accuracy;
 mod average;
 mod batch;
+mod calibration;
 mod config;
 mod error;
 mod evaluate;
@@ -21,6 +22,7 @@ mod state;
 mod teacher;
 
 pub use accuracy::{Accuracy, Tally};
+pub use calibration::quantised_logits;
 pub use config::{
     Algorithm, ConfigError, DataConfig, DistillationConfig, FinetuneConfig, ImportanceConfig,
     NetworkConfig, OptimiserConfig, PenaltyConfig, QuantiseConfig, ScheduleConfig, SearchConfig,

@@ -29,7 +29,7 @@ pub(super) struct Progress {
     /// There once all steps of the epoch are done and its gates settled, until it is measured.
     #[serde(default)]
     pub(super) unmeasured: Option<Unmeasured>,
-    /// Of the values that are rounded.
+    /// Largest magnitudes by which a stage rounds that does: measured before it and after each epoch.
     pub(super) ranges: Ranges,
     /// Weight of the penalty on activated values in the present epoch, and their count after the one before; where there is one.
     #[serde(default)]

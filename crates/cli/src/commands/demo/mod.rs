@@ -10,6 +10,7 @@ use crate::{datasets, picture};
 use anyhow::{Context as _, Result, ensure};
 use copriv_compiler::{Calibration, CompileConfig, Preset};
 use copriv_ir::evaluate::PlanEvaluator;
+use copriv_ir::fixed_point::CALIBRATION_IMAGES;
 use copriv_ir::{Checkpoint, FusedModel};
 use copriv_trainer::data::{Dataset, Split};
 use copriv_trainer::train::TrainConfig;
@@ -50,7 +51,7 @@ pub fn run(args: &Demo, terminal: &Terminal) -> Result<()> {
     for (name, path, presets) in &networks {
         let count = |preset| if args.brief { 1 } else { private_images(name, preset) };
         let fused = demo.fuse(name, path)?;
-        let images = demo.images.clone().limit(compile::CALIBRATION_IMAGES);
+        let images = demo.images.clone().limit(CALIBRATION_IMAGES);
         if !presets.is_empty() {
             let calibration = compile::calibrate(&fused, &images, terminal)?;
             for &preset in *presets {

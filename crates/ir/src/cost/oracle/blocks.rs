@@ -2,10 +2,11 @@
 
 use super::{Method, Oracle, convolution};
 use crate::{
-    BlockInfo, Condition, ConvGeometry, FusedModel, FusedOp, Graph, Network, NodeId, Op, Shape,
+    BlockInfo, Condition, ConvGeometry, FusedModel, FusedOp, Gates, Graph, Network, Node, NodeId,
+    Op, Shape,
 };
 use std::iter::Sum;
-use std::ops::Add;
+use std::ops::{Add, Range};
 
 /// Offline and online bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -92,6 +93,63 @@ pub fn layer_costs(oracle: &Oracle, method: Method, model: &FusedModel) -> Vec<B
     layers.collect()
 }
 
+/// The stretches of nodes that become one convolution with these gates, in network order: neighbouring blocks whose
+/// activations are gone, as they are cheapest, each exactly one convolution. A stretch leaves its last node as its only
+/// value; an activation at the end of its last block is not part of it.
+///
+/// Fusing decides by the same costs but cuts blocks too: where that pays, as in bottlenecks, it merges some
+/// convolutions of a block that is apart here.
+#[must_use]
+pub fn merged_stretches(network: &Network, gates: &Gates) -> Vec<Range<usize>> {
+    let graph = network.graph();
+    // The cheapest way up to each block: its cost, and its stretches.
+    let mut ways: Vec<(f64, Vec<Range<usize>>)> = vec![(0.0, vec![])];
+    for (number, block) in graph.blocks().iter().enumerate() {
+        let (cost, stretches) = ways[number].clone();
+        let mut best = (cost + apart(&Oracle::PAPER, &graph, &block.nodes).total(), stretches);
+        for (first, (before, stretches)) in graph.blocks()[..=number].iter().zip(&ways) {
+            let nodes = first.nodes.start..block.nodes.end;
+            let Some((nodes, one)) = as_one(&graph, gates, nodes) else { continue };
+            let cost = before + linear(&Oracle::PAPER, one).total();
+            if cost < best.0 {
+                best = (cost, stretches.iter().cloned().chain([nodes]).collect());
+            }
+        }
+        ways.push(best);
+    }
+    ways.pop().map(|(_, stretches)| stretches).unwrap_or_default()
+}
+
+/// A convolution and the shape of its input.
+type OnMap = (ConvGeometry, Shape);
+
+/// The nodes but for an activation at their end, and the convolution that they are: if they are linear, of one value, and
+/// nothing else reads what is inside.
+fn as_one(graph: &Graph, gates: &Gates, mut nodes: Range<usize>) -> Option<(Range<usize>, OnMap)> {
+    let is_activation = |id: usize| matches!(graph.nodes()[id].op, Op::Activation(_));
+    nodes.end -= usize::from(is_activation(nodes.end - 1));
+    let is_linear = |node: &Node| match node.op {
+        Op::Conv(_) | Op::BatchNorm | Op::Add => true,
+        Op::Activation(condition) => !gates.admit(condition),
+        _ => false,
+    };
+    let (inner, after) = (&graph.nodes()[nodes.clone()], &graph.nodes()[nodes.end..]);
+    if !inner.iter().all(is_linear) {
+        return None;
+    }
+    let is_inner = |input: &NodeId| nodes.contains(&input.0) && input.0 + 1 != nodes.end;
+    let source = inner.first()?.inputs.first()?;
+    let is_foreign = |input: &NodeId| !nodes.contains(&input.0) && input != source;
+    if after.iter().flat_map(|node| &node.inputs).any(is_inner)
+        || inner.iter().flat_map(|node| &node.inputs).any(is_foreign)
+    {
+        return None;
+    }
+    let several = inner.iter().filter(|node| matches!(node.op, Op::Conv(_))).count() > 1;
+    let one = merged(graph, &nodes).filter(|_| several)?;
+    Some((nodes, one))
+}
+
 fn after(oracle: &Oracle, network: &Network, graph: &Graph, block: &BlockInfo) -> Bytes {
     let nodes = &graph.nodes()[block.nodes.clone()];
     let activated = nodes.iter().filter(|node| {
@@ -99,21 +157,29 @@ fn after(oracle: &Oracle, network: &Network, graph: &Graph, block: &BlockInfo) -
     });
     let online =
         activated.map(|node| oracle.activation(network.activation(), node.shape.elements())).sum();
-    let linear = |(geometry, input): (ConvGeometry, Shape)| {
-        oracle.linear(Method::WinogradStride2, &geometry, input)
-    };
-    let apart = nodes.iter().filter_map(|node| convolution(graph, node)).map(linear).sum();
-    let merged = merged(graph, block).map_or(apart, linear);
+    let apart = apart(oracle, graph, &block.nodes);
+    let merged = merged(graph, &block.nodes).map_or(apart, |conv| linear(oracle, conv));
     let cheaper = if merged.total() < apart.total() { merged } else { apart };
     cheaper + Bytes { offline: 0.0, online }
 }
 
-/// The one convolution that a block without activations is, and the shape of its input; `None`
+/// A convolution on a map of this shape by its cheapest lowering.
+fn linear(oracle: &Oracle, (geometry, input): OnMap) -> Bytes {
+    oracle.linear(Method::WinogradStride2, &geometry, input)
+}
+
+/// The convolutions among some nodes one by one.
+fn apart(oracle: &Oracle, graph: &Graph, nodes: &Range<usize>) -> Bytes {
+    let nodes = graph.nodes()[nodes.clone()].iter();
+    nodes.filter_map(|node| convolution(graph, node)).map(|conv| linear(oracle, conv)).sum()
+}
+
+/// The one convolution that the nodes of a block without activations are, and the shape of its input; `None`
 /// where it is none. A shortcut lies within the main branch's kernel.
-pub(super) fn merged(graph: &Graph, block: &BlockInfo) -> Option<(ConvGeometry, Shape)> {
-    let mut node = NodeId(block.nodes.end.checked_sub(1)?);
+pub(super) fn merged(graph: &Graph, nodes: &Range<usize>) -> Option<OnMap> {
+    let mut node = NodeId(nodes.end.checked_sub(1)?);
     let mut convolutions = Vec::new();
-    while block.nodes.contains(&node.0) {
+    while nodes.contains(&node.0) {
         let inner = &graph.nodes()[node.0];
         convolutions.extend(convolution(graph, inner));
         node = *inner.inputs.first()?;
@@ -131,7 +197,7 @@ mod tests {
 
     fn merged_of(architecture: Architecture, block: usize) -> Option<(ConvGeometry, Shape)> {
         let graph = Network::new(architecture, 1.0, 100, 32).expect("usual").graph();
-        merged(&graph, &graph.blocks()[block])
+        merged(&graph, &graph.blocks()[block].nodes)
     }
 
     #[test]

@@ -9,7 +9,7 @@
 
 mod blocks;
 
-pub use blocks::{BlockCost, Bytes, block_costs, layer_costs, node_costs};
+pub use blocks::{BlockCost, Bytes, block_costs, layer_costs, merged_stretches, node_costs};
 
 use crate::{
     Activation, ConvGeometry, Graph, Lowering, MatMulShape, Node, Op, Party, Shape, WinogradTile,
@@ -176,7 +176,7 @@ mod tests {
 
     /// The block as one convolution, whether that is cheaper or not, with the activation after it.
     fn whole(graph: &Graph, block: &BlockInfo) -> Bytes {
-        let (geometry, input) = merged(graph, block).expect("one convolution");
+        let (geometry, input) = merged(graph, &block.nodes).expect("one convolution");
         let linear = Oracle::PAPER.linear(Method::WinogradStride2, &geometry, input);
         let activation = Oracle::PAPER.relu(geometry.output_shape(input).elements());
         linear + Bytes { offline: 0.0, online: if block.is_residual { activation } else { 0.0 } }

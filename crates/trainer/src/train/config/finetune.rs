@@ -2,6 +2,8 @@
 
 use super::ScheduleConfig;
 use super::check::{ConfigError, within};
+use crate::model::Bits;
+use copriv_ir::fixed_point;
 use serde::{Deserialize, Serialize};
 
 /// Training after the search, with its gates.
@@ -23,7 +25,8 @@ pub struct FinetuneConfig {
     pub quantise: Option<QuantiseConfig>,
 }
 
-/// The widths that a plan of mixed precision will use.
+/// The widths that a plan of mixed precision will use, the same for all layers, and what tells how large values get: measured before
+/// the first epoch and after each, as `copriv compile --calibrate` does on the same images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuantiseConfig {
@@ -31,6 +34,15 @@ pub struct QuantiseConfig {
     pub weight_bits: u32,
     /// Bits of the largest value between layers.
     pub activation_bits: u32,
+    /// How many of the first training images tell how large values get.
+    #[serde(default = "calibration_images")]
+    pub calibration_images: usize,
+}
+
+impl QuantiseConfig {
+    pub(in crate::train) fn bits(&self) -> Bits {
+        Bits { weight: self.weight_bits, activation: self.activation_bits }
+    }
 }
 
 /// The loss `weight * KL(teacher, student) + (1 - weight) * cross entropy`, at temperature 1.
@@ -58,9 +70,12 @@ impl FinetuneConfig {
 
     /// `searched`: whether the run has a network from before a search.
     pub(super) fn check(&self, searched: bool) -> Result<(), ConfigError> {
-        if let Some(QuantiseConfig { weight_bits, activation_bits }) = self.quantise {
+        if let Some(config) = self.quantise {
+            let QuantiseConfig { weight_bits, activation_bits, calibration_images } = config;
             within("finetune.quantise.weight_bits", f64::from(weight_bits), 2.0..=16.0)?;
             within("finetune.quantise.activation_bits", f64::from(activation_bits), 2.0..=16.0)?;
+            let images = calibration_images as f64;
+            within("finetune.quantise.calibration_images", images, 1.0..=1e6)?;
         }
         let Some(distillation) = &self.distillation else { return Ok(()) };
         within("finetune.distillation.weight", distillation.weight, 0.0..=1.0)?;
@@ -71,6 +86,10 @@ impl FinetuneConfig {
         }
         Ok(())
     }
+}
+
+const fn calibration_images() -> usize {
+    fixed_point::CALIBRATION_IMAGES
 }
 
 const fn distillation_weight() -> f64 {

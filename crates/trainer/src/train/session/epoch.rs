@@ -101,6 +101,7 @@ impl Session<'_> {
         }
         let penalty = self.progress.penalty.map(|penalty| penalty.weight);
         self.settle_parts(stage);
+        self.calibrate(stage)?;
         let unmeasured = Unmeasured { learning_rate, penalty };
         self.progress.unmeasured = Some(unmeasured);
         self.save_state()?;
@@ -140,8 +141,9 @@ impl Session<'_> {
         let device = &self.result().alpha_tensor().device().inner();
         let (batch_size, workers) = (self.config.batch_size, self.config.data.workers);
         let measurement = Measurement { images, device, batch_size, workers, stop };
-        let images = (all.as_slice(), self.quantiser(self.progress.stage, false));
-        let measured = measurement.accuracy(&self.settled(), &self.kept, images, &mut seen)?;
+        let model = self.settled();
+        let images = (all.as_slice(), self.quantiser(self.progress.stage, &model));
+        let measured = measurement.accuracy(&model, &self.kept, images, &mut seen)?;
         let Some(accuracy) = measured else { return Ok(None) };
         let (bytes, relus) = self.sizes();
         let (progress, sums) = (&self.progress, self.progress.sums);

@@ -3,6 +3,7 @@
 mod epoch;
 mod origin;
 mod parts;
+mod quantise;
 mod search;
 mod step;
 
@@ -185,6 +186,9 @@ impl<'a> Session<'a> {
             if !self.begin_search(search, observer, stop)? {
                 return Ok(false);
             }
+        }
+        if !self.progress.begun {
+            self.calibrate(stage)?;
         }
         self.progress.begun = true;
         self.teachers.clear();

@@ -2,7 +2,7 @@
 
 use super::{LAST, Session};
 use crate::data::SampleKey;
-use crate::model::{GateValue, Mode, Model, Pass, Quantiser, Ranges, values};
+use crate::model::{GateValue, Mode, Model, Pass, values};
 use crate::ops::mixed;
 use crate::train::accuracy::rank;
 use crate::train::batch::Batch;
@@ -27,8 +27,6 @@ struct Shard {
     gradients: Named,
     /// Running statistics afterwards.
     statistics: Vec<Tensor<1>>,
-    /// Of the values that were rounded.
-    ranges: Ranges,
 }
 
 impl Session<'_> {
@@ -41,12 +39,7 @@ impl Session<'_> {
         done: usize,
     ) -> Result<Losses, TrainError> {
         self.choose_gates(stage);
-        let shards = self.shards(stage, batch);
-        for (&id, &largest) in shards.iter().flat_map(|shard| &shard.ranges) {
-            let range = self.progress.ranges.entry(id).or_insert(0.0);
-            *range = range.max(largest);
-        }
-        let (losses, gradients) = self.merge(shards);
+        let (losses, gradients) = self.merge(self.shards(stage, batch));
         if !losses.total.is_finite() {
             return Err(self.not_finite(losses.total, self.progress.step + 1));
         }
@@ -109,7 +102,7 @@ impl Session<'_> {
         let (images, targets) = batch.part(range.clone(), shape, device);
         let gates = self.gates(&model, stage);
         let dropout = self.dropout(range.len(), number, device);
-        let (quantiser, parts) = (self.quantiser(stage, true), self.part_tensors(&model, device));
+        let (quantiser, parts) = (self.quantiser(stage, &model), self.part_tensors(&model, device));
         let pass = Pass { dropout, quantiser, parts, ..Pass::plain(Mode::Train) };
         let logits = model.forward_with(Tensor::from_inner(images.clone()), &gates, &pass);
 
@@ -138,9 +131,8 @@ impl Session<'_> {
         };
         let gradients = named_gradients(&mut model, &mut loss.backward());
         let share = range.len() as f64 / batch.len().max(1) as f64;
-        let ranges = pass.quantiser.map_or_else(Ranges::new, |quantiser| quantiser.ranges());
         let statistics = if self.devices.len() > 1 { model.statistics() } else { vec![] };
-        Shard { share, losses, gradients, statistics, ranges }
+        Shard { share, losses, gradients, statistics }
     }
 
     /// Means over the shards by their shares; running statistics become the mean too.
@@ -190,14 +182,6 @@ impl Session<'_> {
         let weights = self.costs.loss_weights();
         let weights = Tensor::<1>::from_data(weights.as_slice(), device);
         Some(((model.alpha_tensor() * Tensor::from_inner(weights)).sum(), search.mu))
-    }
-
-    /// What rounds in this stage, if anything does; it `learns` ranges in training alone.
-    pub(super) fn quantiser(&self, stage: Stage, learns: bool) -> Option<Quantiser> {
-        let finetune = self.config.finetune.as_ref().filter(|_| stage == Stage::Finetune)?;
-        let bits = finetune.quantise?;
-        let bits = [bits.weight_bits, bits.activation_bits];
-        Some(Quantiser::new(bits, self.progress.ranges.clone(), learns))
     }
 
     /// Factors on the features of `count` images: 0 for those left out.
