@@ -156,8 +156,8 @@ fn any_batch_norms_are_folded_as_the_plan_has_them() {
     assert!(2 * logits.equal() > logits.plan.len(), "{}", logits.equal());
 }
 
-/// A block that is merged has its values on the plan's grid where it ends, and none inside. Its weights are rounded otherwise: they
-/// have so many bits here that most images do not tell.
+/// A block that is merged has its values on the plan's grid where it ends, and none inside. Its sums are not exact, but with weights of
+/// many bits next to none lies halfway.
 #[test]
 fn a_merged_block_is_trained_on_the_grid_of_its_plan_where_it_ends() {
     // At stride 1 with and without shortcut, and at stride 2.
@@ -168,4 +168,16 @@ fn a_merged_block_is_trained_on_the_grid_of_its_plan_where_it_ends() {
     assert_eq!(merged.len(), 6, "all that are removed");
     let logits = Logits::of(&checkpoint, [16, 4]);
     assert!(2 * logits.equal() > logits.plan.len(), "{}", logits.equal());
+}
+
+/// With weights of few bits and values of many it is the weights' rounding that shows.
+#[test]
+fn the_weights_of_merged_blocks_are_rounded_as_the_plan_has_them() {
+    for mask in ["01001011000101010", "00000000000000000"] {
+        let network = Network::new(Architecture::MobileNetV2, 0.25, 10, 32).expect("small");
+        let checkpoint = checkpoint(&network, mask);
+        let logits = Logits::of(&checkpoint, [5, 14]);
+        let found = distance(&logits.trained, &logits.plan);
+        assert!(found < 0.02 * logits.rounding(), "{mask}: {found}");
+    }
 }

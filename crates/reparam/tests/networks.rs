@@ -350,8 +350,10 @@ fn blocks_merge_where_the_oracle_says() {
             let has_weights =
                 |id: &usize| matches!(graph.nodes()[*id].op, Op::Conv(_) | Op::Linear { .. });
             let all = (0..graph.nodes().len()).filter(has_weights).count();
-            let gone: usize =
-                merged.iter().map(|nodes| nodes.clone().filter(has_weights).count() - 1).sum();
+            let gone = |stretch: &oracle::MergedStretch| {
+                stretch.nodes.clone().filter(has_weights).count() - 1
+            };
+            let gone: usize = merged.iter().map(gone).sum();
             let fused = fuse(&made).expect("fuses");
             assert_eq!(convolutions(&fused), all - gone, "{network}, {mask}");
         }

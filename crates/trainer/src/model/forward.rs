@@ -46,6 +46,17 @@ impl Pass {
         }
     }
 
+    /// The output of node `id` with the weights of the convolution rounded that it is the last node of, where there is
+    /// one; `maps` are those of earlier nodes.
+    fn merged(&self, id: usize, output: Tensor<4>, maps: &[Option<Tensor<4>>]) -> Tensor<4> {
+        let Some(quantiser) = &self.quantiser else { return output };
+        let source = quantiser.source(id).and_then(|source| maps.get(source)?.clone());
+        match source {
+            Some(x) => quantiser.merged(id, output, x),
+            None => output,
+        }
+    }
+
     /// The output of node `id`, perhaps with an activation behind it, as others read it in this pass.
     fn value(&self, id: usize, output: Tensor<4>) -> Tensor<4> {
         match &self.quantiser {
@@ -112,37 +123,31 @@ impl Model {
         let mut maps: Vec<Option<Tensor<4>>> = Vec::with_capacity(nodes.len());
         while maps.len() < nodes.len() {
             let id = maps.len();
-            let mut take = |input: &NodeId| take(&mut maps, input.0, readers[input.0].last == id);
+            let is_kept = |node| pass.quantiser.as_ref().is_some_and(|q| q.is_source(node));
+            let mut take = |input: &NodeId| {
+                let is_last = readers[input.0].last == id && !is_kept(input.0);
+                take(&mut maps, input.0, is_last)
+            };
             let links = self.links(id, &readers, gates, pass);
             if let (Some(last), [input]) = (links.last(), nodes[id].inputs.as_slice())
                 && let Some(x) = take(input)
             {
-                let output = self.chain(x, &links, pass);
-                let output = match &last.part {
-                    Some(weights) => self.activate_in_part(last.end, output, weights, pass),
-                    None => output,
-                };
+                let output = pass.merged(last.norm, self.chain(x, &links, pass), &maps);
+                let output = self.activate_late(last.end, output, &last.late, pass);
                 maps.extend((id..last.end).map(|_| None));
                 maps.push(Some(pass.value(last.norm, output)));
                 continue;
             }
             let mut inputs = nodes[id].inputs.iter().filter_map(&mut take);
             let fused = self.fused_activation(id, &readers);
-            let mut gate = self.gate(fused, gates);
-            // An activation in part comes after the sum, not with it.
-            let part = fused.and_then(|_| self.part(id + 1, &gate, pass));
-            if part.is_some() {
-                gate.weight = GateWeight::None;
-            }
+            let (gate, late) = self.gate_and_late(id, fused, gates, pass);
             let output = match (inputs.next(), inputs.next()) {
                 (Some(x), Some(other)) => ops::add(x, other, &gate),
                 (Some(x), None) => self.apply(id, x, gates, pass),
                 (None, _) => images.clone(),
             };
-            let output = match &part {
-                Some(weights) => self.activate_in_part(id + 1, output, weights, pass),
-                None => output,
-            };
+            let output = pass.merged(id, output, &maps);
+            let output = self.activate_late(id + 1, output, &late, pass);
             // Where the activation is already done, nobody reads what was before it.
             maps.extend(fused.map(|_| None));
             maps.push(Some(pass.value(id, output)));
@@ -203,6 +208,34 @@ impl Model {
         }
     }
 
+    /// The gate of the activation behind node `id`, as it is computed along with the node, and as it comes after it: that
+    /// of an activation in part, or where the node's output is not yet complete.
+    pub(super) fn gate_and_late(
+        &self,
+        id: usize,
+        fused: Option<Condition>,
+        gates: &[GateValue],
+        pass: &Pass,
+    ) -> (Gate, Late) {
+        let gate = self.gate(fused, gates);
+        let nothing = || Gate { weight: GateWeight::None, ..gate.clone() };
+        if let Some(weights) = fused.and_then(|_| self.part(id + 1, &gate, pass)) {
+            return (nothing(), Late::Part(weights));
+        }
+        match pass.quantiser.as_ref().and_then(|quantiser| quantiser.source(id)) {
+            Some(_) => (nothing(), Late::Whole(gate)),
+            None => (gate, Late::None),
+        }
+    }
+
+    fn activate_late(&self, id: usize, x: Tensor<4>, late: &Late, pass: &Pass) -> Tensor<4> {
+        match late {
+            Late::None => x,
+            Late::Whole(gate) => ops::activate(x, gate),
+            Late::Part(weights) => self.activate_in_part(id, x, weights, pass),
+        }
+    }
+
     fn activate_in_part(
         &self,
         id: usize,
@@ -237,6 +270,14 @@ impl Model {
         };
         Gate { activation: self.network.activation(), weight }
     }
+}
+
+/// An activation that is not computed along with the node before it.
+pub(super) enum Late {
+    None,
+    Whole(Gate),
+    /// By weights of its channels or values.
+    Part(Tensor<1>),
 }
 
 /// A node's output, moved out where nobody needs it afterwards.

@@ -1,9 +1,9 @@
 //! Convolutions that follow one another directly, each with its batch norm and activation: one operation for all.
 
 use super::Model;
-use super::forward::{GateValue, Mode, Pass, Readers};
+use super::forward::{GateValue, Late, Mode, Pass, Readers};
 use super::layer::{Layer, Norm};
-use crate::ops::{self, Gate, GateWeight, NormaliseBy, Unit};
+use crate::ops::{self, Gate, NormaliseBy, Unit};
 use burn::tensor::Tensor;
 use copriv_ir::{ConvGeometry, Graph, NodeId, Op};
 
@@ -16,8 +16,8 @@ pub(super) struct Link<'a> {
     geometry: &'a ConvGeometry,
     pub(super) norm: usize,
     gate: Gate,
-    /// Weights of an activation in part, which comes after the operation and not with it.
-    pub(super) part: Option<Tensor<1>>,
+    /// An activation that comes after the operation and not with it.
+    pub(super) late: Late,
     /// The last node of them.
     pub(super) end: usize,
     /// Whether the output is rounded.
@@ -43,7 +43,7 @@ impl Model {
                 nodes[conv].inputs == [NodeId(last.end)]
                     && readers[last.end].count == 1
                     && !last.is_rounded
-                    && last.part.is_none()
+                    && matches!(last.late, Late::None)
             });
             if !continues {
                 break;
@@ -51,13 +51,9 @@ impl Model {
             let norm = conv + 1;
             let condition = self.fused_activation(norm, readers);
             let end = norm + usize::from(condition.is_some());
-            let mut gate = self.gate(condition, gates);
+            let (gate, late) = self.gate_and_late(norm, condition, gates, pass);
             let is_rounded = pass.quantiser.as_ref().is_some_and(|q| q.rounds(norm));
-            let part = condition.and_then(|_| self.part(end, &gate, pass));
-            if part.is_some() {
-                gate.weight = GateWeight::None;
-            }
-            links.push(Link { conv, geometry, norm, gate, part, end, is_rounded });
+            links.push(Link { conv, geometry, norm, gate, late, end, is_rounded });
             conv = end + 1;
         }
         links

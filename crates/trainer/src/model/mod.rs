@@ -3,6 +3,7 @@
 mod forward;
 mod layer;
 mod links;
+mod merge;
 mod mismatch;
 mod quantise;
 

@@ -6,22 +6,21 @@
 //! it shares with the values it is activated to and added to. What follows from those by activations, sums and pooling is
 //! then on the same grid.
 //!
-//! That holds where a layer of this network is one of the fused network, as it is wherever the kernels of a block do not merge. Blocks
-//! that become one convolution ([`oracle::merged_stretches`]) give their output in its format and have no values inside. Their weights
-//! are not the plan's: each convolution's are rounded by themselves, as those of the one convolution are no function
-//! that could be trained through cheaply. Nor does their scale limit that of the output.
+//! A block that becomes one convolution ([`oracle::merged_stretches`]) has no values inside: those are left alone, and so are the weights
+//! of its convolutions. Added to its output is what rounding the weights of the one convolution does to it; no gradient goes through that.
 //!
-//! Also otherwise than here, the compiler rounds biases, far finer than values; where two convolutions are added it may round their
+//! Otherwise than here, the compiler rounds biases, far finer than values; where two convolutions are added it may round their
 //! sum once; and what lies between two values goes to either by chance, here to the nearest.
 
 use super::layer::{Layer, Norm};
+use super::merge::merged_weight;
 use super::{Model, values};
+use crate::ops;
 use burn::tensor::{Tensor, TensorData};
-use copriv_ir::cost::oracle;
+use copriv_ir::cost::oracle::{self, MergedStretch};
 use copriv_ir::fixed_point::{FormatGroups, Origin, mean_bits, mean_correction, weight_scale};
-use copriv_ir::{Gates, Graph, Node, Op};
+use copriv_ir::{ConvGeometry, Gates, Graph, Node, Op};
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 /// The largest magnitude of each node's output, by the node's number.
 pub(crate) type Ranges = BTreeMap<usize, f32>;
@@ -38,23 +37,44 @@ pub(crate) struct Bits {
 pub(crate) struct Quantiser {
     /// What is added to the weights, by the node that has them.
     weight_errors: BTreeMap<usize, Vec<f32>>,
+    /// By the last node of each block that becomes one convolution.
+    merged_errors: BTreeMap<usize, MergedError>,
     /// Fractional bits of the values that are rounded, by the node that gives them.
     scales: BTreeMap<usize, u32>,
+}
+
+/// What rounding does to the weights of the one convolution that a block becomes.
+#[derive(Debug)]
+struct MergedError {
+    geometry: ConvGeometry,
+    /// The node that the block reads.
+    source: usize,
+    /// What is added to each weight.
+    weight: Vec<f32>,
 }
 
 impl Quantiser {
     /// That of `model` with these gates, whose values are as large as `ranges` says.
     pub(crate) fn new(model: &Model, gates: &Gates, ranges: &Ranges, bits: Bits) -> Self {
         let nodes = model.graph.nodes();
-        let (mut weight_errors, mut weight_scales) = (BTreeMap::new(), BTreeMap::new());
-        for id in 0..nodes.len() {
+        let merged = oracle::merged_stretches(&model.network, gates);
+        let is_merged = |id: usize| merged.iter().any(|stretch| stretch.nodes.contains(&id));
+        let (mut weight_errors, mut scales_of_weights) = (BTreeMap::new(), BTreeMap::new());
+        for id in (0..nodes.len()).filter(|&id| !is_merged(id)) {
             let Some(weights) = Weights::of(model, id) else { continue };
             let (scale, errors) = weights.rounded(bits.weight);
             weight_errors.insert(id, errors);
-            weight_scales.insert(weights.output, scale);
+            scales_of_weights.insert(weights.output, scale);
         }
-        let merged = oracle::merged_stretches(&model.network, gates);
-        let is_merged = |id: usize| merged.iter().any(|nodes| nodes.contains(&id));
+        let mut merged_errors = BTreeMap::new();
+        for MergedStretch { nodes: stretch, geometry } in &merged {
+            let Some(weight) = merged_weight(model, stretch.clone()) else { continue };
+            let (output, source) = (stretch.end - 1, nodes[stretch.start].inputs[0].0);
+            let weights = Weights::plain(values(weight), 1.0, output);
+            let (scale, weight) = weights.rounded(bits.weight);
+            merged_errors.insert(output, MergedError { geometry: *geometry, source, weight });
+            scales_of_weights.insert(output, scale);
+        }
         let origins = origins(&model.graph, &merged);
         let last = nodes.len() - 1;
         let is_rounded = |id: &usize| match origins[*id] {
@@ -64,10 +84,10 @@ impl Quantiser {
         let rounded: Vec<usize> = (0..nodes.len()).filter(is_rounded).collect();
         let largest: Vec<f32> =
             (0..nodes.len()).map(|id| ranges.get(&id).copied().unwrap_or_default()).collect();
-        let weight_scale = |id| weight_scales.get(&id).copied().filter(|_| !is_merged(id));
+        let weight_scale = |id| scales_of_weights.get(&id).copied();
         let scales = FormatGroups::new(origins).scales(&largest, |_| bits.activation, weight_scale);
         let scales = rounded.into_iter().map(|id| (id, scales[id])).collect();
-        Self { weight_errors, scales }
+        Self { weight_errors, merged_errors, scales }
     }
 
     /// The weight of node `id`, rounded.
@@ -80,6 +100,29 @@ impl Quantiser {
         }
         let errors = Tensor::<D>::from_data(data, &weight.device().inner());
         weight + Tensor::from_inner(errors)
+    }
+
+    /// The node whose output [`Self::merged`] needs for that of node `id`, if any.
+    pub(super) fn source(&self, id: usize) -> Option<usize> {
+        self.merged_errors.get(&id).map(|error| error.source)
+    }
+
+    /// Whether such a node's output is to be at hand for later.
+    pub(super) fn is_source(&self, id: usize) -> bool {
+        self.merged_errors.values().any(|error| error.source == id)
+    }
+
+    /// The output `y` of node `id`, the last of a block that is one convolution of `x`, with the weights of that one rounded.
+    pub(super) fn merged(&self, id: usize, y: Tensor<4>, x: Tensor<4>) -> Tensor<4> {
+        let Some(MergedError { geometry, weight, .. }) = self.merged_errors.get(&id) else {
+            return y;
+        };
+        let x = if x.is_autodiff() { x.inner() } else { x };
+        // Merging gives dense kernels.
+        let dims = [geometry.out_channels, geometry.in_channels, geometry.kernel, geometry.kernel];
+        let weight = Tensor::from_data(TensorData::new(weight.clone(), dims), &x.device());
+        let error = ops::convolution(x, weight, &ConvGeometry { groups: 1, ..*geometry });
+        if y.is_autodiff() { y + Tensor::from_inner(error) } else { y + error }
     }
 
     /// Whether the output of node `id` is rounded.
@@ -112,6 +155,11 @@ struct Weights {
 }
 
 impl Weights {
+    /// Without a batch norm.
+    fn plain(list: Vec<f32>, correction: f64, output: usize) -> Self {
+        Self { list, factors: vec![1.0], correction, output }
+    }
+
     /// Those of node `id`, if it has any.
     fn of(model: &Model, id: usize) -> Option<Self> {
         let (nodes, layer) = (model.graph.nodes(), model.layers[id].as_ref()?);
@@ -126,8 +174,7 @@ impl Weights {
                     Op::GlobalAveragePool => mean_correction(nodes[input.inputs[0].0].shape.area()),
                     _ => 1.0,
                 };
-                let list = values(linear.weight.val());
-                Some(Self { list, factors: vec![1.0], correction, output: id })
+                Some(Self::plain(values(linear.weight.val()), correction, id))
             }
             _ => None,
         }
@@ -156,7 +203,7 @@ impl Weights {
 }
 
 /// By how much a batch norm scales each channel.
-fn factors(norm: &Norm) -> Vec<f64> {
+pub(super) fn factors(norm: &Norm) -> Vec<f64> {
     let factor = |(weight, variance): (f32, f32)| {
         f64::from(weight) / (f64::from(variance) + f64::from(Graph::BATCH_NORM_EPSILON)).sqrt()
     };
@@ -166,7 +213,7 @@ fn factors(norm: &Norm) -> Vec<f64> {
 
 /// How the output of each node comes about, as far as its format goes, where `merged` nodes become one convolution each. Outputs
 /// that are no values of the fused network have formats of their own that nothing depends on.
-fn origins(graph: &Graph, merged: &[Range<usize>]) -> Vec<Origin> {
+fn origins(graph: &Graph, merged: &[MergedStretch]) -> Vec<Origin> {
     let nodes = graph.nodes();
     let product = |id: usize| {
         let factor = nodes[id].inputs[0].0;
@@ -179,8 +226,9 @@ fn origins(graph: &Graph, merged: &[Range<usize>]) -> Vec<Origin> {
         }
     };
     let origin = |(id, node): (usize, &Node)| {
-        if let Some(Range { start, end }) = merged.iter().find(|merged| merged.contains(&id)) {
-            return if id + 1 == *end { product(*start) } else { Origin::Own };
+        let mut stretches = merged.iter().map(|stretch| &stretch.nodes);
+        if let Some(stretch) = stretches.find(|nodes| nodes.contains(&id)) {
+            return if id + 1 == stretch.end { product(stretch.start) } else { Origin::Own };
         }
         match node.op {
             Op::Input | Op::Conv(_) | Op::GlobalAveragePool => Origin::Own,
@@ -200,6 +248,12 @@ mod tests {
     use burn::tensor::Device;
     use copriv_ir::{Architecture, BatchNormInit, Checkpoint, Network};
 
+    impl Quantiser {
+        fn of_scales(scales: BTreeMap<usize, u32>) -> Self {
+            Self { weight_errors: BTreeMap::new(), merged_errors: BTreeMap::new(), scales }
+        }
+    }
+
     #[test]
     fn folded_weights_are_multiples_of_a_power_of_two_and_gradients_go_through() {
         let device = Device::flex().autodiff();
@@ -209,7 +263,8 @@ mod tests {
         let (scale, errors) = weights.rounded(4);
         // Folded weights up to 1.88 in four bits of two's complement, which end at 7: halves, to half of one.
         assert_eq!(scale, 1);
-        let quantiser = Quantiser { weight_errors: [(3, errors)].into(), scales: BTreeMap::new() };
+        let weight_errors = [(3, errors)].into();
+        let quantiser = Quantiser { weight_errors, ..Quantiser::of_scales([].into()) };
         let weight = Tensor::<4>::from_data(TensorData::new(list.clone(), [2, 2, 3, 3]), &device);
         let weight = weight.require_grad();
         let rounded = quantiser.weight(3, weight.clone());
@@ -243,7 +298,7 @@ mod tests {
 
     #[test]
     fn values_are_rounded_at_their_scale_and_gradients_go_through() {
-        let quantiser = Quantiser { weight_errors: BTreeMap::new(), scales: [(5, 1)].into() };
+        let quantiser = Quantiser::of_scales([(5, 1)].into());
         for device in [Device::flex(), Device::flex().autodiff()] {
             let x = Tensor::<1>::from_floats([3.9, 0.3, -1.2, 0.2], &device);
             let x = x.reshape([1, 1, 2, 2]);

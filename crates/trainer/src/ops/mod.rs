@@ -202,6 +202,11 @@ fn options(geometry: &ConvGeometry) -> ConvOptions<2> {
     ConvOptions::new([stride; 2], [padding; 2], [1; 2], groups)
 }
 
+/// A convolution by itself, without gradients.
+pub(crate) fn convolution(x: Tensor<4>, weight: Tensor<4>, geometry: &ConvGeometry) -> Tensor<4> {
+    conv2d(x, weight, None, options(geometry))
+}
+
 /// The sum of two maps, then a gate.
 pub(crate) fn add(x: Tensor<4>, other: Tensor<4>, gate: &Gate) -> Tensor<4> {
     let weight = gate.tensor(&x);

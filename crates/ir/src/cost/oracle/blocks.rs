@@ -93,17 +93,26 @@ pub fn layer_costs(oracle: &Oracle, method: Method, model: &FusedModel) -> Vec<B
     layers.collect()
 }
 
+/// Neighbouring nodes that become one convolution.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MergedStretch {
+    /// Which: the last one gives the only value that is left of them.
+    pub nodes: Range<usize>,
+    /// The convolution, of what the first one reads.
+    pub geometry: ConvGeometry,
+}
+
 /// The stretches of nodes that become one convolution with these gates, in network order: neighbouring blocks whose
-/// activations are gone, as they are cheapest, each exactly one convolution. A stretch leaves its last node as its only
-/// value; an activation at the end of its last block is not part of it.
+/// activations are gone, as they are cheapest, each exactly one convolution. An activation at the end of the last block is
+/// not part of it.
 ///
 /// Fusing decides by the same costs but cuts blocks too: where that pays, as in bottlenecks, it merges some
 /// convolutions of a block that is apart here.
 #[must_use]
-pub fn merged_stretches(network: &Network, gates: &Gates) -> Vec<Range<usize>> {
+pub fn merged_stretches(network: &Network, gates: &Gates) -> Vec<MergedStretch> {
     let graph = network.graph();
     // The cheapest way up to each block: its cost, and its stretches.
-    let mut ways: Vec<(f64, Vec<Range<usize>>)> = vec![(0.0, vec![])];
+    let mut ways: Vec<(f64, Vec<MergedStretch>)> = vec![(0.0, vec![])];
     for (number, block) in graph.blocks().iter().enumerate() {
         let (cost, stretches) = ways[number].clone();
         let mut best = (cost + apart(&Oracle::PAPER, &graph, &block.nodes).total(), stretches);
@@ -112,7 +121,8 @@ pub fn merged_stretches(network: &Network, gates: &Gates) -> Vec<Range<usize>> {
             let Some((nodes, one)) = as_one(&graph, gates, nodes) else { continue };
             let cost = before + linear(&Oracle::PAPER, one).total();
             if cost < best.0 {
-                best = (cost, stretches.iter().cloned().chain([nodes]).collect());
+                let stretch = MergedStretch { nodes, geometry: one.0 };
+                best = (cost, stretches.iter().cloned().chain([stretch]).collect());
             }
         }
         ways.push(best);

@@ -9,7 +9,9 @@
 
 mod blocks;
 
-pub use blocks::{BlockCost, Bytes, block_costs, layer_costs, merged_stretches, node_costs};
+pub use blocks::{
+    BlockCost, Bytes, MergedStretch, block_costs, layer_costs, merged_stretches, node_costs,
+};
 
 use crate::{
     Activation, ConvGeometry, Graph, Lowering, MatMulShape, Node, Op, Party, Shape, WinogradTile,
