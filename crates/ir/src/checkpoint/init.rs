@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 /// The batch norms of a network with random parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchNormInit {
-    /// Weight 1, bias 0, mean 0, variance 1, as before training.
+    /// Weight 1, bias 0, mean 0, variance 1.
     Identity,
     /// Random and awkward, as after training: weights of both signs, means and biases off zero, and in
     /// one channel of eight a variance of 1e-8 (a dead channel) under a weight as small.
@@ -17,13 +17,42 @@ pub enum BatchNormInit {
 }
 
 impl Checkpoint {
-    /// A network with random parameters and all gates kept; the same on every platform.
+    /// The network with which training starts, all gates kept; the same on every platform.
     ///
-    /// Convolutions follow He et al. (arXiv 1502.01852), uniform, by fan-in: variance `2 / fan_in`
-    /// before an activation and `1 / fan_in` elsewhere, so that values keep their size through
-    /// the network even while batch norms are the identity.
+    /// As torchvision has it: convolutions follow He et al. (arXiv 1502.01852) by fan-out, with variance `2 / (channels * kernel^2)`
+    /// for the channels of the output, in however many groups; fully connected layers have variance `1 / (3 * inputs)` and
+    /// no bias; batch norms are the identity. Numbers are uniform. Behind a batch norm the size of a weight does not matter to what the
+    /// network computes, but the learning rate is relative to it.
+    #[must_use]
+    pub fn untrained(network: Network, seed: u64) -> Self {
+        let variance = |layer: &Layer<'_>| match layer {
+            Layer::Conv(geometry, _) => 2.0 / fan_out(geometry),
+            Layer::Linear(geometry) => 1.0 / (3.0 * geometry.fan_in() as f64),
+        };
+        Self::random(network, seed, BatchNormInit::Identity, variance)
+    }
+
+    /// A network with random parameters for cost studies and tests, all gates kept; the same on every platform.
+    ///
+    /// Convolutions follow He et al., uniform, by fan-in: variance `2 / fan_in` before an activation and `1 / fan_in`
+    /// elsewhere, so that values keep their size through the network even while batch norms are the identity.
     #[must_use]
     pub fn initialise(network: Network, seed: u64, batch_norms: BatchNormInit) -> Self {
+        let variance = |layer: &Layer<'_>| match layer {
+            Layer::Conv(geometry, Followed::ByActivation) => 2.0 / geometry.fan_in() as f64,
+            Layer::Conv(geometry, Followed::Otherwise) | Layer::Linear(geometry) => {
+                1.0 / geometry.fan_in() as f64
+            }
+        };
+        Self::random(network, seed, batch_norms, variance)
+    }
+
+    fn random(
+        network: Network,
+        seed: u64,
+        batch_norms: BatchNormInit,
+        variance: impl Fn(&Layer<'_>) -> f64,
+    ) -> Self {
         let mut random = Random(ChaCha20Rng::seed_from_u64(seed));
         let graph = network.graph();
         let mut tensors = BTreeMap::new();
@@ -35,7 +64,8 @@ impl Checkpoint {
             let channels = node.shape.channels;
             match &node.op {
                 Op::Conv(geometry) => {
-                    let weights = random.convolution(geometry, gain(&graph, NodeId(id)));
+                    let layer = Layer::Conv(geometry, followed(&graph, NodeId(id)));
+                    let weights = random.weights(geometry, variance(&layer));
                     insert("weight", geometry.weight_shape().to_vec(), weights);
                 }
                 Op::BatchNorm => {
@@ -45,7 +75,8 @@ impl Checkpoint {
                 }
                 Op::Linear { inputs, outputs } => {
                     let geometry = ConvGeometry::fully_connected(*inputs, *outputs);
-                    insert("weight", vec![*outputs, *inputs], random.convolution(&geometry, 1.0));
+                    let weights = random.weights(&geometry, variance(&Layer::Linear(&geometry)));
+                    insert("weight", vec![*outputs, *inputs], weights);
                     insert("bias", vec![*outputs], vec![0.0; *outputs]);
                 }
                 Op::Input
@@ -62,6 +93,23 @@ impl Checkpoint {
     }
 }
 
+/// A layer that has weights.
+enum Layer<'a> {
+    Conv(&'a ConvGeometry, Followed),
+    Linear(&'a ConvGeometry),
+}
+
+/// What comes after a convolution and its batch norm.
+enum Followed {
+    ByActivation,
+    Otherwise,
+}
+
+/// Weights that an input of an ungrouped convolution would be multiplied by.
+fn fan_out(geometry: &ConvGeometry) -> f64 {
+    (geometry.out_channels * geometry.kernel * geometry.kernel) as f64
+}
+
 impl BatchNormInit {
     const fn name(self) -> &'static str {
         match self {
@@ -71,16 +119,15 @@ impl BatchNormInit {
     }
 }
 
-/// 2 where an activation follows the convolution and its batch norm, 1 elsewhere.
-fn gain(graph: &Graph, conv: NodeId) -> f64 {
+fn followed(graph: &Graph, conv: NodeId) -> Followed {
     let users = |id: NodeId| graph.nodes().iter().filter(move |node| node.inputs.contains(&id));
     let is_activation =
         |op: &Op| matches!(op, Op::Activation(Condition::Always | Condition::Kept(_)));
     let norm = (conv.0 + 1..graph.nodes().len())
         .map(NodeId)
         .find(|id| graph.nodes()[id.0].inputs == [conv]);
-    let followed = norm.is_some_and(|norm| users(norm).any(|user| is_activation(&user.op)));
-    if followed { 2.0 } else { 1.0 }
+    let is_followed = norm.is_some_and(|norm| users(norm).any(|user| is_activation(&user.op)));
+    if is_followed { Followed::ByActivation } else { Followed::Otherwise }
 }
 
 /// Uniform numbers. Bell curves would need logarithms, which differ in the last bit by platform.
@@ -91,9 +138,9 @@ impl Random {
         low + (high - low) * f64::from(self.0.next_u32()) / 4_294_967_296.0
     }
 
-    fn convolution(&mut self, geometry: &ConvGeometry, gain: f64) -> Vec<f32> {
+    fn weights(&mut self, geometry: &ConvGeometry, variance: f64) -> Vec<f32> {
         // A uniform number in -b..b has variance b^2 / 3.
-        let bound = (3.0 * gain / geometry.fan_in() as f64).sqrt();
+        let bound = (3.0 * variance).sqrt();
         (0..geometry.weight_elements()).map(|_| self.uniform(-bound, bound) as f32).collect()
     }
 
@@ -151,6 +198,24 @@ mod tests {
                 assert_eq!(made(1).digest(), one.digest());
                 assert_ne!(made(2).digest(), one.digest());
             }
+        }
+    }
+
+    #[test]
+    fn weights_before_training_have_torchvisions_variance() {
+        let network = Network::new(Architecture::MobileNetV2, 1.0, 100, 32).expect("a usual size");
+        let made = Checkpoint::untrained(network, 1);
+        for (name, expected) in [
+            ("features.0.0.weight", 2.0 / (32.0 * 9.0)),
+            ("features.4.conv.1.0.weight", 2.0 / (144.0 * 9.0)),
+            ("features.4.conv.2.weight", 2.0 / 32.0),
+            ("features.18.0.weight", 2.0 / 1280.0),
+            ("classifier.1.weight", 1.0 / (3.0 * 1280.0)),
+        ] {
+            let list = made.tensor(name).expect(name).data();
+            let squares: f64 = list.iter().map(|&x| f64::from(x).powi(2)).sum();
+            let found = squares / list.len() as f64;
+            assert!((0.9..1.1).contains(&(found / expected)), "{name}: {found}, not {expected}");
         }
     }
 

@@ -36,7 +36,7 @@ pub use metrics::{EpochMetrics, Metrics, Observer, SearchMetrics, StepMetrics};
 pub use stage::Stage;
 
 use crate::data::{DataError, Images, Manifest, Split};
-use copriv_ir::{BatchNormInit, Checkpoint, Gates, Network, Provenance};
+use copriv_ir::{Checkpoint, Gates, Network, Provenance};
 use session::Session;
 use state::StateFolder;
 use std::path::{Path, PathBuf};
@@ -138,7 +138,7 @@ fn start(config: &TrainConfig, data: &TrainingData) -> Result<Checkpoint, TrainE
         .with_final_activation(network.final_activation)
         .with_statistics(mean, std)?
         .with_labels(dataset.classes().to_vec())?;
-    with_gates_of(config, Checkpoint::initialise(network, config.seed, BatchNormInit::Identity))
+    with_gates_of(config, Checkpoint::untrained(network, config.seed))
 }
 
 /// The same network with a gate for each layer, where that is what the search chooses among.
