@@ -10,12 +10,15 @@ pub enum DeviceError {
     Unknown { name: String },
     #[error("this build has no device {name}: build CoPriv with `--features {feature}`")]
     NotBuilt { name: String, feature: &'static str },
+    #[error("there is no {name}: this machine has {count} such devices, numbered from 0")]
+    Absent { name: String, count: usize },
 }
 
-/// The device of this name, without autodiff: `cpu` is burn-flex, `ndarray` burn-ndarray.
+/// The device of this name, without autodiff: `cpu` is burn-flex, `ndarray` burn-ndarray, and `wgpu:N` and `cuda:N` are the cards in
+/// the order in which the system lists them.
 ///
 /// # Errors
-/// [`DeviceError`] for a name that is none, or that of a device which was not built in.
+/// [`DeviceError`] for a name that is none, that of a device which was not built in, or that of one which is not there.
 pub fn parse(name: &str) -> Result<Device, DeviceError> {
     let unknown = || DeviceError::Unknown { name: name.to_owned() };
     match name.split_once(':') {
@@ -23,11 +26,19 @@ pub fn parse(name: &str) -> Result<Device, DeviceError> {
         #[allow(deprecated)] // Kept as a second opinion on burn-flex while burn offers it.
         None if name == "ndarray" => Ok(Device::ndarray()),
         Some((kind @ ("wgpu" | "cuda"), index)) => {
-            let index = index.parse().map_err(|_| unknown())?;
-            let (device, feature) =
-                if kind == "wgpu" { (wgpu(index), "wgpu") } else { (cuda(index), "cuda") };
+            let index: usize = index.parse().map_err(|_| unknown())?;
+            let (devices, feature) =
+                if kind == "wgpu" { (wgpu(), "wgpu") } else { (cuda(), "cuda") };
             let name = name.to_owned();
-            device.ok_or(DeviceError::NotBuilt { name, feature })
+            let Some(mut devices) = devices else {
+                return Err(DeviceError::NotBuilt { name, feature });
+            };
+            let count = devices.len();
+            if index < count {
+                Ok(devices.swap_remove(index))
+            } else {
+                Err(DeviceError::Absent { name, count })
+            }
         }
         _ => Err(unknown()),
     }
@@ -41,26 +52,24 @@ pub fn parse_list(names: &str) -> Result<Vec<Device>, DeviceError> {
     names.split(',').map(|name| parse(name.trim())).collect()
 }
 
+/// The graphics cards (and software in place of one) that the system lists; `None` where they were not built in.
 #[cfg(feature = "wgpu")]
-fn wgpu(index: usize) -> Option<Device> {
-    use burn::tensor::DeviceKind;
-    // Number 0 is the card that the graphics system prefers, whatever its kind.
-    let kind = if index == 0 { DeviceKind::DefaultDevice } else { DeviceKind::DiscreteGpu(index) };
-    Some(Device::wgpu(kind))
+fn wgpu() -> Option<Vec<Device>> {
+    Some(Device::enumerate(burn::tensor::DeviceType::Wgpu).into_vec())
 }
 
 #[cfg(not(feature = "wgpu"))]
-const fn wgpu(_index: usize) -> Option<Device> {
+const fn wgpu() -> Option<Vec<Device>> {
     None
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(index: usize) -> Option<Device> {
-    Some(Device::cuda(index))
+fn cuda() -> Option<Vec<Device>> {
+    Some(Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec())
 }
 
 #[cfg(not(feature = "cuda"))]
-const fn cuda(_index: usize) -> Option<Device> {
+const fn cuda() -> Option<Vec<Device>> {
     None
 }
 
@@ -81,6 +90,13 @@ mod tests {
         assert_eq!(parse_list("cpu").map(|list| list.len()), Ok(1));
         assert_eq!(parse_list("cpu, ndarray,cpu").map(|list| list.len()), Ok(3));
         assert_eq!(parse_list("cpu,"), Err(DeviceError::Unknown { name: String::new() }));
+    }
+
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    #[test]
+    fn a_card_that_is_not_there_is_an_error() {
+        let name = if cfg!(feature = "wgpu") { "wgpu:999" } else { "cuda:999" };
+        assert!(matches!(parse(name), Err(DeviceError::Absent { .. })));
     }
 
     #[test]
