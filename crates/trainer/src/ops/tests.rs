@@ -170,38 +170,109 @@ fn chains_are_burns() {
     }
 }
 
-#[test]
-fn gradients_are_finite_differences() {
-    let device = Device::flex().autodiff();
-    let (geometries, shape) = long();
-    // Without activations there are no kinks.
-    let gate = Gate { activation: Activation::Relu, weight: GateWeight::None };
-    let (units, leaves) = units(&geometries[..4], &gate, &device);
-    let x = leaf(0, shape, &device);
-    let run = |x: Tensor<4>, units: &[Unit]| loss(chain(x, units, 1e-5, NormaliseBy::Batch).0);
-    let gradients = run(x.clone(), &units).backward();
-    let compare = |analytic: Vec<f32>, step: &dyn Fn(&[f32]) -> f64| {
-        let direction = random(77, analytic.len());
-        let pairs = analytic.iter().zip(&direction);
+/// Compares the gradient of every leaf with the change of the loss along a direction.
+fn assert_finite_differences<const N: usize>(
+    name: &str,
+    leaves: &[Tensor<1>; N],
+    run: impl Fn(&[Tensor<1>; N]) -> Tensor<4>,
+) {
+    let size = 2e-3;
+    let gradients = loss(run(leaves)).backward();
+    for (number, leaf) in leaves.iter().enumerate() {
+        let gradient = gradient(leaf, &gradients);
+        let direction = random(77, gradient.len());
+        let along = |step: f32| {
+            let by: Vec<f32> = direction.iter().map(|d| step * d).collect();
+            let mut moved = leaves.clone();
+            moved[number] = leaf.clone() + Tensor::from_data(by.as_slice(), &leaf.device());
+            f64::from(values(loss(run(&moved)))[0])
+        };
+        let found = (along(size) - along(-size)) / (2.0 * f64::from(size));
+        let pairs = gradient.iter().zip(&direction);
         let expected: f64 = pairs.map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();
-        let size = 1e-2;
-        let moved = |sign: f32| direction.iter().map(|d| sign * size * d).collect::<Vec<f32>>();
-        let found = (step(&moved(1.0)) - step(&moved(-1.0))) / (2.0 * f64::from(size));
-        let scale = analytic.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
-        assert!((found - expected).abs() < 0.02 * scale, "{found}, {expected}, {scale}");
-    };
-    let scalar = |tensor: Tensor<1>| f64::from(values(tensor)[0]);
-    let shift = |shape: [usize; 4], by: &[f32]| {
-        Tensor::<4>::from_data(TensorData::new(by.to_vec(), shape), &device)
-    };
-    compare(gradient(&x, &gradients), &|by| scalar(run(x.clone() + shift(shape, by), &units)));
-    for (number, (weight, _)) in leaves.iter().enumerate() {
-        compare(gradient(weight, &gradients), &|by| {
-            let mut units = units.clone();
-            units[number].weight = weight.clone() + shift(weight.dims(), by);
-            scalar(run(x.clone(), &units))
+        let scale = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+        assert!(scale > 0.0, "{name}, leaf {number}: no gradient");
+        let difference = (found - expected).abs();
+        assert!(difference < 0.02 * scale, "{name}, leaf {number}: {found}, {expected}, {scale}");
+    }
+}
+
+/// Input, then weight, scale, shift and gate of two units.
+#[test]
+fn gradients_of_chains_are_finite_differences() {
+    let device = Device::flex().autodiff();
+    let [first, second] = [ConvGeometry::same(3, 20, 1, 1), ConvGeometry::depthwise(20, 3, 2)];
+    let flat = |seed, count| leaf::<1>(seed, [count], &device);
+    let weights = [first, second].map(|geometry| geometry.weight_elements());
+    let leaves = [
+        flat(1, 10 * 3 * 9 * 8),
+        flat(2, weights[0]),
+        flat(3, 20),
+        flat(4, 20),
+        flat(5, 1),
+        flat(6, weights[1]),
+        flat(7, 20),
+        flat(8, 20),
+        flat(9, 1),
+    ];
+    for by in WAYS {
+        assert_finite_differences(&format!("{by:?}"), &leaves, |leaves| {
+            let unit = |geometry: ConvGeometry, leaves: &[Tensor<1>]| Unit {
+                geometry,
+                weight: leaves[0].clone().reshape(geometry.weight_shape()),
+                parameters: [leaves[1].clone().mul_scalar(4.0), leaves[2].clone().mul_scalar(4.0)],
+                running: [0.1, 0.7].map(|value| Tensor::from_data([value; 20], &device)),
+                gate: Gate {
+                    activation: Activation::Relu6,
+                    weight: GateWeight::Tensor(leaves[3].clone()),
+                },
+            };
+            let units = [unit(first, &leaves[1..5]), unit(second, &leaves[5..])];
+            chain(leaves[0].clone().reshape([10, 3, 9, 8]), &units, 1e-5, by).0
         });
     }
+}
+
+#[test]
+fn gradients_of_dense_convolutions_are_finite_differences() {
+    let device = Device::flex().autodiff();
+    for geometry in [ConvGeometry::same(5, 4, 3, 1), ConvGeometry::same(5, 4, 3, 2)] {
+        let weights = geometry.weight_elements();
+        let leaves = [(1, 10 * 5 * 7 * 6), (2, weights), (3, 4), (4, 4)]
+            .map(|(seed, count)| leaf::<1>(seed, [count], &device));
+        assert_finite_differences(&geometry.to_string(), &leaves, |[x, weight, scale, shift]| {
+            let unit = Unit {
+                geometry,
+                weight: weight.clone().reshape(geometry.weight_shape()),
+                parameters: [scale.clone(), shift.clone()],
+                running: [0.1, 0.7].map(|value| Tensor::from_data([value; 4], &device)),
+                gate: Gate { activation: Activation::Relu, weight: GateWeight::None },
+            };
+            chain(x.clone().reshape([10, 5, 7, 6]), &[unit], 1e-5, NormaliseBy::Batch).0
+        });
+    }
+}
+
+#[test]
+fn gradients_of_sums_parts_and_means_are_finite_differences() {
+    let device = Device::flex().autodiff();
+    let shape = [3, 5, 8, 6];
+    let map = |x: &Tensor<1>| x.clone().mul_scalar(9.0).reshape(shape);
+    let [a, b] = [11, 12].map(|seed| leaf::<1>(seed, [3 * 5 * 8 * 6], &device));
+    for activation in [Activation::Relu, Activation::Relu6] {
+        let leaves = [a.clone(), b.clone(), leaf(13, [1], &device)];
+        assert_finite_differences("sum", &leaves, |[a, b, weight]| {
+            let gate = Gate { activation, weight: GateWeight::Tensor(weight.clone()) };
+            add(map(a), map(b), &gate)
+        });
+        for count in [5, 5 * 8 * 6] {
+            let leaves = [a.clone(), leaf(14, [count], &device)];
+            assert_finite_differences("parts", &leaves, |[a, weights]| {
+                activate_in_part(map(a), activation, weights.clone())
+            });
+        }
+    }
+    assert_finite_differences("mean", &[a], |[a]| global_average(map(a)));
 }
 
 #[test]
