@@ -293,7 +293,7 @@ pub fn phases_json(traffic: impl Fn(Phase) -> Traffic) -> Value {
 
 fn plan_table(plan: &Plan, network: Option<&NetworkProfile>) -> comfy_table::Table {
     let comm = plan.predicted_comm();
-    let forecast = network.map(|network| network.forecast_of(plan, &comm));
+    let forecast = network.map(|network| network.forecast(plan));
     let total: u64 = Phase::ALL.into_iter().map(|phase| comm.total(phase).bytes()).sum();
     let overflows: BTreeMap<StepId, String> = overflows_of(plan)
         .map(|(all, _)| all.iter().map(|one| (one.step, one.assurance.to_string())).collect())

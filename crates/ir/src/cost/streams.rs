@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Activation, Comparison, Correlation, LinearStep, OtKind, Party, Plan, Ring, Shape, SidePool,
-    Step, StepOp,
+    Step, StepId, StepOp,
 };
 
 /// Blocks that go both ways, one after the other.
@@ -38,9 +38,10 @@ pub enum Order {
     },
 }
 
-/// What a session's first inference of `plan` sends offline, step by step, in the order of both parties' programs.
+/// What a session's first inference of `plan` sends offline, step by step, in the order of both parties' programs
+/// ([`Plan::offline_order`]).
 #[must_use]
-pub fn offline(plan: &Plan) -> Vec<Vec<Stream>> {
+pub fn offline(plan: &Plan) -> Vec<(StepId, Vec<Stream>)> {
     let mut session = SessionCost::new(plan);
     let step = |step: &Step| {
         let ots = super::step_cost(plan, step).0.ots;
@@ -49,17 +50,17 @@ pub fn offline(plan: &Plan) -> Vec<Vec<Stream>> {
         let mut streams = vec![Stream { order: Order::Crossing, window: 1, blocks: vec![filled] }];
         streams.extend(step_streams(plan, step));
         streams.retain(|stream| stream.blocks.iter().any(|block| *block != [0, 0]));
-        streams
+        (step.id, streams)
     };
-    plan.steps().iter().map(step).collect()
+    plan.offline_order().into_iter().map(step).collect()
 }
 
 /// What an inference of `plan` sends online, step by step: one stream a message, or two that cross.
 #[must_use]
-pub fn online(plan: &Plan) -> Vec<Vec<Stream>> {
+pub fn online(plan: &Plan) -> Vec<(StepId, Vec<Stream>)> {
     let step = |step: &Step| {
         let stream = |block| Stream { order: Order::Crossing, window: 1, blocks: vec![block] };
-        super::step_cost(plan, step).1.blocks().map(stream).collect()
+        (step.id, super::step_cost(plan, step).1.blocks().map(stream).collect())
     };
     plan.steps().iter().map(step).collect()
 }

@@ -456,7 +456,7 @@ mod tests {
         for (masked, alone) in plan.steps()[1..3].iter().zip(&three.steps()[1..3]) {
             assert_eq!(cost::step_cost(&plan, masked), cost::step_cost(&three, alone));
         }
-        let activations = |streams: Vec<Vec<_>>| streams[1..3].to_vec();
+        let activations = |streams: Vec<(StepId, Vec<_>)>| streams[1..3].to_vec();
         assert_eq!(
             activations(cost::streams::online(&plan)),
             activations(cost::streams::online(&three))

@@ -2,12 +2,22 @@
 
 use super::NetworkProfile;
 use crate::cost::streams::{self, Order, Stream};
-use crate::{Direction, Party, Plan};
+use crate::cost::{SessionCost, Work};
+use crate::{Direction, Party, Phase, Plan, StepId};
+use std::collections::BTreeMap;
+use std::mem::replace;
 
 /// Bytes of the word with which the client asks for a phase.
 const REQUEST: u64 = 9;
 
 impl NetworkProfile {
+    /// Seconds of the setup of a session that runs `plan`, on the link alone; the download of a hint is not part of it.
+    #[must_use]
+    pub fn setup_latency(&self, plan: &Plan) -> f64 {
+        let setup = SessionCost::new(plan).setup().total(Phase::Setup);
+        self.seconds(setup, &Work::default(), Phase::Setup)
+    }
+
     /// Seconds of the offline phase of a session's first inference on the link alone, computing not counted, each party on
     /// one thread.
     ///
@@ -15,21 +25,26 @@ impl NetworkProfile {
     /// leaves when its sender is there and the link is free, and arrives a delay later.
     #[must_use]
     pub fn offline_latency(&self, plan: &Plan) -> f64 {
-        self.follow(&streams::offline(plan))
+        self.follow(streams::offline(plan)).values().sum()
     }
 
     /// The same of the online phase ([`streams::online`]).
     #[must_use]
     pub fn online_latency(&self, plan: &Plan) -> f64 {
-        self.follow(&streams::online(plan))
+        self.follow(streams::online(plan)).values().sum()
     }
 
-    fn follow(&self, steps: &[Vec<Stream>]) -> f64 {
+    /// Seconds from one step's last arrival to the next one's, from the client's request on.
+    pub(super) fn follow(&self, steps: Vec<(StepId, Vec<Stream>)>) -> BTreeMap<StepId, f64> {
         let mut link = Link::new(self);
+        let mut before = 0.0;
         let asked = link.send(Party::Client, REQUEST);
         link.wait(Party::Server, asked);
-        steps.iter().flatten().for_each(|stream| link.pass(stream));
-        link.end
+        let step = |(id, streams): (StepId, Vec<Stream>)| {
+            streams.iter().for_each(|stream| link.pass(stream));
+            (id, link.end - replace(&mut before, link.end))
+        };
+        steps.into_iter().map(step).collect()
     }
 }
 

@@ -1,8 +1,9 @@
 //! How long a plan takes on a network, computing included.
 
 use super::NetworkProfile;
-use crate::cost::{self, Work};
-use crate::{CommTable, Phase, Plan, StepId, Traffic};
+use crate::cost::{self, Work, streams};
+use crate::lattice::ReplyStep;
+use crate::{Phase, Plan, Step, StepId};
 use std::collections::BTreeMap;
 
 /// Predicted seconds by step and phase, for the first inference of a session.
@@ -28,28 +29,28 @@ impl Forecast {
 }
 
 impl NetworkProfile {
-    /// How long `plan` takes.
+    /// How long `plan` takes: both parties' clocks on the link, step by step, as [`Self::offline_latency`] and
+    /// [`Self::online_latency`] have them, and what the steps have the parties compute.
+    ///
+    /// Ahead of time streams keep both the link and the parties busy, and the slower of them counts; online
+    /// everything waits for what came before.
     #[must_use]
     pub fn forecast(&self, plan: &Plan) -> Forecast {
-        self.forecast_of(plan, &plan.predicted_comm())
-    }
-
-    /// The same, where its traffic is known.
-    #[must_use]
-    pub fn forecast_of(&self, plan: &Plan, comm: &CommTable) -> Forecast {
-        let mut seconds = BTreeMap::new();
-        for step in plan.steps() {
-            for phase in Phase::ALL {
-                let work = cost::step_work(plan, step, phase);
-                let spent = self.seconds(comm.traffic(step.id, phase), &work, phase);
+        let mut seconds = BTreeMap::from([((StepId(0), Phase::Setup), self.setup_latency(plan))]);
+        let replies = plan.reply_plan().map(|reply| reply.steps).unwrap_or_default();
+        let phases =
+            [(Phase::Offline, streams::offline(plan)), (Phase::Online, streams::online(plan))];
+        for (phase, streams) in phases {
+            let on_link = self.follow(streams);
+            for step in plan.steps() {
+                let link = on_link.get(&step.id).copied().unwrap_or(0.0);
+                let computing = self.compute.seconds(&work(plan, &replies, step, phase), phase);
+                let spent = match phase {
+                    Phase::Offline => link.max(computing),
+                    Phase::Setup | Phase::Online => link + computing,
+                };
                 seconds.insert((step.id, phase), spent);
             }
-        }
-        for step in plan.reply_plan().iter().flat_map(|reply| &reply.steps) {
-            let work = cost::reply_work(step);
-            let spent =
-                self.seconds(comm.traffic(step.id(), Phase::Offline), &work, Phase::Offline);
-            seconds.insert((step.id(), Phase::Offline), spent);
         }
         if let Some(lattice) = plan.lattice_plan() {
             let hint = lattice.hint_bytes();
@@ -60,20 +61,9 @@ impl NetworkProfile {
         }
         Forecast { seconds }
     }
+}
 
-    /// Seconds of so much traffic and work in one phase of a step.
-    ///
-    /// Ahead of time streams keep both the link and the parties busy, and the slower of them counts; online
-    /// everything waits for what came before.
-    #[must_use]
-    pub fn seconds(&self, traffic: Traffic, work: &Work, phase: Phase) -> f64 {
-        let rounds = f64::from(traffic.rounds) * self.delay();
-        let transfer = self.transfer_seconds(traffic, phase);
-        let computing = self.compute.seconds(work, phase);
-        rounds
-            + match phase {
-                Phase::Setup | Phase::Online => transfer + computing,
-                Phase::Offline => transfer.max(computing),
-            }
-    }
+fn work(plan: &Plan, replies: &[ReplyStep], step: &Step, phase: Phase) -> Work {
+    let reply = replies.iter().find(|reply| phase == Phase::Offline && reply.id() == step.id);
+    reply.map_or_else(|| cost::step_work(plan, step, phase), cost::reply_work)
 }

@@ -1,20 +1,24 @@
-//! How long traffic takes.
+//! How long a step's traffic takes, of which only the bytes and rounds are known.
 
 use super::NetworkProfile;
-use crate::{CommTable, Direction, Phase, Traffic};
+use crate::cost::Work;
+use crate::{Direction, Phase, Traffic};
 
 impl NetworkProfile {
-    /// Seconds of a phase of a plan on the link alone, computing not counted: that of its steps, one
-    /// after the other. Each round costs half a round trip, what bytes cost is in [`Self::transfer_seconds`].
+    /// Seconds of so much traffic and work in one phase of a step, by itself: what prices a choice before there is a plan. With
+    /// the plan at hand [`Self::forecast`] knows who waits for whom.
     ///
-    /// This takes traffic alone and so must guess who waits for whom; offline it assumes that streams keep the link busy. With the plan
-    /// at hand [`Self::offline_latency`] and [`Self::online_latency`] know.
+    /// Each round costs half a round trip, what bytes cost is in [`Self::transfer_seconds`].
     #[must_use]
-    pub fn latency(&self, table: &CommTable, phase: Phase) -> f64 {
-        let seconds = |traffic: Traffic| {
-            f64::from(traffic.rounds) * self.delay() + self.transfer_seconds(traffic, phase)
-        };
-        in_phase(table, phase).map(seconds).sum()
+    pub fn seconds(&self, traffic: Traffic, work: &Work, phase: Phase) -> f64 {
+        let rounds = f64::from(traffic.rounds) * self.delay();
+        let transfer = self.transfer_seconds(traffic, phase);
+        let computing = self.compute.seconds(work, phase);
+        rounds
+            + match phase {
+                Phase::Setup | Phase::Online => transfer + computing,
+                Phase::Offline => transfer.max(computing),
+            }
     }
 
     /// Seconds that the bytes of one step take to leave.
@@ -48,23 +52,9 @@ impl NetworkProfile {
 /// Bytes that answer the last block of a stream.
 const ANSWER: u64 = 64 << 10;
 
-fn in_phase(table: &CommTable, phase: Phase) -> impl Iterator<Item = Traffic> + '_ {
-    table.entries().filter(move |entry| entry.1 == phase).map(|(_, _, traffic)| traffic)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::StepId;
-
-    fn table(entries: &[(Phase, u64, u64, u32)]) -> CommTable {
-        let mut table = CommTable::new();
-        for (step, &(phase, up, down, rounds)) in entries.iter().enumerate() {
-            let traffic = Traffic { client_to_server: up, server_to_client: down, rounds };
-            table.book(StepId(step), phase, traffic);
-        }
-        table
-    }
 
     fn near(found: f64, expected: f64) -> bool {
         (found - expected).abs() < 1e-9
@@ -73,17 +63,16 @@ mod tests {
     #[test]
     fn streams_go_side_by_side_and_answers_take_turns() {
         let mobile = NetworkProfile::mobile();
+        let seconds = |phase, client_to_server, server_to_client, rounds| {
+            let traffic = Traffic { client_to_server, server_to_client, rounds };
+            mobile.seconds(traffic, &Work::default(), phase)
+        };
         let (up, down) = (1_250_000, 12_500_000);
-        let offline = table(&[(Phase::Offline, up, down, 2)]);
         let answer = 8.0 * ANSWER as f64 / 10e6;
-        assert!(near(mobile.latency(&offline, Phase::Offline), 2.0 + 0.06 + answer));
-        assert!(near(mobile.latency(&offline, Phase::Online), 0.0));
-        let one_way = table(&[(Phase::Online, up, 0, 1)]);
-        assert!(near(mobile.latency(&one_way, Phase::Online), 1.0 + 0.03));
-        let crossing = table(&[(Phase::Online, up, up, 1)]);
-        assert!(near(mobile.latency(&crossing, Phase::Online), 1.0 + 0.03));
-        let both = table(&[(Phase::Online, up, down, 2)]);
-        let seconds = mobile.latency(&both, Phase::Online);
-        assert!((2.8 + 0.06..3.0 + 0.06).contains(&seconds), "{seconds}");
+        assert!(near(seconds(Phase::Offline, up, down, 2), 2.0 + 0.06 + answer));
+        assert!(near(seconds(Phase::Online, up, 0, 1), 1.0 + 0.03));
+        assert!(near(seconds(Phase::Online, up, up, 1), 1.0 + 0.03));
+        let both = seconds(Phase::Online, up, down, 2);
+        assert!((2.8 + 0.06..3.0 + 0.06).contains(&both), "{both}");
     }
 }

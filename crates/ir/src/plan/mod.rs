@@ -113,6 +113,18 @@ impl Plan {
         &self.fields.steps
     }
 
+    /// The steps in the order in which both parties make their correlations: those whose messages all go from client to server
+    /// first, so that the client can send them without a pause while the server works through them; then the others. Each in
+    /// the order of the plan.
+    #[must_use]
+    pub fn offline_order(&self) -> Vec<&Step> {
+        let (ahead, others): (Vec<_>, Vec<_>) = self.steps().iter().partition(|step| {
+            let StepOp::Linear(linear) = &step.op else { return false };
+            matches!(linear.correlation, Correlation::Lattice(_))
+        });
+        [ahead, others].concat()
+    }
+
     /// What is known of all values.
     #[must_use]
     pub fn values(&self) -> &[Fact] {

@@ -1,4 +1,4 @@
-//! The offline phase: every step's correlation, in the order of the plan.
+//! The offline phase: every step's correlation, in the plan's order for it ([`Plan::offline_order`]).
 
 use super::Progress;
 use super::role::Role;
@@ -71,30 +71,30 @@ pub(super) fn prepare<R: Role>(
 ) -> Result<Correlations<R::Linear>, RuntimeError> {
     let before = channel.bytes();
     let mut lattice = role.begin(ots.begin_inference())?;
-    let mut steps = Vec::with_capacity(plan.steps().len());
-    for step in plan.steps() {
+    let mut steps: Vec<Option<ReadyStep<R::Linear>>> = plan.steps().iter().map(|_| None).collect();
+    for step in plan.offline_order() {
         channel.enter(step.id, Phase::Offline)?;
         let mut watch =
             |channel: &Channel| progress(Phase::Offline, step.id, channel.bytes() - before);
         watch(channel);
         ots.reserve(channel, &cost::step_cost(plan, step).0.ots)?;
-        let ready = prepare_step(role, channel, (ots, &mut lattice), (plan, &steps), &mut watch)?;
-        steps.push(ready);
+        let of = (plan, step, steps.as_slice());
+        let ready = prepare_step(role, channel, (ots, &mut lattice), of, &mut watch)?;
+        steps[step.id.0] = Some(ready);
         channel.flush()?;
         watch(channel);
     }
-    Ok(Correlations { steps })
+    Ok(Correlations { steps: steps.into_iter().flatten().collect() })
 }
 
-/// Makes the correlation of the step after those that are ready.
+/// Makes the correlation of a step; those before it in [`Plan::offline_order`] are `ready`.
 fn prepare_step<R: Role>(
     role: &R,
     channel: &mut Channel,
     (ots, lattice): (&mut Ots, &mut R::Lattice<'_>),
-    (plan, before): (&Plan, &[ReadyStep<R::Linear>]),
+    (plan, step, ready): (&Plan, &Step, &[Option<ReadyStep<R::Linear>>]),
     watch: &mut dyn FnMut(&Channel),
 ) -> Result<ReadyStep<R::Linear>, RuntimeError> {
-    let step = &plan.steps()[before.len()];
     // The first input; those steps that take none or two need no correlation.
     let fact = plan.fact(step.inputs.first().copied().unwrap_or(step.output));
     let (ring, count) = (fact.ring, step.op.count(fact.shape));
@@ -102,8 +102,8 @@ fn prepare_step<R: Role>(
         StepOp::Input => ReadyStep::Input,
         StepOp::Linear(linear) => {
             let layer = LinearLayer::new(plan, step.id, *linear, fact);
-            let earlier = layer.earlier().and_then(|id| match before.get(id.0) {
-                Some(ReadyStep::Linear(_, correlation)) => Some(correlation),
+            let earlier = layer.earlier().and_then(|id| match ready.get(id.0) {
+                Some(Some(ReadyStep::Linear(_, correlation))) => Some(correlation),
                 _ => None,
             });
             let correlation = role.prepare(channel, (ots, lattice), (&layer, earlier), watch)?;
