@@ -3,12 +3,13 @@
     python scripts/compare_training_accuracy.py --copriv target/release/copriv --data CIFAR100_DIR [--install] [--width 0.5]
         [--epochs 5] [--seeds 2] [--train-limit N] [--test-limit N] [--batch 128] [--rate 0.1] [--threads 2] [--curve] [--work FOLDER]
 
-trains MobileNetV2 for 32x32 images once for each seed in both (SGD with Nesterov momentum, half a cosine after one tenth of
-warm-up, label smoothing 0.1, weight decay of convolutions and the last layer alone, crops and flips) and prints top-1 on the test
-images. The two vary images by different random numbers, so that accuracies agree as those of two seeds do, no better. With
---curve every step takes all of --train-limit images as they are, so that both compute the very same thing: it prints the loss
-at each step and how far both are from PyTorch's in 64 bits. (A network of this depth multiplies what rounding does.) Needs torch, numpy, safetensors and zstandard: with --install they are put into a virtual environment
-in the --work folder.
+trains MobileNetV2 for 32x32 images once for each seed in both, from the same weights drawn as torchvision does (SGD with
+Nesterov momentum, half a cosine after one tenth of warm-up, label smoothing 0.1, weight decay of convolutions and the last
+layer alone, crops and flips) and prints top-1 on the test images. The two vary images by different random numbers, so that
+accuracies agree as those of two seeds do, no better. With --curve every step takes all of --train-limit images as they are, so
+that both compute the very same thing: it prints the loss at each step and how far both are from PyTorch's in 64 bits. (A
+network of this depth multiplies what rounding does.) Needs torch, numpy, safetensors and zstandard: with --install they are
+put into a virtual environment in the --work folder.
 """
 
 import argparse
@@ -54,11 +55,10 @@ def main():
         return in_own_environment(work, PACKAGES)
     pairs = []
     for seed in range(1, args.seeds + 1):
-        start = work / f"start{seed}.safetensors"
-        weights = work / f"weights{seed}.safetensors"
-        call(args, "init", "--network", "mobilenet_v2", "--width", args.width, "--classes", 100, "--resolution", 32,
-             "--seed", seed, "--out", start)
-        call(args, "export", start, "--format", "safetensors", "--out", weights)
+        start, weights = (work / f"{name}{seed}.safetensors" for name in ("start", "weights"))
+        initialise(args, seed, weights)
+        call(args, "import", weights, "--network", "mobilenet_v2", "--width", args.width, "--classes", 100,
+             "--resolution", 32, "--dataset", "cifar100", "--out", start)
         losses, ours = copriv(args, seed, start, work / f"run{seed}")
         their_losses, theirs = pytorch(args, seed, weights, "float32")
         if args.curve:
@@ -97,6 +97,23 @@ def call(args, *words):
     subprocess.run([args.copriv, "-q", "--threads", str(args.threads), *map(str, words)], check=True)
 
 
+def initialise(args, seed, path):
+    """Weights as torchvision draws them."""
+    import torch
+    from pytorch_networks import network
+    from safetensors.torch import save_file
+
+    torch.manual_seed(seed)
+    model = network("mobilenet_v2", args.width, 100, 32, "relu")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.normal_(module.weight, 0, 0.01)
+            torch.nn.init.zeros_(module.bias)
+    save_file(model.state_dict(), path)
+
+
 def copriv(args, seed, start, out):
     """The loss of each epoch, and top-1 in the end."""
     config = out.with_suffix(".toml")
@@ -132,7 +149,7 @@ def pytorch(args, seed, weights, precision):
     torch.manual_seed(seed)
     torch.set_num_threads(args.threads)
     model = network("mobilenet_v2", args.width, 100, 32, "relu")
-    model.load_state_dict(load_file(weights), strict=False)
+    model.load_state_dict(load_file(weights))
     model.classifier[0].p = 0.0
     dtype = getattr(torch, precision)
     model = model.to(dtype=dtype, memory_format=torch.channels_last).train()

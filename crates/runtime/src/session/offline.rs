@@ -61,6 +61,9 @@ impl<L: Stored<Shape = LinearLayer>> Correlations<L> {
     }
 }
 
+/// The steps that are ready so far, each in its place.
+type Ready<L> = [Option<ReadyStep<L>>];
+
 /// Makes all correlations of one inference.
 pub(super) fn prepare<R: Role>(
     role: &R,
@@ -92,7 +95,7 @@ fn prepare_step<R: Role>(
     role: &R,
     channel: &mut Channel,
     (ots, lattice): (&mut Ots, &mut R::Lattice<'_>),
-    (plan, step, ready): (&Plan, &Step, &[Option<ReadyStep<R::Linear>>]),
+    (plan, step, ready): (&Plan, &Step, &Ready<R::Linear>),
     watch: &mut dyn FnMut(&Channel),
 ) -> Result<ReadyStep<R::Linear>, RuntimeError> {
     // The first input; those steps that take none or two need no correlation.
