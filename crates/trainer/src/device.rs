@@ -30,15 +30,11 @@ pub fn parse(name: &str) -> Result<Device, DeviceError> {
             let (devices, feature) =
                 if kind == "wgpu" { (wgpu(), "wgpu") } else { (cuda(), "cuda") };
             let name = name.to_owned();
-            let Some(mut devices) = devices else {
+            let Some(devices) = devices else {
                 return Err(DeviceError::NotBuilt { name, feature });
             };
             let count = devices.len();
-            if index < count {
-                Ok(devices.swap_remove(index))
-            } else {
-                Err(DeviceError::Absent { name, count })
-            }
+            devices.into_iter().nth(index).ok_or(DeviceError::Absent { name, count })
         }
         _ => Err(unknown()),
     }

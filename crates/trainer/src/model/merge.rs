@@ -6,6 +6,7 @@
 use super::Model;
 use super::layer::Layer;
 use super::quantise::factors;
+use crate::ops::untracked;
 use burn::tensor::{Device, Tensor, TensorData};
 use copriv_ir::{ConvGeometry, Op};
 use std::collections::BTreeMap;
@@ -25,8 +26,7 @@ struct Kernel {
 pub(super) fn merged_weight(model: &Model, nodes: Range<usize>) -> Option<Tensor<4>> {
     let graph = model.graph.nodes();
     let source = graph[nodes.start].inputs.first()?.0;
-    let device = model.alphas.val().device();
-    let device = if device.is_autodiff() { device.inner() } else { device };
+    let device = untracked(model.alphas.val()).device();
     let identity = Kernel::identity(graph[source].shape.channels, &device);
     let mut kernels = BTreeMap::from([(source, identity)]);
     let output = nodes.end.checked_sub(1)?;
@@ -35,7 +35,7 @@ pub(super) fn merged_weight(model: &Model, nodes: Range<usize>) -> Option<Tensor
         let input = inputs.next()??;
         let kernel = match (&graph[id].op, &model.layers[id]) {
             (Op::Conv(geometry), Some(Layer::Conv(conv))) => {
-                input.then(plain(conv.weight.val()), geometry)?
+                input.then(untracked(conv.weight.val()), geometry)?
             }
             (Op::BatchNorm, Some(Layer::Norm(norm))) => input.scaled(&factors(norm)),
             (Op::Activation(_), _) => input.clone(),
@@ -45,10 +45,6 @@ pub(super) fn merged_weight(model: &Model, nodes: Range<usize>) -> Option<Tensor
         kernels.insert(id, kernel);
     }
     kernels.remove(&output).map(|kernel| kernel.weight)
-}
-
-fn plain<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
-    if tensor.is_autodiff() { tensor.inner() } else { tensor }
 }
 
 impl Kernel {

@@ -15,7 +15,7 @@
 use super::layer::{Layer, Norm};
 use super::merge::merged_weight;
 use super::{Model, values};
-use crate::ops;
+use crate::ops::{self, plus_constant, untracked};
 use burn::tensor::{Tensor, TensorData};
 use copriv_ir::cost::oracle::{self, MergedStretch};
 use copriv_ir::fixed_point::{FormatGroups, Origin, mean_bits, mean_correction, weight_scale};
@@ -94,12 +94,8 @@ impl Quantiser {
     pub(super) fn weight<const D: usize>(&self, id: usize, weight: Tensor<D>) -> Tensor<D> {
         let Some(errors) = self.weight_errors.get(&id) else { return weight };
         let data = TensorData::new(errors.clone(), weight.dims());
-        if !weight.is_autodiff() {
-            let errors = Tensor::from_data(data, &weight.device());
-            return weight + errors;
-        }
-        let errors = Tensor::<D>::from_data(data, &weight.device().inner());
-        weight + Tensor::from_inner(errors)
+        let errors = Tensor::from_data(data, &untracked(weight.clone()).device());
+        plus_constant(weight, errors)
     }
 
     /// The node whose output [`Self::merged`] needs for that of node `id`, if any.
@@ -117,12 +113,12 @@ impl Quantiser {
         let Some(MergedError { geometry, weight, .. }) = self.merged_errors.get(&id) else {
             return y;
         };
-        let x = if x.is_autodiff() { x.inner() } else { x };
+        let x = untracked(x);
         // Merging gives dense kernels.
         let dims = [geometry.out_channels, geometry.in_channels, geometry.kernel, geometry.kernel];
         let weight = Tensor::from_data(TensorData::new(weight.clone(), dims), &x.device());
         let error = ops::convolution(x, weight, &ConvGeometry { groups: 1, ..*geometry });
-        if y.is_autodiff() { y + Tensor::from_inner(error) } else { y + error }
+        plus_constant(y, error)
     }
 
     /// Whether the output of node `id` is rounded.
@@ -139,7 +135,7 @@ impl Quantiser {
             return rounded(x);
         }
         let plain = x.clone().inner();
-        x + Tensor::from_inner(rounded(plain.clone()) - plain)
+        plus_constant(x, rounded(plain.clone()) - plain)
     }
 }
 

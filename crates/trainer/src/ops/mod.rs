@@ -29,6 +29,16 @@ use pool::GlobalAverage;
 use std::sync::Arc;
 use sum::GatedSum;
 
+/// The tensor as a constant, whether it is on the tape or not.
+pub(crate) fn untracked<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    if tensor.is_autodiff() { tensor.inner() } else { tensor }
+}
+
+/// The sum of a tensor, on the tape or not, and one that is not.
+pub(crate) fn plus_constant<const D: usize>(tensor: Tensor<D>, constant: Tensor<D>) -> Tensor<D> {
+    tensor.clone() + if tensor.is_autodiff() { Tensor::from_inner(constant) } else { constant }
+}
+
 /// `weight * act(x) + (1 - weight) * x`.
 #[derive(Clone, Debug)]
 pub(crate) struct Gate {
@@ -157,10 +167,8 @@ fn short_chain(
 }
 
 fn statistics(running: &[Tensor<1>; 2]) -> Option<Statistics> {
-    let plain = |tensor: &Tensor<1>| {
-        let inner = if tensor.is_autodiff() { tensor.clone().inner() } else { tensor.clone() };
-        plain(&inner).map(|host| host.values().to_vec())
-    };
+    let plain =
+        |tensor: &Tensor<1>| plain(&untracked(tensor.clone())).map(|host| host.values().to_vec());
     Some(Statistics { mean: plain(&running[0])?, variance: plain(&running[1])? })
 }
 
@@ -178,7 +186,6 @@ fn composed_chain(
     epsilon: f64,
     by: NormaliseBy,
 ) -> (Tensor<4>, Vec<Moments>) {
-    let plain = |tensor: Tensor<1>| if tensor.is_autodiff() { tensor.inner() } else { tensor };
     let mut moments = vec![];
     for Unit { geometry, weight, parameters: [w, b], running: [mean, variance], gate } in units {
         x = conv2d(x, weight.clone(), None, options(geometry));
@@ -189,7 +196,7 @@ fn composed_chain(
             }
             NormaliseBy::Batch => {
                 let result = batch_norm_train(x, w, b, epsilon);
-                moments.push([plain(result.mean), plain(result.variance)]);
+                moments.push([untracked(result.mean), untracked(result.variance)]);
                 gate.compose(result.output)
             }
         };

@@ -2,7 +2,7 @@
 
 use super::optimiser::Named;
 use crate::model::{Model, ParameterKind, ParameterVisitor, PartWeights};
-use crate::ops::mixed;
+use crate::ops::{mixed, untracked};
 use burn::module::{Module as _, Param};
 use burn::tensor::Tensor;
 
@@ -38,8 +38,7 @@ impl Average {
         model.visit_parameters(&mut collect);
         let mut values = collect.0;
         self.model.visit_parameters(&mut Follow { values: &mut values, share });
-        let plain = |tensor: Tensor<1>| if tensor.is_autodiff() { tensor.inner() } else { tensor };
-        let statistics: Vec<Tensor<1>> = model.statistics().into_iter().map(plain).collect();
+        let statistics: Vec<Tensor<1>> = model.statistics().into_iter().map(untracked).collect();
         let averages = self.model.statistics();
         let next = averages.into_iter().zip(statistics).map(|(old, new)| mixed(old, new, share));
         self.model.set_statistics(next.collect());
@@ -56,7 +55,7 @@ impl ParameterVisitor for Collect {
         parameter: &mut Param<Tensor<D>>,
     ) {
         let tensor = parameter.val();
-        let tensor = if tensor.is_autodiff() { tensor.inner() } else { tensor };
+        let tensor = untracked(tensor);
         let elements = tensor.shape().num_elements();
         self.0.insert(name.to_owned(), tensor.reshape([elements]));
     }

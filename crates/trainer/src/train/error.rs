@@ -26,7 +26,7 @@ pub enum TrainError {
     #[error("the network tells {expected} classes apart, but {dataset} has {found}")]
     Classes { dataset: String, expected: usize, found: usize },
     #[error(
-        "class {class} is {expected} to the network, but {found} in {dataset}: it was trained for another data set"
+        "class {class} is {expected} to the network, but {found} in {dataset}: it was trained for another data set; start from one that was trained for this, or from random weights"
     )]
     Labels { dataset: String, class: usize, expected: String, found: String },
     #[error("the network takes images of {expected}, but those of {dataset} are {found}")]
@@ -54,7 +54,7 @@ pub enum TrainError {
     )]
     ConfigChanged { path: PathBuf, key: String, expected: String, found: String },
     #[error(
-        "the interrupted run learns from another {}: its digest was {expected}, now it is {found}",
+        "the interrupted run learns from another {}: its digest was {expected}, now it is {found}; put that file back, or begin anew in another folder",
         path.display()
     )]
     TeacherChanged { path: PathBuf, expected: Digest, found: Digest },

@@ -3,7 +3,7 @@
 use super::{LAST, Session};
 use crate::data::SampleKey;
 use crate::model::{GateValue, Mode, Model, Pass, values};
-use crate::ops::mixed;
+use crate::ops::{mixed, untracked};
 use crate::train::accuracy::rank;
 use crate::train::batch::Batch;
 use crate::train::config::SearchConfig;
@@ -152,10 +152,8 @@ impl Session<'_> {
                     sum.gradients.insert(name, mean(old, gradient));
                 }
             }
-            let plain =
-                |tensor: Tensor<1>| if tensor.is_autodiff() { tensor.inner() } else { tensor };
             let statistics = sum.statistics.into_iter().zip(next.statistics);
-            sum.statistics = statistics.map(|(a, b)| mean(plain(a), plain(b))).collect();
+            sum.statistics = statistics.map(|(a, b)| mean(untracked(a), untracked(b))).collect();
             sum.losses = sum.losses.mean(&next.losses, kept);
             sum.share = share;
         }
