@@ -4,6 +4,7 @@ mod plans;
 
 use copriv_ir::{Party, Phase, StepId, cost};
 use copriv_runtime::ot::Prg;
+use copriv_runtime::session::PROTOCOL_VERSION as OURS;
 use copriv_runtime::{
     Channel, ClientSession, Control, MemoryTransport, RuntimeError, ServerSession, TcpTransport,
     Transport,
@@ -243,13 +244,17 @@ fn each_fault_of_a_handshake_has_its_error() {
     let plan = digest.bytes();
     let http = answer_to(b"GET / HTTP/1.1\r\n\r\n".to_vec());
     assert!(matches!(&http, RuntimeError::NotCoPriv { found } if found == b"GET / HT"), "{http}");
-    let newer = answer_to(hello(1, 4, plan));
-    assert!(matches!(newer, RuntimeError::Version { ours: 3, theirs: 4 }), "{newer}");
-    let server = answer_to(hello(0, 3, plan));
+    for version in [OURS - 1, OURS + 1] {
+        let other = answer_to(hello(1, version, plan));
+        let is_named =
+            matches!(other, RuntimeError::Version { ours: OURS, theirs } if theirs == version);
+        assert!(is_named, "{other}");
+    }
+    let server = answer_to(hello(0, OURS, plan));
     assert!(matches!(server, RuntimeError::RoleClash { role: Party::Server }), "{server}");
-    let nobody = answer_to(hello(7, 3, plan));
+    let nobody = answer_to(hello(7, OURS, plan));
     assert!(matches!(nobody, RuntimeError::PeerMisbehaved { peer: Party::Client, .. }), "{nobody}");
-    let silent = answer_to(hello(1, 3, plan)[..40].to_vec());
+    let silent = answer_to(hello(1, OURS, plan)[..40].to_vec());
     assert!(matches!(silent, RuntimeError::ConnectionLost { peer: Party::Client, .. }), "{silent}");
 }
 
@@ -260,8 +265,11 @@ fn garbage_is_an_error_wherever_it_begins() {
     for case in 0..40 {
         let mut garbage = vec![0; (random.next_u64() % 3000) as usize];
         random.fill(&mut garbage);
-        let bytes =
-            if case % 2 == 0 { garbage } else { [hello(1, 3, digest.bytes()), garbage].concat() };
+        let bytes = if case % 2 == 0 {
+            garbage
+        } else {
+            [hello(1, OURS, digest.bytes()), garbage].concat()
+        };
         let error = answer_to(bytes);
         assert!(is_of_the_line(&error), "{error}");
     }
@@ -321,7 +329,9 @@ fn answer_to_client(act: fn(&mut Channel) -> Result<(), RuntimeError>) -> Runtim
             let server = scope.spawn(|| {
                 ServerSession::accept(server, Arc::clone(&model.plan), &model.weights)?.serve()
             });
-            client.send_raw(&hello(1, 3, model.plan.digest().bytes())).expect("the server waits");
+            client
+                .send_raw(&hello(1, OURS, model.plan.digest().bytes()))
+                .expect("the server waits");
             client.recv_raw(&mut [0; 48]).expect("the server greets");
             client.send_control(Control::Setup).expect("the server waits");
             client.enter(StepId(0), Phase::Setup).expect("nothing is left");

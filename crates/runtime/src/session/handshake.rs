@@ -4,7 +4,7 @@ use crate::{Channel, Control, RuntimeError};
 use copriv_ir::{Digest, Party, Plan};
 
 /// The version of the protocol that this crate speaks.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 const MAGIC: &[u8; 8] = b"CoPriv\r\n";
 
