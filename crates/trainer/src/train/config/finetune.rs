@@ -51,7 +51,7 @@ impl QuantiseConfig {
 pub struct DistillationConfig {
     /// A checkpoint's path, or `unpruned`: the network as it was before the search.
     pub teacher: String,
-    /// Share of the teacher in the loss.
+    /// Share of the teacher in the loss; with 0 there is no teacher.
     #[serde(default = "distillation_weight")]
     pub weight: f64,
 }

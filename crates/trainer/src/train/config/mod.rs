@@ -127,7 +127,7 @@ impl TrainConfig {
     #[must_use]
     pub fn distillation(&self, stage: Stage) -> Option<&DistillationConfig> {
         let finetune = self.finetune.as_ref().filter(|_| stage == Stage::Finetune)?;
-        finetune.distillation.as_ref()
+        finetune.distillation.as_ref().filter(|distillation| distillation.weight > 0.0)
     }
 
     fn check(&self) -> Result<(), ConfigError> {
