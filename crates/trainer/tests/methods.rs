@@ -5,7 +5,8 @@ mod colours;
 
 use colours::data;
 use copriv_ir::{
-    ActivationMask, Architecture, BatchNormInit, Checkpoint, Condition, Gates, Network, Op,
+    ActivationMask, Architecture, BatchNormInit, Checkpoint, Condition, Gates, Granularity,
+    Network, Node, Op,
 };
 use copriv_trainer::train::{
     Metrics, Observer, SearchMetrics, Stage, StepMetrics, TrainConfig, TrainError, TrainOutcome,
@@ -356,6 +357,103 @@ fn an_interrupted_search_knows_what_was_gone_before() {
     run(&config, &data(), &run_folder, false, &mut StopAtOnce(&stop), &stop).expect("stops");
     let resumed = run(&config, &data(), &run_folder, true, &mut (), &AtomicBool::new(false));
     assert!(resumed.expect("resumes").checkpoint == whole.expect("trains").checkpoint);
+}
+
+/// The same with masks: of every second activation that is left, two in three channels or values.
+fn pruned_in_part(granularity: Granularity, path: &Path) -> Checkpoint {
+    let plain = pruned(true, path);
+    let (network, gates) = (plain.network().clone(), plain.gates().clone());
+    let is_left = |node: &&Node| gates.activated(node) > 0;
+    let mask = |node: &Node| {
+        let bits = (0..granularity.bits(node.shape)).map(|bit| bit % 3 != 1).collect();
+        let mask = ActivationMask::new(node.shape, granularity, bits).expect("a part");
+        (node.name.clone(), mask)
+    };
+    let graph = network.graph();
+    let masks = graph.nodes().iter().filter(is_left).step_by(2).map(mask).collect();
+    let (gates, tensors) = (gates.clone().with_parts(masks), plain.tensors().clone());
+    let provenance = plain.provenance().clone();
+    let pruned = Checkpoint::new(network, gates, tensors, provenance).expect("finite");
+    pruned.write(path).expect("written");
+    pruned
+}
+
+#[test]
+fn no_channel_or_value_that_is_gone_comes_back() {
+    let out = tempfile::tempdir().expect("a folder");
+    let start = out.path().join("start.safetensors");
+    let snl = ["search.epochs=2", "search.penalty.growth=2"];
+    let senet = ["search.epochs=1", "search.alpha_learning_rate=5"];
+    for (found, by) in [("channel", "channel"), ("channel", "pixel"), ("pixel", "pixel")] {
+        let before = match found {
+            "pixel" => pruned_in_part(Granularity::Pixel, &start),
+            _ => pruned_in_part(Granularity::Channel, &start),
+        };
+        let limit = activated(&before) * 9 / 10;
+        for (method, rest) in [("snl", &snl), ("senet", &senet)] {
+            let name = format!("{method}, {found} then {by}");
+            let [method, by] =
+                [format!("search.method={method}"), format!("search.granularity={by}")];
+            let common = ["search.gates=layers", "search.budget=0.9"];
+            let settings = [&common[..], rest, &[&method, &by]].concat();
+            let outcome = train_from(&searching(&start), &settings, &out.path().join(&name));
+            let after = outcome.unwrap_or_else(|error| panic!("{name}: {error}")).checkpoint;
+            // The budget is a share of what there was.
+            let (left, all) = (activated(&after), activated(&before));
+            assert!(left <= limit && left > all / 2, "{name}: {left} of {all}");
+            for node in before.network().graph().nodes() {
+                let [values, were] =
+                    [&after, &before].map(|checkpoint| activated_values(checkpoint, node));
+                let came_back = values.iter().zip(were).any(|(is, was)| *is && !was);
+                assert!(!came_back, "{name}: {}", node.name);
+            }
+        }
+    }
+    // A start by value, which a search by channel could not keep to.
+    let settings = ["search.method=snl", "search.gates=layers", "search.budget=0.9"];
+    let settings = [&settings[..], &["search.epochs=1"]].concat();
+    let error = train_from(&searching(&start), &settings, &out.path().join("coarse"));
+    let error = error.expect_err("by channel").to_string();
+    assert!(error.contains("search.granularity: expected pixel"), "{error}");
+}
+
+/// Of each value of an activation's map whether it is activated; of other nodes nothing.
+fn activated_values(checkpoint: &Checkpoint, node: &Node) -> Vec<bool> {
+    let Op::Activation(_) = node.op else { return vec![] };
+    let gates = checkpoint.gates();
+    match gates.parts().get(&node.name) {
+        Some(mask) => mask.values().collect(),
+        None => vec![gates.activated(node) > 0; node.shape.elements()],
+    }
+}
+
+#[test]
+fn an_interrupted_search_knows_which_values_were_gone_before() {
+    let out = tempfile::tempdir().expect("a folder");
+    let start = out.path().join("start.safetensors");
+    pruned_in_part(Granularity::Channel, &start);
+    for method in ["snl", "senet"] {
+        let method_setting = format!("search.method={method}");
+        let settings = [
+            "search.gates=layers",
+            "search.budget=0.6",
+            "search.epochs=2",
+            "search.granularity=pixel",
+            "search.alpha_learning_rate=0.5",
+            &method_setting,
+        ];
+        let whole = train_from(&searching(&start), &settings, &out.path().join("whole"));
+        let config = TrainConfig::parse(&searching(&start), "t", &settings.map(String::from));
+        let (config, stop) = (config.expect("good"), AtomicBool::new(false));
+        let run_folder = out.path().join("parts");
+        run(&config, &data(), &run_folder, false, &mut StopAtOnce(&stop), &stop).expect("stops");
+        let resumed = run(&config, &data(), &run_folder, true, &mut (), &AtomicBool::new(false));
+        let whole = whole.expect("trains").checkpoint;
+        assert!(resumed.expect("resumes").checkpoint == whole, "{method}");
+        for folder in ["whole", "parts"] {
+            std::fs::remove_dir_all(out.path().join(folder)).expect("there");
+        }
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What a network costs by the state of its gates.
 
 use super::config::SearchedGates;
-use copriv_ir::{BlockInfo, Condition, Network, Op, cost::oracle};
+use copriv_ir::{ActivationMask, BlockInfo, Condition, Gates, Network, Op, cost::oracle};
 use serde::{Deserialize, Serialize};
 
 /// Bytes of one inference, both directions, by the literature's formulae.
@@ -25,7 +25,7 @@ impl EstimatedBytes {
 pub(super) struct GateCosts {
     before: Vec<EstimatedBytes>,
     after: Vec<EstimatedBytes>,
-    found: Vec<bool>,
+    found: Gates,
     searched: Vec<bool>,
     /// Activated values of an inference, with the gate and without it.
     relus: Vec<[u64; 2]>,
@@ -33,7 +33,7 @@ pub(super) struct GateCosts {
 
 impl GateCosts {
     /// Of those `gates` that are kept in `found`, the state before a search. Others never come back.
-    pub(super) fn new(network: &Network, gates: SearchedGates, found: &[bool]) -> Self {
+    pub(super) fn new(network: &Network, gates: SearchedGates, found: &Gates) -> Self {
         let costs = oracle::block_costs(network);
         let bytes = |b: &oracle::Bytes| EstimatedBytes { offline: b.offline, online: b.online };
         let may_go = |block: &BlockInfo| gates != SearchedGates::Blocks || block.is_residual;
@@ -42,7 +42,9 @@ impl GateCosts {
             let mut states = [0; 2];
             for node in &graph.nodes()[block.nodes.clone()] {
                 let Op::Activation(condition) = node.op else { continue };
-                let elements = node.shape.elements() as u64;
+                let whole = node.shape.elements();
+                let elements =
+                    found.parts().get(&node.name).map_or(whole, ActivationMask::count) as u64;
                 states[0] += if matches!(condition, Condition::Removed(_)) { 0 } else { elements };
                 states[1] += if matches!(condition, Condition::Kept(_)) { 0 } else { elements };
             }
@@ -51,11 +53,11 @@ impl GateCosts {
         Self {
             before: costs.iter().map(|cost| bytes(&cost.before)).collect(),
             after: costs.iter().map(|cost| bytes(&cost.after)).collect(),
-            found: found.to_vec(),
+            found: found.clone(),
             searched: graph
                 .blocks()
                 .iter()
-                .zip(found)
+                .zip(found.kept())
                 .map(|(b, &found)| found && may_go(b))
                 .collect(),
             relus: graph.blocks().iter().map(relus).collect(),
@@ -63,13 +65,13 @@ impl GateCosts {
     }
 
     /// The gates before any search.
-    pub(super) fn found(&self) -> &[bool] {
+    pub(super) fn found(&self) -> &Gates {
         &self.found
     }
 
     /// The gates that stay whatever is removed.
     pub(super) fn fixed(&self) -> Vec<bool> {
-        let pairs = self.found.iter().zip(&self.searched);
+        let pairs = self.found.kept().iter().zip(&self.searched);
         pairs.map(|(&found, &searched)| found && !searched).collect()
     }
 
@@ -136,7 +138,7 @@ mod tests {
 
     fn costs(gates: SearchedGates) -> GateCosts {
         let network = Network::new(Architecture::MobileNetV2, 1.0, 100, 32).expect("a usual size");
-        GateCosts::new(&network, gates, &[true; 19])
+        GateCosts::new(&network, gates, &Gates::all_kept(19))
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use super::metrics::EpochMetrics;
 use super::stage::Stage;
-use crate::model::Ranges;
-use copriv_ir::Digest;
+use crate::model::{Masks, Ranges};
+use copriv_ir::{Digest, Gates};
 use serde::{Deserialize, Serialize};
 
 /// How far a run is.
@@ -24,6 +24,9 @@ pub(super) struct Progress {
     /// The gates that the run began with; all of them, where there are none.
     #[serde(default)]
     pub(super) found: Vec<bool>,
+    /// And the masks of those kept in part.
+    #[serde(default)]
+    pub(super) found_parts: Masks,
     /// Over the steps of the present epoch.
     pub(super) sums: Sums,
     /// There once all steps of the epoch are done and its gates settled, until it is measured.
@@ -98,7 +101,7 @@ impl Losses {
 
 impl Progress {
     /// Before the first step, of a network with these gates.
-    pub(super) fn beginning(stage: Stage, found: &[bool]) -> Self {
+    pub(super) fn beginning(stage: Stage, found: &Gates) -> Self {
         Self {
             stage,
             begun: false,
@@ -106,7 +109,8 @@ impl Progress {
             step: 0,
             total_epochs: 0,
             total_steps: 0,
-            found: found.to_vec(),
+            found: found.kept().to_vec(),
+            found_parts: found.parts().clone(),
             sums: Sums::default(),
             unmeasured: None,
             ranges: Ranges::new(),
@@ -115,6 +119,13 @@ impl Progress {
             best_top1: None,
             history: vec![],
         }
+    }
+
+    /// The gates, so many in all, as the run began with them.
+    pub(super) fn found_gates(&self, count: usize) -> Gates {
+        let gates = Gates::new(vec![1.0; self.found.len()], self.found.clone());
+        let gates = gates.filter(|gates| gates.kept().len() == count);
+        gates.unwrap_or_else(|| Gates::all_kept(count)).with_parts(self.found_parts.clone())
     }
 
     /// Whether a search has chosen what it chooses before its first epoch.

@@ -28,12 +28,12 @@ pub(in crate::train) fn select(costs: &GateCosts, alphas: &[f32], limits: &Limit
 mod tests {
     use super::*;
     use crate::train::config::SearchedGates;
-    use copriv_ir::{Architecture, Network};
+    use copriv_ir::{Architecture, Gates, Network};
     use proptest::prelude::*;
 
     fn costs(gates: SearchedGates) -> GateCosts {
         let network = Network::new(Architecture::MobileNetV2, 1.0, 100, 32).expect("a usual size");
-        GateCosts::new(&network, gates, &[true; 19])
+        GateCosts::new(&network, gates, &Gates::all_kept(19))
     }
 
     fn limits(gates: usize) -> Limits {
@@ -62,7 +62,8 @@ mod tests {
     fn what_is_gone_stays_gone_and_costs_nothing() {
         let network = Network::new(Architecture::MobileNetV2, 1.0, 100, 32).expect("a usual size");
         let found: Vec<bool> = (0..19).map(|gate| gate % 2 == 0).collect();
-        let costs = GateCosts::new(&network, SearchedGates::Blocks, &found);
+        let gates = Gates::new(vec![1.0; 19], found.clone()).expect("finite");
+        let costs = GateCosts::new(&network, SearchedGates::Blocks, &gates);
         assert_eq!(select(&costs, &[1.0; 19], &Limits::NONE), found);
         let half = select(&costs, &[1.0; 19], &limits(4));
         assert_eq!(count(&half), 6, "four of eight blocks, stem and head");

@@ -10,7 +10,7 @@ pub(in crate::train) fn drop_layers(
     importances: &[f64],
     limits: &Limits,
 ) -> Vec<bool> {
-    let mut kept = costs.found().to_vec();
+    let mut kept = costs.found().kept().to_vec();
     let saved = |gate: usize| costs.relus_saved(gate);
     let mut order: Vec<usize> = (0..kept.len()).filter(|&gate| saved(gate) > 0).collect();
     let critical = |gate: usize| importances[gate] / saved(gate) as f64;
@@ -30,13 +30,13 @@ pub(in crate::train) fn drop_layers(
 mod tests {
     use super::*;
     use crate::train::config::SearchedGates;
-    use copriv_ir::{Architecture, Network};
+    use copriv_ir::{Architecture, Gates, Network};
     use proptest::prelude::*;
 
     fn costs(architecture: Architecture) -> GateCosts {
         let network = Network::new(architecture, 1.0, 100, 32).expect("a usual size");
         let network = network.with_layer_gates(true);
-        let found = vec![true; network.graph().blocks().len()];
+        let found = Gates::all_kept(network.graph().blocks().len());
         GateCosts::new(&network, SearchedGates::Layers, &found)
     }
 

@@ -117,7 +117,7 @@ fn undominated(mut sets: Vec<Set>, room: f64) -> Vec<Set> {
 mod tests {
     use super::*;
     use crate::train::config::SearchedGates;
-    use copriv_ir::{Architecture, Network};
+    use copriv_ir::{Architecture, Gates, Network};
     use proptest::prelude::*;
 
     fn items() -> impl Strategy<Value = Vec<Item>> {
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn a_network_is_solved_within_its_bytes() {
         let network = Network::new(Architecture::MobileNetV2, 1.0, 100, 32).expect("a usual size");
-        let costs = GateCosts::new(&network, SearchedGates::Blocks, &[true; 19]);
+        let costs = GateCosts::new(&network, SearchedGates::Blocks, &Gates::all_kept(19));
         let importances: Vec<f64> = (0..19).map(|gate| f64::from(gate * 7 % 11) + 0.1).collect();
         let largest = costs.bytes(&[true; 19]).total();
         for share in [0.0, 0.3, 0.5, 0.8, 1.0] {

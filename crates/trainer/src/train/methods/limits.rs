@@ -40,7 +40,7 @@ impl Limits {
         costs: &GateCosts,
     ) -> Result<Self, ConfigError> {
         let Some(search) = search else { return Ok(Self::NONE) };
-        let (all, removed) = (costs.found(), costs.fixed());
+        let found = costs.found();
         let fraction = search.budget.unwrap_or(1.0);
         let bytes = search.budget_bytes.unwrap_or(f64::INFINITY);
         let threshold = search.threshold.unwrap_or(0.0) as f32;
@@ -52,15 +52,15 @@ impl Limits {
                 Ok(Self { gates, bytes, threshold, ..Self::NONE })
             }
             Method::DeepReduce | Method::Snl | Method::SeNet => {
-                let share = fraction * costs.relus(all) as f64;
+                let share = fraction * costs.relus(found.kept()) as f64;
                 let relus = search.budget_relus.unwrap_or(u64::MAX).min(share as u64);
-                let smallest = costs.relus(&removed);
+                let smallest = costs.relus(&costs.fixed());
                 at_least("search.budget_relus", relus, smallest, REMOVED)?;
                 Ok(Self { relus, ..Self::NONE })
             }
             Method::Uniform => {
-                let bytes = bytes.min(fraction * costs.bytes(all).total());
-                let smallest = uniform::smallest(network, all);
+                let bytes = bytes.min(fraction * costs.bytes(found.kept()).total());
+                let smallest = uniform::smallest(network, found);
                 at_least("search.budget", bytes.floor(), smallest.ceil(), "bytes at width 0.05")?;
                 Ok(Self { bytes, ..Self::NONE })
             }

@@ -26,7 +26,7 @@ pub(super) use deepreduce::drop_layers;
 pub(super) use dp::choose;
 pub(super) use importance::Probe;
 pub(super) use limits::Limits;
-pub(super) use parts::{Choice, PartSpace, hard};
+pub(super) use parts::{Choice, PartSpace, finest, hard};
 pub(super) use senet::{allocate, within};
 pub(super) use snl::{above, largest, next_weight};
 pub(super) use uniform::narrow;

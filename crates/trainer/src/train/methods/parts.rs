@@ -1,6 +1,7 @@
 //! Activations chosen in part: what is chosen among, and what of it is left.
 
-use crate::model::{Masks, PartWeights};
+use crate::model::{Masks, PartTensors, PartWeights};
+use burn::tensor::{Tensor, TensorData};
 use copriv_ir::{Activated, Condition, Granularity, Network, NodeId, Op, Shape};
 use std::collections::BTreeMap;
 
@@ -17,20 +18,29 @@ struct Layer {
     name: String,
     gate: usize,
     shape: Shape,
+    /// Of each channel or value whether the search found it activated: others never come back.
+    found: Vec<bool>,
 }
 
 impl PartSpace {
-    /// Those activations of `network` that `is_there` says of, by their node and gate.
+    /// Those activations of `network` that `is_there` says of, by their node and gate, as far as `found` has them activated
+    /// (no more finely than by `granularity`: [`finest`]).
     pub(in crate::train) fn new(
         network: &Network,
         granularity: Granularity,
+        found: &Masks,
         is_there: impl Fn(NodeId, usize) -> bool,
     ) -> Self {
         let graph = network.graph();
         let layer = |(id, node): (usize, &copriv_ir::Node)| match node.op {
             Op::Activation(Condition::Kept(gate)) if is_there(NodeId(id), gate.0) => {
                 let (name, shape) = (node.name.clone(), node.shape);
-                Some((NodeId(id), Layer { name, gate: gate.0, shape }))
+                let area = shape.elements() / granularity.bits(shape);
+                let found = match found.get(&name) {
+                    Some(mask) => mask.values().step_by(area).collect(),
+                    None => vec![true; granularity.bits(shape)],
+                };
+                Some((NodeId(id), Layer { name, gate: gate.0, shape, found }))
             }
             _ => None,
         };
@@ -38,20 +48,27 @@ impl PartSpace {
         Self { granularity, layers }
     }
 
-    /// The same number for every channel or value, of each activation 0 to 1: `masks` say where it is 0 to begin with.
-    pub(in crate::train) fn filled(&self, value: f32, masks: &Masks) -> PartWeights {
-        let fill = |(&id, layer): (&NodeId, &Layer)| {
-            let mut weights = vec![value; self.granularity.bits(layer.shape)];
-            if let Some(mask) = masks.get(&layer.name) {
-                let on: Vec<bool> = mask.values().collect();
-                let area = self.values_of_each(layer);
-                for (weight, on) in weights.iter_mut().zip(on.chunks(area)) {
-                    *weight = if on.contains(&true) { value } else { 0.0 };
-                }
-            }
-            (id, weights)
+    /// Everything that there is.
+    pub(in crate::train) fn found(&self) -> Choice {
+        self.layers.iter().map(|(&id, layer)| (id, layer.found.clone())).collect()
+    }
+
+    /// The alphas as tensors that neither weigh nor learn where there is nothing activated.
+    pub(in crate::train) fn of_found(&self, alphas: PartTensors) -> PartTensors {
+        let of_found = |(node, alphas): (NodeId, Tensor<1>)| {
+            let layer = self.layers.get(&node).filter(|layer| layer.found.contains(&false));
+            let Some(layer) = layer else { return (node, alphas) };
+            let factors = bits_as_weights(&layer.found);
+            let factors = TensorData::new(factors, [layer.found.len()]);
+            let factors = Tensor::<1>::from_data(factors, &alphas.device().inner());
+            (node, alphas * Tensor::from_inner(factors))
         };
-        self.layers.iter().map(fill).collect()
+        alphas.into_iter().map(of_found).collect()
+    }
+
+    /// Activated values that were found in a layer.
+    fn values_found(&self, layer: &Layer) -> usize {
+        ones(&layer.found) * self.values_of_each(layer)
     }
 
     /// Activated values behind each of a layer's alphas.
@@ -62,12 +79,12 @@ impl PartSpace {
         }
     }
 
-    /// The node, its gate, the values of its map, and the values behind each of its alphas.
+    /// The node, its gate, the activated values that were found, and the values behind each of its alphas.
     pub(in crate::train) fn layers(
         &self,
     ) -> impl Iterator<Item = (NodeId, usize, usize, usize)> + '_ {
         self.layers.iter().map(|(&id, layer)| {
-            (id, layer.gate, layer.shape.elements(), self.values_of_each(layer))
+            (id, layer.gate, self.values_found(layer), self.values_of_each(layer))
         })
     }
 
@@ -78,13 +95,12 @@ impl PartSpace {
 
     /// All activated values in question.
     pub(in crate::train) fn all(&self) -> u64 {
-        self.layers.values().map(|layer| layer.shape.elements() as u64).sum()
+        self.layers.values().map(|layer| self.values_found(layer) as u64).sum()
     }
 
     /// Activated values of a choice.
     pub(in crate::train) fn count(&self, choice: &Choice) -> u64 {
-        let ones = |bits: &[bool]| bits.iter().filter(|bit| **bit).count() as u64;
-        choice.iter().map(|(&node, bits)| ones(bits) * self.cost(node)).sum()
+        choice.iter().map(|(&node, bits)| ones(bits) as u64 * self.cost(node)).sum()
     }
 
     /// Sums over the images of each value as means over the images and the values behind each alpha, for each node divided
@@ -94,7 +110,10 @@ impl PartSpace {
             let area = self.values_of_each(layer);
             let zeros = vec![0.0; layer.shape.elements()];
             let sums = sums.get(&id.0).unwrap_or(&zeros);
-            let list: Vec<f64> = sums.chunks(area).map(|part| part.iter().sum()).collect();
+            let sums = sums.chunks(area).zip(&layer.found);
+            let of_found =
+                |(part, &found): (&[f64], _)| if found { part.iter().sum() } else { 0.0 };
+            let list: Vec<f64> = sums.map(of_found).collect();
             let largest = list.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
             (id, list.into_iter().map(|sum| (sum / largest) as f32).collect())
         };
@@ -138,14 +157,27 @@ impl PartSpace {
     /// All activations of a narrow ResNet-20 for small images.
     pub(super) fn small(granularity: Granularity) -> Self {
         let network = Network::new(copriv_ir::Architecture::ResNet20, 0.25, 3, 16).expect("small");
-        Self::new(&network.with_layer_gates(true), granularity, |_, _| true)
+        Self::new(&network.with_layer_gates(true), granularity, &Masks::new(), |_, _| true)
     }
 }
 
 /// A choice as weights of 0 and 1.
 pub(in crate::train) fn hard(choice: &Choice) -> PartWeights {
-    let weights = |bits: &[bool]| bits.iter().map(|&bit| f32::from(u8::from(bit))).collect();
-    choice.iter().map(|(&node, bits)| (node, weights(bits))).collect()
+    choice.iter().map(|(&node, bits)| (node, bits_as_weights(bits))).collect()
+}
+
+/// The finest of these masks' granularities: a search by anything coarser would bring single values back.
+pub(in crate::train) fn finest(masks: &Masks) -> Granularity {
+    let by_pixel = masks.values().any(|mask| mask.granularity() == Granularity::Pixel);
+    if by_pixel { Granularity::Pixel } else { Granularity::Channel }
+}
+
+fn bits_as_weights(bits: &[bool]) -> Vec<f32> {
+    bits.iter().map(|&bit| f32::from(u8::from(bit))).collect()
+}
+
+fn ones(bits: &[bool]) -> usize {
+    bits.iter().filter(|bit| **bit).count()
 }
 
 #[cfg(test)]
@@ -153,12 +185,17 @@ mod tests {
     use super::*;
     use copriv_ir::Architecture;
 
-    fn space(granularity: Granularity) -> (PartSpace, Vec<bool>) {
+    fn network() -> (Network, Vec<bool>) {
         let network = Network::new(Architecture::ResNet20, 0.25, 3, 16).expect("small");
         let network = network.with_layer_gates(true);
         let mut kept = vec![true; network.graph().blocks().len()];
         kept[2] = false;
-        (PartSpace::new(&network, granularity, |_, gate| kept[gate]), kept)
+        (network, kept)
+    }
+
+    fn space(granularity: Granularity) -> (PartSpace, Vec<bool>) {
+        let (network, kept) = network();
+        (PartSpace::new(&network, granularity, &Masks::new(), |_, gate| kept[gate]), kept)
     }
 
     #[test]
@@ -166,11 +203,7 @@ mod tests {
         let (space, kept) = space(Granularity::Channel);
         // 19 activations, one of which is gone already.
         assert_eq!(space.layers().count(), 18);
-        let mut choice: Choice = space
-            .filled(1.0, &Masks::new())
-            .into_iter()
-            .map(|(node, weights)| (node, vec![true; weights.len()]))
-            .collect();
+        let mut choice = space.found();
         assert_eq!(space.count(&choice), space.all());
         let nodes: Vec<NodeId> = choice.keys().copied().collect();
         choice.insert(nodes[0], vec![false; 8]);
@@ -182,9 +215,18 @@ mod tests {
         assert_eq!(space.all() - space.count(&choice), 9 * 256);
         let means = space.means(&hard(&choice), &kept);
         assert_eq!(means[..4], [0.0, 0.875, 0.0, 1.0]);
-        // What is masked already begins at nothing.
-        let again = space.filled(1.0, &masks);
-        assert_eq!(again[&nodes[1]].iter().sum::<f32>(), 7.0);
+        // What another search has taken away is no longer there.
+        let (network, _) = network();
+        let again = PartSpace::new(&network, Granularity::Channel, &masks, |_, gate| gates[gate]);
+        choice.remove(&nodes[0]);
+        assert_eq!(again.found(), choice);
+        assert_eq!(again.all(), space.count(&choice));
+        let values: Vec<usize> = again.layers().map(|(_, _, values, _)| values).collect();
+        assert_eq!(values[..2], [7 * 256, 8 * 256]);
+        let by_pixel = PartSpace::new(&network, Granularity::Pixel, &masks, |_, gate| gates[gate]);
+        assert_eq!(by_pixel.all(), again.all());
+        assert_eq!(by_pixel.masks(&by_pixel.found(), &gates), (gates.clone(), masks.clone()));
+        assert_eq!(finest(&masks), Granularity::Channel);
     }
 
     #[test]

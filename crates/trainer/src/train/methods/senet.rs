@@ -89,26 +89,30 @@ fn shares(layers: &[Share], weight: impl Fn(&Share) -> f64, limit: f64) -> Vec<f
     }
 }
 
-/// Of every activation the largest alphas, as many as it keeps; the first of equal ones.
-pub(in crate::train) fn within(counts: &BTreeMap<NodeId, usize>, weights: &PartWeights) -> Choice {
-    let choose = |(&node, list): (&NodeId, &Vec<f32>)| {
-        let count = counts.get(&node).copied().unwrap_or(0).min(list.len());
-        let mut order: Vec<usize> = (0..list.len()).collect();
+/// Of what there is of every activation the largest alphas, as many as it keeps; the first of equal ones.
+pub(in crate::train) fn within(
+    space: &PartSpace,
+    counts: &BTreeMap<NodeId, usize>,
+    weights: &PartWeights,
+) -> Choice {
+    let choose = |(node, mut bits): (NodeId, Vec<bool>)| {
+        let list = &weights[&node];
+        let mut order: Vec<usize> = (0..bits.len()).filter(|&place| bits[place]).collect();
+        let count = counts.get(&node).copied().unwrap_or(0).min(order.len());
         let by_size = |a: &usize, b: &usize| list[*b].total_cmp(&list[*a]).then(a.cmp(b));
-        if count > 0 && count < list.len() {
+        if count > 0 && count < order.len() {
             order.select_nth_unstable_by(count, by_size);
         }
-        let mut bits = vec![false; list.len()];
-        order[..count].iter().for_each(|&place| bits[place] = true);
+        order[count..].iter().for_each(|&place| bits[place] = false);
         (node, bits)
     };
-    weights.iter().map(choose).collect()
+    space.found().into_iter().map(choose).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Masks;
+    use crate::train::methods::hard;
     use copriv_ir::Granularity;
     use proptest::prelude::*;
 
@@ -141,11 +145,11 @@ mod tests {
             let space = PartSpace::small(granularity);
             let limit = (space.all() as f64 * share) as u64;
             let counts = allocate(&space, &sensitivities, limit);
-            let mut weights = space.filled(0.5, &Masks::new());
+            let mut weights = hard(&space.found());
             for (number, alpha) in weights.values_mut().flatten().enumerate() {
                 *alpha = (number * 7919 % 997) as f32 / 997.0;
             }
-            let choice = within(&counts, &weights);
+            let choice = within(&space, &counts, &weights);
             let used = space.count(&choice);
             prop_assert!(used <= limit);
             let largest = if by_pixel { 1 } else { 256 };

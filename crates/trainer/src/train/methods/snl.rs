@@ -53,7 +53,7 @@ pub(in crate::train) fn next_weight(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Masks;
+    use crate::train::methods::hard;
     use copriv_ir::Granularity;
     use proptest::prelude::*;
 
@@ -74,7 +74,7 @@ mod tests {
             let granularity = if by_pixel { Granularity::Pixel } else { Granularity::Channel };
             let space = PartSpace::small(granularity);
             let mut state = seed;
-            let mut weights = space.filled(1.0, &Masks::new());
+            let mut weights = hard(&space.found());
             for alpha in weights.values_mut().flatten() {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 *alpha = (state >> 60) as f32 / 15.0;

@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 const LEAST: usize = 5;
 
 /// Bytes of the narrowest network with these gates kept.
-pub(super) fn smallest(network: &Network, kept: &[bool]) -> f64 {
-    at(network, LEAST).map_or(0.0, |narrow| bytes(&narrow, kept))
+pub(super) fn smallest(network: &Network, gates: &Gates) -> f64 {
+    at(network, LEAST).map_or(0.0, |narrow| bytes(&narrow, gates))
 }
 
 /// `checkpoint` at the largest width within the limit; itself where it is within the limit already. Its gates stay as they
@@ -30,7 +30,7 @@ pub(in crate::train) fn narrow(
     let network = checkpoint.network();
     let hundredths = (network.width() * 100.0).floor() as usize;
     let widths = (LEAST..=hundredths).rev().filter_map(|width| at(network, width));
-    let fits = |network: &Network| bytes(network, checkpoint.gates().kept()) <= limits.bytes;
+    let fits = |network: &Network| bytes(network, checkpoint.gates()) <= limits.bytes;
     let fitting = std::iter::once(network.clone()).chain(widths).find(fits);
     take_channels(checkpoint, fitting.unwrap_or_else(|| network.clone()), provenance)
 }
@@ -39,8 +39,8 @@ fn at(network: &Network, hundredths: usize) -> Option<Network> {
     network.clone().with_width(hundredths as f64 / 100.0).ok()
 }
 
-fn bytes(network: &Network, kept: &[bool]) -> f64 {
-    GateCosts::new(network, SearchedGates::Blocks, kept).bytes(kept).total()
+fn bytes(network: &Network, gates: &Gates) -> f64 {
+    GateCosts::new(network, SearchedGates::Blocks, gates).bytes(gates.kept()).total()
 }
 
 /// The network `narrow` with the largest channels of `checkpoint`. What has no counterpart there (a shortcut
@@ -209,14 +209,14 @@ mod tests {
     fn the_widest_network_within_the_limit_is_taken() {
         for architecture in Architecture::ALL {
             let whole = checkpoint(architecture, 0.5);
-            let kept = whole.gates().kept();
-            let (full, least) = (bytes(whole.network(), kept), smallest(whole.network(), kept));
+            let gates = whole.gates();
+            let (full, least) = (bytes(whole.network(), gates), smallest(whole.network(), gates));
             for share in [0.3, 0.6, 1.0] {
                 let bytes = least + share * (full - least);
                 let limits = Limits { bytes, ..Limits::NONE };
                 let made = narrow(&whole, &limits, whole.provenance().clone()).expect("finite");
                 assert!(
-                    super::bytes(made.network(), kept) <= limits.bytes,
+                    super::bytes(made.network(), gates) <= limits.bytes,
                     "{architecture} {share}"
                 );
                 let width = made.network().width();
@@ -224,7 +224,7 @@ mod tests {
                 let wider =
                     at(made.network(), (width * 100.0).round() as usize + 1).expect("usual");
                 assert!(
-                    share == 1.0 || super::bytes(&wider, kept) > limits.bytes,
+                    share == 1.0 || super::bytes(&wider, gates) > limits.bytes,
                     "{architecture} {width}"
                 );
             }

@@ -84,9 +84,8 @@ impl<'a> Session<'a> {
             progress.teacher = teacher::check_named(distillation, checkpoint.network(), known)?;
         }
         let gates = config.search.as_ref().map_or(SearchedGates::Blocks, |search| search.gates);
-        let all = vec![true; checkpoint.gates().kept().len()];
-        let found = if progress.found.is_empty() { &all } else { &progress.found };
-        let costs = GateCosts::new(checkpoint.network(), gates, found);
+        let found = progress.found_gates(checkpoint.gates().kept().len());
+        let costs = GateCosts::new(checkpoint.network(), gates, &found);
         // A network that is narrow already has nothing more to keep within.
         let to_narrow = !progress.is_past_choice();
         let is_open = |search: &&SearchConfig| search.method != Method::Uniform || to_narrow;

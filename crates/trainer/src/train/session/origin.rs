@@ -29,7 +29,7 @@ impl Origin {
         let provenance = provenance(config, &checkpoint);
         let stage = config.stages().first().copied().unwrap_or(Stage::Pretrain);
         let (moments, progress) =
-            (Moments::default(), Progress::beginning(stage, checkpoint.gates().kept()));
+            (Moments::default(), Progress::beginning(stage, checkpoint.gates()));
         let (average, parts) = (None, PartWeights::new());
         Ok(Self { checkpoint, average, moments, parts, progress, provenance, metrics_length: 0 })
     }

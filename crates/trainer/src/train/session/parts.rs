@@ -2,11 +2,11 @@
 
 use super::Session;
 use crate::model::{Model, PartTensors, PartWeights};
-use crate::train::config::SearchConfig;
+use crate::train::config::{ConfigError, SearchConfig};
 use crate::train::error::TrainError;
 use crate::train::gates::EstimatedBytes;
 use crate::train::methods::{
-    Choice, Method, PartSpace, above, allocate, hard, largest, next_weight, within,
+    Choice, Method, PartSpace, above, allocate, finest, hard, largest, next_weight, within,
 };
 use crate::train::metrics::Observer;
 use crate::train::progress::Penalty;
@@ -14,7 +14,7 @@ use crate::train::stage::Stage;
 use burn::module::Module as _;
 use burn::tensor::{Device, Tensor, TensorData};
 use copriv_ir::cost::oracle::Oracle;
-use copriv_ir::{Gates, NodeId};
+use copriv_ir::{Gates, Granularity, NodeId};
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
@@ -41,11 +41,11 @@ impl Session<'_> {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<bool, TrainError> {
-        let is_there = |_, gate: usize| self.kept[gate];
-        let space = PartSpace::new(self.model.network(), search.granularity, is_there);
+        self.check_granularity(search)?;
+        let space = self.part_space(search, |_, gate| self.kept[gate]);
         if search.method == Method::Snl {
-            let weights = space.filled(1.0, &self.masks);
-            let choice = above(&weights, search.penalty.threshold as f32);
+            let choice = space.found();
+            let weights = hard(&choice);
             let (weight, count) = (search.penalty.weight, space.count(&choice));
             self.progress.penalty = Some(Penalty { weight, count });
             let counts = BTreeMap::new();
@@ -58,15 +58,35 @@ impl Session<'_> {
         let limit = self.limits.relus();
         let counts = allocate(&space, &importances.loss_rises(self.kept.len()), limit);
         let checkpoint = self.checkpoint()?;
-        let ones = space.filled(1.0, &self.masks);
-        let Some(sums) = self.probe(search, &checkpoint).mismatch(&ones, stop)? else {
+        let found = hard(&space.found());
+        let Some(sums) = self.probe(search, &checkpoint).mismatch(&found, stop)? else {
             return Ok(false);
         };
         let weights = space.normalised(&sums);
-        let choice = within(&counts, &weights);
+        let choice = within(&space, &counts, &weights);
         self.open_parts(Parts { space, choice, counts }, &weights);
         self.report_choice(search.method, importances, observer)?;
         Ok(true)
+    }
+
+    /// A search by channel would bring back single values that another one took away.
+    fn check_granularity(&self, search: &SearchConfig) -> Result<(), ConfigError> {
+        let found = finest(&self.progress.found_parts);
+        if found == Granularity::Pixel && search.granularity != found {
+            let expected = format!("{found}, by which the network has activations already");
+            return Err(ConfigError::value("search.granularity", expected, search.granularity));
+        }
+        Ok(())
+    }
+
+    /// What of these activations the search found.
+    fn part_space(
+        &self,
+        search: &SearchConfig,
+        is_there: impl Fn(NodeId, usize) -> bool,
+    ) -> PartSpace {
+        let (network, found) = (self.model.network(), &self.progress.found_parts);
+        PartSpace::new(network, search.granularity, found, is_there)
     }
 
     fn open_parts(&mut self, parts: Parts, weights: &PartWeights) {
@@ -81,8 +101,7 @@ impl Session<'_> {
         if weights.is_empty() {
             return;
         }
-        let is_there = |node, _| weights.contains_key(&node);
-        let space = PartSpace::new(self.model.network(), search.granularity, is_there);
+        let space = self.part_space(search, |node, _| weights.contains_key(&node));
         let (method, threshold) = (search.method, search.penalty.threshold as f32);
         // What is left of every layer is what it was to keep.
         let gates = self.state_of_gates();
@@ -94,7 +113,7 @@ impl Session<'_> {
             Method::Snl => (above(weights, threshold), BTreeMap::new()),
             _ => {
                 let counts = weights.keys().map(|&node| (node, left(node))).collect();
-                (within(&counts, weights), counts)
+                (within(&space, &counts, weights), counts)
             }
         };
         self.set_part_weights(weights, true);
@@ -104,7 +123,7 @@ impl Session<'_> {
     /// Before a step: what the alphas now choose, where that is what the step runs with.
     pub(super) fn choose_parts(&mut self) {
         if let Some(parts) = self.parts.as_mut().filter(|parts| !parts.counts.is_empty()) {
-            parts.choice = within(&parts.counts, &self.model.part_weights());
+            parts.choice = within(&parts.space, &parts.counts, &self.model.part_weights());
         }
     }
 
@@ -115,7 +134,7 @@ impl Session<'_> {
         let weights = self.model.part_weights();
         parts.choice = match search.method {
             Method::Snl => above(&weights, search.penalty.threshold as f32),
-            _ => within(&parts.counts, &weights),
+            _ => within(&parts.space, &parts.counts, &weights),
         };
         if let Some(penalty) = &mut self.progress.penalty {
             let (now, all) = (parts.space.count(&parts.choice), parts.space.all());
@@ -144,7 +163,7 @@ impl Session<'_> {
                 let threshold = search.penalty.threshold as f32;
                 largest(&parts.space, &weights, threshold, self.limits.relus())
             }
-            _ => within(&parts.counts, &weights),
+            _ => within(&parts.space, &parts.counts, &weights),
         };
         let hard = hard(&parts.choice);
         self.adopt(&parts, &hard);
@@ -169,7 +188,7 @@ impl Session<'_> {
     /// What a step's activations weigh channels or values by, where that is searched.
     pub(super) fn part_tensors(&self, model: &Model, device: &Device) -> PartTensors {
         let Some(parts) = &self.parts else { return PartTensors::new() };
-        let tensors = model.part_tensors();
+        let tensors = parts.space.of_found(model.part_tensors());
         if parts.counts.is_empty() {
             return tensors;
         }
@@ -191,7 +210,8 @@ impl Session<'_> {
         let share = |(node, alphas): (NodeId, Tensor<1>)| {
             alphas.sum().mul_scalar(parts.space.cost(node) as f64 / all.max(1.0))
         };
-        let sum = model.part_tensors().into_iter().map(share).reduce(|sum, next| sum + next)?;
+        let alphas = parts.space.of_found(model.part_tensors());
+        let sum = alphas.into_iter().map(share).reduce(|sum, next| sum + next)?;
         Some((sum, penalty.weight * all))
     }
 

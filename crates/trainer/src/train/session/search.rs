@@ -61,7 +61,7 @@ impl Session<'_> {
         self.average = self.average.as_ref().map(|_| Average::of(&self.model));
         self.kept = narrow.gates().kept().to_vec();
         self.masks = narrow.gates().parts().clone();
-        self.costs = GateCosts::new(narrow.network(), SearchedGates::Blocks, &self.kept);
+        self.costs = GateCosts::new(narrow.network(), SearchedGates::Blocks, narrow.gates());
         Ok(())
     }
 
