@@ -49,11 +49,12 @@ pub struct SearchConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
     /// Weight of the communication loss: the alphas' share of all bytes in question, 0 to 1 (a gate
-    /// whose removal adds bytes counts negatively).
+    /// whose removal adds bytes counts negatively). Alphas compete within the limits in any case; this says how
+    /// much bytes count in it beyond that.
     #[serde(default = "fifth")]
     pub mu: f64,
-    /// Learning rate of the alphas, constant. Without one it is 0.1 for those of gates, which move by SGD, and 0.001 for those of
-    /// channels and values, which move by Adam.
+    /// Learning rate of the alphas, constant. Without one it is 0.005 for those of gates, which move by SGD, and 0.001 for those
+    /// of channels and values, which move by Adam.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alpha_learning_rate: Option<f64>,
     /// Value of every searched alpha when the search begins.
@@ -129,7 +130,7 @@ impl SearchConfig {
 
     /// Learning rate of the alphas.
     pub(in crate::train) fn alpha_rate(&self) -> f64 {
-        let usual = if self.method.chooses_parts() { 0.001 } else { 0.1 };
+        let usual = if self.method.chooses_parts() { 0.001 } else { 0.005 };
         self.alpha_learning_rate.unwrap_or(usual)
     }
 

@@ -1,4 +1,8 @@
-//! The gates with the largest alphas (CoPriv, arXiv 2311.01737).
+//! The gates with the largest alphas (CoPriv, arXiv 2311.01737), which compete for what the limits admit.
+//!
+//! The paper's loss pulls every alpha down by its bytes while nearly every activation is of some use, so that most alphas would end
+//! at 1 and say nothing about which block matters more. Here alphas are a relaxation of the choice itself: after each step they are
+//! moved to the nearest ones within the limits (projected gradient descent), so that what one block gains others lose.
 
 use super::limits::Limits;
 use crate::train::gates::GateCosts;
@@ -23,6 +27,51 @@ pub(in crate::train) fn select(costs: &GateCosts, alphas: &[f32], limits: &Limit
     }
     kept
 }
+
+/// Moves the searched alphas to the nearest ones of 0 to 1 that the limits admit as if each kept its share of a gate: no more
+/// in all than the gates that may stay, then no more bytes than those. Others stay as they are.
+pub(in crate::train) fn project(costs: &GateCosts, alphas: &mut [f32], limits: &Limits) {
+    let searched: Vec<usize> = (0..alphas.len()).filter(|&gate| costs.searched()[gate]).collect();
+    let mut shares: Vec<f64> = searched.iter().map(|&gate| f64::from(alphas[gate])).collect();
+    if limits.gates < searched.len() {
+        within_budget(&mut shares, &vec![1.0; searched.len()], limits.gates as f64);
+    }
+    // A gate whose removal adds bytes is no burden.
+    let savings: Vec<f64> = searched.iter().map(|&gate| costs.saving(gate).max(0.0)).collect();
+    let largest = savings.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+    let weights: Vec<f64> = savings.iter().map(|saving| saving / largest).collect();
+    if limits.bytes.is_finite() {
+        within_budget(&mut shares, &weights, (limits.bytes - costs.smallest()) / largest);
+    }
+    let nearest = shares.into_iter().map(|share| share.clamp(0.0, 1.0) as f32);
+    searched.into_iter().zip(nearest).for_each(|(gate, share)| alphas[gate] = share);
+}
+
+/// The nearest shares of 0 to 1 whose weighted sum is no more than `budget`: each less by the same multiple of its weight, which
+/// is found by bisection. Weights are 0 to 1.
+fn within_budget(shares: &mut [f64], weights: &[f64], budget: f64) {
+    let reduced = |multiple: f64| {
+        let pairs = shares.iter().zip(weights);
+        pairs.map(move |(share, weight)| (share - multiple * weight).clamp(0.0, 1.0))
+    };
+    let sum = |multiple: f64| -> f64 {
+        reduced(multiple).zip(weights).map(|(share, weight)| share * weight).sum()
+    };
+    let mut multiple = [0.0, 0.0];
+    if sum(0.0) > budget {
+        let least = weights.iter().copied().filter(|weight| *weight > 0.0).fold(1.0, f64::min);
+        multiple[1] = shares.iter().copied().fold(0.0, f64::max) / least;
+        for _ in 0..BISECTIONS {
+            let middle = (multiple[0] + multiple[1]) / 2.0;
+            multiple[usize::from(sum(middle) <= budget)] = middle;
+        }
+    }
+    let nearest: Vec<f64> = reduced(multiple[1]).collect();
+    shares.copy_from_slice(&nearest);
+}
+
+/// As many as change anything in a number of 53 bits.
+const BISECTIONS: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -86,7 +135,70 @@ mod tests {
         assert!(stay.iter().all(|stay| go.iter().all(|go| stay <= go)));
     }
 
+    #[test]
+    fn alphas_compete_for_the_gates_that_may_stay() {
+        let costs = costs(SearchedGates::Blocks);
+        let mut alphas = [1.0; 19];
+        project(&costs, &mut alphas, &limits(9));
+        assert_eq!((alphas[0], alphas[18]), (1.0, 1.0), "they may not go");
+        assert!(alphas[1..18].iter().all(|alpha| (alpha - 9.0 / 17.0).abs() < 1e-6));
+        // What one gains the others lose, alike.
+        alphas[5] += 0.16;
+        project(&costs, &mut alphas, &limits(9));
+        assert!((alphas[5] - (9.0 / 17.0 + 0.15)).abs() < 2e-3, "{alphas:?}");
+        assert!((alphas[1..18].iter().sum::<f32>() - 9.0).abs() < 1e-5);
+        // Under a limit of bytes the expensive ones lose more.
+        let mut alphas = [1.0; 19];
+        let bytes = costs.smallest() + 0.5 * (costs.bytes(&[true; 19]).total() - costs.smallest());
+        project(&costs, &mut alphas, &Limits { bytes, ..Limits::NONE });
+        for (a, b) in (1..18).flat_map(|a| (1..18).map(move |b| (a, b))) {
+            assert!(costs.saving(a) <= costs.saving(b) || alphas[a] <= alphas[b], "{alphas:?}");
+        }
+        assert!(alphas[1..18].iter().any(|alpha| (0.01..0.99).contains(alpha)), "{alphas:?}");
+        let mut alphas = [1.0; 19];
+        project(&costs, &mut alphas, &limits(0));
+        assert_eq!(alphas[1..18], [0.0; 17]);
+    }
+
     proptest! {
+        #[test]
+        fn projected_alphas_are_the_nearest_within_the_limits(
+            alphas in proptest::collection::vec(-0.5f32..1.5, 19),
+            others in proptest::collection::vec(0.0f32..1.0, 19),
+            share in 0.0f64..1.0,
+            gates in 0usize..=17,
+            by_bytes: bool,
+        ) {
+            let costs = costs(SearchedGates::Blocks);
+            let largest = costs.bytes(&[true; 19]).total();
+            let bytes = costs.smallest() + share * (largest - costs.smallest());
+            let limits = if by_bytes { Limits { bytes, ..Limits::NONE } } else { limits(gates) };
+            // How much of the limit alphas take: 1 is all of it.
+            let used = |alphas: &[f32]| {
+                let take = |gate: usize| if by_bytes { costs.saving(gate) } else { 1.0 };
+                let taken: f64 = (1..18).map(|gate| f64::from(alphas[gate]) * take(gate)).sum();
+                taken / if by_bytes { bytes - costs.smallest() } else { gates as f64 }.max(1e-3)
+            };
+            let distance = |to: &[f32]| -> f64 {
+                (1..18).map(|gate| f64::from(alphas[gate] - to[gate]).powi(2)).sum()
+            };
+            let mut nearest = alphas.clone();
+            project(&costs, &mut nearest, &limits);
+            prop_assert!(nearest[1..18].iter().all(|alpha| (0.0..=1.0).contains(alpha)));
+            prop_assert!(used(&nearest) <= 1.0 + 1e-5, "{}", used(&nearest));
+            // No others are nearer: none at random, none on the way there.
+            for part in [1.0f32, 0.1, 0.01] {
+                let pairs = nearest.iter().zip(&others);
+                let other: Vec<f32> = pairs.map(|(a, b)| a + part * (b - a)).collect();
+                if used(&other) <= 1.0 {
+                    prop_assert!(distance(&nearest) <= distance(&other) + 1e-4);
+                }
+            }
+            let mut again = nearest.clone();
+            project(&costs, &mut again, &limits);
+            prop_assert!(again.iter().zip(&nearest).all(|(a, b)| (a - b).abs() < 1e-5));
+        }
+
         #[test]
         fn all_limits_hold_and_nothing_more_would_fit(
             alphas in proptest::collection::vec(0.0f32..1.0, 19),

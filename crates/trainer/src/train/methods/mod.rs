@@ -2,7 +2,7 @@
 //!
 //! | method | what decides | file |
 //! |---|---|---|
-//! | `copriv` | alphas trained along with the weights; the largest stay | `copriv.rs` |
+//! | `copriv` | alphas trained along with the weights, within the limits; the largest stay | `copriv.rs` |
 //! | `dp` | the rise in loss when a gate is removed, measured beforehand; the set that loses least | `dp.rs`, `importance.rs` |
 //! | `deepreduce` | the same of single layers, for each activated value saved; the least critical go | `deepreduce.rs` |
 //! | `snl` | alphas of single channels or values, trained under a penalty until few enough are left | `snl.rs`, `parts.rs` |
@@ -21,7 +21,7 @@ mod uniform;
 
 pub use importance::{Answer, GateImportance, Importances};
 
-pub(super) use copriv::select;
+pub(super) use copriv::{project, select};
 pub(super) use deepreduce::drop_layers;
 pub(super) use dp::choose;
 pub(super) use importance::Probe;

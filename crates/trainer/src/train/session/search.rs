@@ -6,7 +6,9 @@ use crate::train::average::Average;
 use crate::train::config::{SearchConfig, SearchedGates};
 use crate::train::error::TrainError;
 use crate::train::gates::GateCosts;
-use crate::train::methods::{Importances, Method, Probe, choose, drop_layers, narrow, select};
+use crate::train::methods::{
+    Importances, Method, Probe, choose, drop_layers, narrow, project, select,
+};
 use crate::train::metrics::{Metrics, Observer, SearchMetrics};
 use crate::train::progress::Progress;
 use crate::train::stage::Stage;
@@ -31,7 +33,8 @@ impl Session<'_> {
             return self.begin_parts(search, observer, stop);
         }
         if search.method.trains_alphas() {
-            let alphas = self.costs.first_alphas(search.alpha_start);
+            let mut alphas = self.costs.first_alphas(search.alpha_start);
+            project(&self.costs, &mut alphas, &self.limits);
             self.set_alphas(&alphas);
             self.kept = select(&self.costs, &alphas, &self.limits);
             return Ok(true);

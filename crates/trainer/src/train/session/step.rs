@@ -9,7 +9,7 @@ use crate::train::batch::Batch;
 use crate::train::config::SearchConfig;
 use crate::train::error::TrainError;
 use crate::train::loss::{cross_entropy, divergence};
-use crate::train::methods::select;
+use crate::train::methods::{project, select};
 use crate::train::optimiser::{Named, Optimiser, named_gradients};
 use crate::train::progress::{Losses, Progress};
 use crate::train::stage::Stage;
@@ -51,6 +51,11 @@ impl Session<'_> {
             step: done,
         };
         optimiser.step(&mut self.model, gradients, &mut self.moments);
+        if self.trains_alphas(stage) {
+            let mut alphas = self.model.alphas();
+            project(&self.costs, &mut alphas, &self.limits);
+            self.model.set_alphas(&alphas);
+        }
         if let Some(average) = &mut self.average {
             average.follow(&mut self.model, config.ema, done);
         }
