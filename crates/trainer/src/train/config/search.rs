@@ -53,8 +53,9 @@ pub struct SearchConfig {
     /// much bytes count in it beyond that.
     #[serde(default = "fifth")]
     pub mu: f64,
-    /// Learning rate of the alphas, constant. Without one it is 0.005 for those of gates, which move by SGD, and 0.001 for those
-    /// of channels and values, which move by Adam.
+    /// Highest learning rate of the alphas. Without one it is 0.005 for those of gates, which move by SGD at a rate that rises and
+    /// falls with that of the weights, so that the choice settles; and 0.001 for those of channels and values, which move by
+    /// Adam at a constant rate, as their penalty grows instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alpha_learning_rate: Option<f64>,
     /// Value of every searched alpha when the search begins.
@@ -128,8 +129,13 @@ impl SearchConfig {
         ScheduleConfig { epochs, learning_rate, warmup_epochs }
     }
 
-    /// Learning rate of the alphas.
-    pub(in crate::train) fn alpha_rate(&self) -> f64 {
+    /// Learning rate of the alphas in a step in which that of the weights is `rate`.
+    pub(in crate::train) fn alpha_rate(&self, rate: f64) -> f64 {
+        let share = if self.method.trains_alphas() { rate / self.learning_rate } else { 1.0 };
+        share * self.highest_alpha_rate()
+    }
+
+    fn highest_alpha_rate(&self) -> f64 {
         let usual = if self.method.chooses_parts() { 0.001 } else { 0.005 };
         self.alpha_learning_rate.unwrap_or(usual)
     }
@@ -139,7 +145,7 @@ impl SearchConfig {
         within("search.budget_bytes", self.budget_bytes.unwrap_or(0.0), 0.0..=1e18)?;
         within("search.threshold", self.threshold.unwrap_or(0.0), 0.0..=1.0)?;
         within("search.mu", self.mu, 0.0..=1000.0)?;
-        within("search.alpha_learning_rate", self.alpha_rate(), 0.0..=100.0)?;
+        within("search.alpha_learning_rate", self.highest_alpha_rate(), 0.0..=100.0)?;
         within("search.alpha_start", self.alpha_start, 0.0..=1.0)?;
         within("search.importance.images", self.importance.images as f64, 1.0..=1e9)?;
         let batches = self.importance.calibration_batches as f64;

@@ -163,6 +163,30 @@ fn a_search_needs_a_limit_that_its_method_knows() {
 }
 
 #[test]
+fn alphas_of_gates_settle_along_with_the_weights() {
+    let gates = "search.epochs=1 search.learning_rate=0.2 search.alpha_learning_rate=0.01";
+    let gates: Vec<&str> = gates.split(' ').collect();
+    let parts = ["search.method=snl", "search.gates=layers", "search.budget=0.5"];
+    let rates = |settings: &[&str]| {
+        let search = parse(settings).expect("good").search.expect("a search");
+        [0.2, 0.1, 0.0].map(|rate| search.alpha_rate(rate))
+    };
+    assert_eq!(rates(&gates), [0.01, 0.005, 0.0]);
+    assert_eq!(rates(&[&gates[..], &parts].concat()), [0.01; 3]);
+}
+
+#[test]
+fn a_teacher_without_a_share_is_none() {
+    let teacher = |weight: f64| {
+        let distillation =
+            format!("distillation = {{ teacher = \"unpruned\", weight = {weight} }}");
+        let finetune = format!("finetune={{ epochs = 1, learning_rate = 0.1, {distillation} }}");
+        parse(&[&finetune]).expect("good").distillation(Stage::Finetune).is_some()
+    };
+    assert!(teacher(0.5) && !teacher(0.0));
+}
+
+#[test]
 fn a_teacher_from_the_run_needs_a_search() {
     let settings =
         ["finetune={ epochs = 1, learning_rate = 0.1, distillation = { teacher = \"unpruned\" } }"];

@@ -6,7 +6,6 @@ use crate::model::{GateValue, Mode, Model, Pass, values};
 use crate::ops::{mixed, untracked};
 use crate::train::accuracy::rank;
 use crate::train::batch::Batch;
-use crate::train::config::SearchConfig;
 use crate::train::error::TrainError;
 use crate::train::loss::{cross_entropy, divergence};
 use crate::train::methods::{project, select};
@@ -47,7 +46,7 @@ impl Session<'_> {
         let optimiser = Optimiser {
             config,
             learning_rate: rate,
-            alpha_learning_rate: self.config.search.as_ref().map_or(0.0, SearchConfig::alpha_rate),
+            alpha_learning_rate: self.config.search.as_ref().map_or(0.0, |s| s.alpha_rate(rate)),
             step: done,
         };
         optimiser.step(&mut self.model, gradients, &mut self.moments);
