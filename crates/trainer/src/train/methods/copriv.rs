@@ -3,18 +3,31 @@
 //! The paper's loss pulls every alpha down by its bytes while nearly every activation is of some use, so that most alphas would end
 //! at 1 and say nothing about which block matters more. Here alphas are a relaxation of the choice itself: after each step they are
 //! moved to the nearest ones within the limits (projected gradient descent), so that what one block gains others lose.
+//!
+//! A block that is removed is missed, so that its alpha rises until it comes back and another goes: with the smallest difference
+//! deciding, blocks of like importance would change places with every few steps, and no weights fit what is left at the end. So a
+//! block comes back only once it is ahead of one that stays by [`LEAD`], which leaves the weights the time to do without it.
 
 use super::limits::Limits;
 use crate::train::gates::GateCosts;
 
-/// The gates to keep: those that may not go, then in falling order of their alphas all that the limits
-/// still admit. Of equal alphas, those whose removal saves least stay.
-pub(in crate::train) fn select(costs: &GateCosts, alphas: &[f32], limits: &Limits) -> Vec<bool> {
+/// By how much the alpha of a removed gate must be the larger one to take a kept gate's place.
+const LEAD: f32 = 0.1;
+
+/// The gates to keep: those that may not go, then in falling order of their alphas, those of gates that are `kept` so far larger by
+/// [`LEAD`], all that the limits still admit. Of equal ones, those whose removal saves least stay.
+pub(in crate::train) fn select(
+    costs: &GateCosts,
+    alphas: &[f32],
+    kept: &[bool],
+    limits: &Limits,
+) -> Vec<bool> {
     let searched = costs.searched();
     let mut order: Vec<usize> = (0..alphas.len()).filter(|&gate| searched[gate]).collect();
+    let rank = |gate: usize| alphas[gate] + if kept[gate] { LEAD } else { 0.0 };
     order.sort_by(|&a, &b| {
         let by_saving = || costs.saving(a).total_cmp(&costs.saving(b));
-        alphas[b].total_cmp(&alphas[a]).then_with(by_saving)
+        rank(b).total_cmp(&rank(a)).then_with(by_saving)
     });
     let mut kept = costs.fixed();
     let (mut count, mut bytes) = (0, costs.smallest());
@@ -89,6 +102,8 @@ mod tests {
         Limits { gates, ..Limits::NONE }
     }
 
+    const ALL: [bool; 19] = [true; 19];
+
     fn count(kept: &[bool]) -> usize {
         kept.iter().filter(|&&kept| kept).count()
     }
@@ -98,11 +113,11 @@ mod tests {
         let alphas: Vec<f32> = (0..19).map(|gate| gate as f32 / 19.0).collect();
         for (gates, searched) in [(SearchedGates::Blocks, 17), (SearchedGates::All, 19)] {
             for budget in [0, 5, 9, searched] {
-                let kept = select(&costs(gates), &alphas, &limits(budget));
+                let kept = select(&costs(gates), &alphas, &ALL, &limits(budget));
                 assert_eq!(count(&kept), budget + 19 - searched);
             }
         }
-        let kept = select(&costs(SearchedGates::Blocks), &alphas, &limits(5));
+        let kept = select(&costs(SearchedGates::Blocks), &alphas, &ALL, &limits(5));
         let mask: String = kept.iter().map(|&kept| if kept { '1' } else { '0' }).collect();
         assert_eq!(mask, "1000000000000111111");
     }
@@ -113,8 +128,8 @@ mod tests {
         let found: Vec<bool> = (0..19).map(|gate| gate % 2 == 0).collect();
         let gates = Gates::new(vec![1.0; 19], found.clone()).expect("finite");
         let costs = GateCosts::new(&network, SearchedGates::Blocks, &gates);
-        assert_eq!(select(&costs, &[1.0; 19], &Limits::NONE), found);
-        let half = select(&costs, &[1.0; 19], &limits(4));
+        assert_eq!(select(&costs, &[1.0; 19], &found, &Limits::NONE), found);
+        let half = select(&costs, &[1.0; 19], &found, &limits(4));
         assert_eq!(count(&half), 6, "four of eight blocks, stem and head");
         assert!(half.iter().zip(&found).all(|(kept, found)| *found || !kept));
         assert_eq!(costs.first_alphas(0.5)[..3], [1.0, 0.0, 0.5]);
@@ -126,13 +141,32 @@ mod tests {
     #[test]
     fn of_equal_alphas_the_cheap_ones_stay() {
         let costs = costs(SearchedGates::Blocks);
-        let kept = select(&costs, &[0.5; 19], &limits(9));
+        let kept = select(&costs, &[0.5; 19], &ALL, &limits(9));
         let savings = |state: bool| {
             let of = (1..18).filter(|&gate| kept[gate] == state).map(|gate| costs.saving(gate));
             of.collect::<Vec<_>>()
         };
         let (stay, go) = (savings(true), savings(false));
         assert!(stay.iter().all(|stay| go.iter().all(|go| stay <= go)));
+    }
+
+    #[test]
+    fn a_removed_gate_comes_back_with_a_lead() {
+        let costs = costs(SearchedGates::Blocks);
+        let mut alphas = [0.5; 19];
+        let first = select(&costs, &alphas, &ALL, &limits(9));
+        let [stays, goes] = [true, false]
+            .map(|state| (1..18).find(|&gate| first[gate] == state).expect("some of both"));
+        for (lead, changes) in [(0.0, false), (0.09, false), (0.11, true)] {
+            alphas[goes] = 0.5 + lead;
+            let next = select(&costs, &alphas, &first, &limits(9));
+            assert_eq!((next != first, next[goes]), (changes, changes), "{lead}");
+            assert_eq!(count(&next), 9 + 2);
+        }
+        // One that has fallen far enough makes room for any.
+        (alphas[stays], alphas[goes]) = (0.3, 0.5);
+        let next = select(&costs, &alphas, &first, &limits(9));
+        assert!(!next[stays] && count(&next) == 9 + 2);
     }
 
     #[test]
@@ -210,7 +244,7 @@ mod tests {
             let largest = costs.bytes(&[true; 19]).total();
             let bytes = costs.smallest() + share * (largest - costs.smallest());
             let limits = Limits { gates, bytes, threshold, ..Limits::NONE };
-            let kept = select(&costs, &alphas, &limits);
+            let kept = select(&costs, &alphas, &ALL, &limits);
             let total = costs.bytes(&kept).total();
             prop_assert!(kept[0] && kept[18] && count(&kept) <= gates + 2);
             prop_assert!(total <= bytes * (1.0 + 1e-9), "{} of {}", total, bytes);

@@ -97,7 +97,7 @@ impl Session<'_> {
     /// After the steps of an epoch: the gates that it leaves. The measurement may take long, so the state is written before.
     fn settle(&mut self, stage: Stage, learning_rate: f64) -> Result<Unmeasured, TrainError> {
         if self.trains_alphas(stage) {
-            self.kept = select(&self.costs, &self.model.alphas(), &self.limits);
+            self.kept = select(&self.costs, &self.model.alphas(), &self.kept, &self.limits);
         }
         let penalty = self.progress.penalty.map(|penalty| penalty.weight);
         self.settle_parts(stage);

@@ -36,7 +36,7 @@ impl Session<'_> {
             let mut alphas = self.costs.first_alphas(search.alpha_start);
             project(&self.costs, &mut alphas, &self.limits);
             self.set_alphas(&alphas);
-            self.kept = select(&self.costs, &alphas, &self.limits);
+            self.kept = select(&self.costs, &alphas, &self.kept, &self.limits);
             return Ok(true);
         }
         if search.method == Method::Uniform {

@@ -64,7 +64,7 @@ impl Session<'_> {
     /// Where alphas are trained, the gates that the alphas now choose.
     fn choose_gates(&mut self, stage: Stage) {
         if self.trains_alphas(stage) {
-            self.kept = select(&self.costs, &self.model.alphas(), &self.limits);
+            self.kept = select(&self.costs, &self.model.alphas(), &self.kept, &self.limits);
         }
         self.choose_parts();
     }
