@@ -180,7 +180,7 @@ function frontSection(plans, trainings) {
         label: `${method} (training, estimate)`, data: at(estimated.filter((run) => run.method === method)).sort((a, b) => a.x - b.x),
         showLine: true, backgroundColor: methodColor(method), borderColor: methodColor(method), borderWidth: 1.5, pointStyle: "rectRot", pointRadius: 6,
       })),
-      { label: "front", data: front(), showLine: true, borderColor: color("--one"), borderWidth: 1.5, pointRadius: epochs.length > 1 ? 0 : 3, borderDash: [4, 4] },
+      { label: "front", data: front(), showLine: true, borderColor: color("--one"), borderWidth: 1.5, pointRadius: 0, borderDash: [4, 4] },
     ].filter((set) => set.data.length) },
     options: {
       scales: { x: bytesAxis(kinds[kind], "logarithmic"), y: { title: { display: true, text: "top-1 (%)" }, grace: "10%" } },
