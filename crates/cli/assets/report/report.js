@@ -127,8 +127,10 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => char
 
 const bytesAxis = (title, type = "linear") => ({
   type, title: { display: true, text: title },
-  ticks: { callback: (value) => bytes(value), maxRotation: 0, autoSkipPadding: 12 },
+  ticks: { callback(value) { return isNamed(value, this) ? bytes(value) : null; }, maxRotation: 0, autoSkipPadding: 12 },
 });
+// Over decades there is no room for more numbers than 1, 2 and 5 times a power of ten.
+const isNamed = (value, { type }) => type !== "logarithmic" || /^[125]e/.test(value.toExponential());
 
 /* Sections. */
 
@@ -166,6 +168,7 @@ function frontSection(plans, trainings) {
   let kind = 0;
   const x = (point) => [point.offline + point.online, point.offline, point.online][kind];
   const at = (points) => points.map((point) => ({ ...point, x: x(point) })).filter((point) => point.x > 0);
+  const isWide = (points) => Math.max(...points.map((point) => point.x)) > 10 * Math.min(...points.map((point) => point.x));
   const front = () => {
     let best = -Infinity;
     return at(measured).sort((a, b) => a.x - b.x || b.y - a.y).filter((point) => point.y > best && ((best = point.y), true));
@@ -183,7 +186,7 @@ function frontSection(plans, trainings) {
       { label: "front", data: front(), showLine: true, borderColor: color("--one"), borderWidth: 1.5, pointRadius: 0, borderDash: [4, 4] },
     ].filter((set) => set.data.length) },
     options: {
-      scales: { x: bytesAxis(kinds[kind], "logarithmic"), y: { title: { display: true, text: "top-1 (%)" }, grace: "10%" } },
+      scales: { x: bytesAxis(kinds[kind], isWide(at([...measured, ...estimated])) ? "logarithmic" : "linear"), y: { title: { display: true, text: "top-1 (%)" }, grace: "10%" } },
       plugins: { tooltip: { callbacks: { label: ({ raw }) => `${raw.name}: ${raw.y.toFixed(1)} %, ${bytes(raw.x)}${raw.count ? ` (${raw.count} images)` : ""}` } } },
     },
   }));
