@@ -45,7 +45,13 @@ impl Gates {
     /// All gates kept, every alpha 1.
     #[must_use]
     pub fn all_kept(count: usize) -> Self {
-        Self { alphas: vec![1.0; count], kept: vec![true; count], parts: BTreeMap::new() }
+        Self::keeping(vec![true; count])
+    }
+
+    /// Those gates kept that `kept` says, every alpha 1.
+    #[must_use]
+    pub fn keeping(kept: Vec<bool>) -> Self {
+        Self { alphas: vec![1.0; kept.len()], kept, parts: BTreeMap::new() }
     }
 
     /// Gates with trained importances `alphas`; `kept` says which survive.

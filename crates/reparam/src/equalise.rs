@@ -366,7 +366,7 @@ mod tests {
         }
         let graph = network.graph();
         let kept: Vec<bool> = graph.blocks().iter().map(|_| random.random()).collect();
-        let gates = Gates::new(vec![1.0; kept.len()], kept).expect("finite");
+        let gates = Gates::keeping(kept);
         // Of what they leave a part, by channel and by pixel.
         let mut parts = BTreeMap::new();
         for node in graph.nodes() {

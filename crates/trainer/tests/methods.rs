@@ -280,12 +280,17 @@ fn pruned(layer_gates: bool, path: &Path) -> Checkpoint {
     let network = network.with_layer_gates(layer_gates).with_statistics([0.5; 3], [0.25; 3]);
     let network = network.expect("finite");
     let kept: Vec<bool> = (0..network.graph().blocks().len()).map(|gate| gate % 3 != 1).collect();
-    let gates = Gates::new(vec![1.0; kept.len()], kept).expect("finite");
-    let plain = Checkpoint::initialise(network.clone(), 4, BatchNormInit::Identity);
-    let (tensors, provenance) = (plain.tensors().clone(), plain.provenance().clone());
-    let pruned = Checkpoint::new(network, gates, tensors, provenance).expect("finite");
-    pruned.write(path).expect("written");
-    pruned
+    let plain = Checkpoint::initialise(network, 4, BatchNormInit::Identity);
+    written(&plain, Gates::keeping(kept), path)
+}
+
+/// The checkpoint with these gates, which it leaves at `path`.
+fn written(checkpoint: &Checkpoint, gates: Gates, path: &Path) -> Checkpoint {
+    let (network, tensors) = (checkpoint.network().clone(), checkpoint.tensors().clone());
+    let made = Checkpoint::new(network, gates, tensors, checkpoint.provenance().clone());
+    let made = made.expect("finite");
+    made.write(path).expect("written");
+    made
 }
 
 #[test]
@@ -350,32 +355,33 @@ fn an_interrupted_search_knows_what_was_gone_before() {
     let start = out.path().join("start.safetensors");
     pruned(false, &start);
     let settings = ["search.budget=0.5", "search.epochs=2", "search.alpha_learning_rate=5"];
-    let whole = train_from(&searching(&start), &settings, &out.path().join("whole"));
-    let config = TrainConfig::parse(&searching(&start), "t", &settings.map(String::from));
-    let (config, stop) = (config.expect("good"), AtomicBool::new(false));
-    let run_folder = out.path().join("parts");
+    let [whole, resumed] = whole_and_resumed(&start, &settings, out.path());
+    assert!(resumed == whole);
+}
+
+/// What a run from `start` comes to, and one that is interrupted after its first step and resumed.
+fn whole_and_resumed(start: &Path, settings: &[&str], out: &Path) -> [Checkpoint; 2] {
+    let whole = train_from(&searching(start), settings, &out.join("whole")).expect("trains");
+    let settings: Vec<String> = settings.iter().map(|&setting| setting.into()).collect();
+    let config = TrainConfig::parse(&searching(start), "t", &settings).expect("good");
+    let (stop, run_folder) = (AtomicBool::new(false), out.join("parts"));
     run(&config, &data(), &run_folder, false, &mut StopAtOnce(&stop), &stop).expect("stops");
     let resumed = run(&config, &data(), &run_folder, true, &mut (), &AtomicBool::new(false));
-    assert!(resumed.expect("resumes").checkpoint == whole.expect("trains").checkpoint);
+    [whole.checkpoint, resumed.expect("resumes").checkpoint]
 }
 
 /// The same with masks: of every second activation that is left, two in three channels or values.
 fn pruned_in_part(granularity: Granularity, path: &Path) -> Checkpoint {
     let plain = pruned(true, path);
-    let (network, gates) = (plain.network().clone(), plain.gates().clone());
+    let (graph, gates) = (plain.network().graph(), plain.gates());
     let is_left = |node: &&Node| gates.activated(node) > 0;
     let mask = |node: &Node| {
         let bits = (0..granularity.bits(node.shape)).map(|bit| bit % 3 != 1).collect();
         let mask = ActivationMask::new(node.shape, granularity, bits).expect("a part");
         (node.name.clone(), mask)
     };
-    let graph = network.graph();
     let masks = graph.nodes().iter().filter(is_left).step_by(2).map(mask).collect();
-    let (gates, tensors) = (gates.clone().with_parts(masks), plain.tensors().clone());
-    let provenance = plain.provenance().clone();
-    let pruned = Checkpoint::new(network, gates, tensors, provenance).expect("finite");
-    pruned.write(path).expect("written");
-    pruned
+    written(&plain, gates.clone().with_parts(masks), path)
 }
 
 #[test]
@@ -442,17 +448,8 @@ fn an_interrupted_search_knows_which_values_were_gone_before() {
             "search.alpha_learning_rate=0.5",
             &method_setting,
         ];
-        let whole = train_from(&searching(&start), &settings, &out.path().join("whole"));
-        let config = TrainConfig::parse(&searching(&start), "t", &settings.map(String::from));
-        let (config, stop) = (config.expect("good"), AtomicBool::new(false));
-        let run_folder = out.path().join("parts");
-        run(&config, &data(), &run_folder, false, &mut StopAtOnce(&stop), &stop).expect("stops");
-        let resumed = run(&config, &data(), &run_folder, true, &mut (), &AtomicBool::new(false));
-        let whole = whole.expect("trains").checkpoint;
-        assert!(resumed.expect("resumes").checkpoint == whole, "{method}");
-        for folder in ["whole", "parts"] {
-            std::fs::remove_dir_all(out.path().join(folder)).expect("there");
-        }
+        let [whole, resumed] = whole_and_resumed(&start, &settings, &out.path().join(method));
+        assert!(resumed == whole, "{method}");
     }
 }
 

@@ -123,9 +123,9 @@ impl Progress {
 
     /// The gates, so many in all, as the run began with them.
     pub(super) fn found_gates(&self, count: usize) -> Gates {
-        let gates = Gates::new(vec![1.0; self.found.len()], self.found.clone());
-        let gates = gates.filter(|gates| gates.kept().len() == count);
-        gates.unwrap_or_else(|| Gates::all_kept(count)).with_parts(self.found_parts.clone())
+        let is_known = self.found.len() == count;
+        let kept = if is_known { self.found.clone() } else { vec![true; count] };
+        Gates::keeping(kept).with_parts(self.found_parts.clone())
     }
 
     /// Whether a search has chosen what it chooses before its first epoch.

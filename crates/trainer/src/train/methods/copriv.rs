@@ -126,7 +126,7 @@ mod tests {
     fn what_is_gone_stays_gone_and_costs_nothing() {
         let network = Network::new(Architecture::MobileNetV2, 1.0, 100, 32).expect("a usual size");
         let found: Vec<bool> = (0..19).map(|gate| gate % 2 == 0).collect();
-        let gates = Gates::new(vec![1.0; 19], found.clone()).expect("finite");
+        let gates = Gates::keeping(found.clone());
         let costs = GateCosts::new(&network, SearchedGates::Blocks, &gates);
         assert_eq!(select(&costs, &[1.0; 19], &found, &Limits::NONE), found);
         let half = select(&costs, &[1.0; 19], &found, &limits(4));

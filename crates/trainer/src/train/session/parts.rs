@@ -226,9 +226,7 @@ impl Session<'_> {
 
     /// The gates' state as a checkpoint has it; masks of removed gates count for nothing.
     pub(super) fn state_of_gates(&self) -> Gates {
-        let gates = Gates::new(vec![1.0; self.kept.len()], self.kept.clone());
-        let gates = gates.unwrap_or_else(|| Gates::all_kept(self.kept.len()));
-        gates.with_parts(self.masks.clone())
+        Gates::keeping(self.kept.clone()).with_parts(self.masks.clone())
     }
 
     /// What an inference costs as gates and masks are, and its activated values.
