@@ -15,7 +15,8 @@ network = { name = "mobilenet_v2", width = 0.05 }
 data = { name = "cifar100_sample", train_limit = 96, test_limit = 16 }
 search = { gates = "layers", budget = 0.4, epochs = 8, learning_rate = 0.02, alpha_learning_rate = 0.1, \
 penalty = { weight = 3e-4 }, importance = { images = 16, calibration_batches = 1 } }
-finetune = { epochs = 1, learning_rate = 0.02, distillation = { teacher = "unpruned" } }
+finetune = { epochs = 1, learning_rate = 0.02 }
+distillation = { teacher = "unpruned" }
 "#;
 
 #[test]

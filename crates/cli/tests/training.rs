@@ -14,7 +14,8 @@ network = { name = "mobilenet_v2", width = 0.05 }
 data = { name = "cifar100_sample", train_limit = 96, test_limit = 40 }
 pretrain = { epochs = 1, learning_rate = 0.05 }
 search = { epochs = 1, learning_rate = 0.05, budget = 0.5, mu = 0.1 }
-finetune = { epochs = 1, learning_rate = 0.02, distillation = { teacher = "unpruned" } }
+finetune = { epochs = 1, learning_rate = 0.02 }
+distillation = { teacher = "unpruned" }
 "#;
 
 #[test]
@@ -73,7 +74,8 @@ fn every_method_leads_to_a_plan_that_answers_alike() {
         network = { name = "mobilenet_v2", width = 0.1 }
         data = { name = "cifar100_sample", train_limit = 48, test_limit = 16 }
         search = { budget = 0.9, importance = { images = 16, calibration_batches = 1 } }
-        finetune = { epochs = 1, learning_rate = 0.02, distillation = { teacher = "unpruned" } }
+        finetune = { epochs = 1, learning_rate = 0.02 }
+        distillation = { teacher = "unpruned" }
     "#;
     std::fs::write(place.path("train.toml"), config).expect("writes");
     let data = sample();

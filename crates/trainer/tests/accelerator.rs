@@ -27,7 +27,8 @@ const CONFIG: &str = r#"
     [finetune]
     epochs = 1
     learning_rate = 0.01
-    distillation = { teacher = "unpruned" }
+    [distillation]
+    teacher = "unpruned"
 "#;
 
 /// The loss of every step.

@@ -33,7 +33,8 @@ const CONFIG: &str = r#"
     [finetune]
     epochs = 1
     learning_rate = 0.02
-    distillation = { teacher = "unpruned" }
+    [distillation]
+    teacher = "unpruned"
 "#;
 
 fn train(overrides: &[&str], out: &Path) -> Result<TrainOutcome, TrainError> {

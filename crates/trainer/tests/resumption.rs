@@ -258,8 +258,7 @@ fn a_resumed_run_learns_from_the_same_teacher() {
         let mut teacher = run_folder.join("unpruned.safetensors");
         if !own {
             teacher.clone_from(&named);
-            let finetune = config.finetune.as_mut().expect("present");
-            finetune.distillation.as_mut().expect("present").teacher = named.display().to_string();
+            config.distillation.as_mut().expect("present").teacher = named.display().to_string();
         }
         // 9 steps an epoch: within fine-tuning.
         let stop = AtomicBool::new(false);

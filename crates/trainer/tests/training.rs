@@ -171,19 +171,20 @@ fn a_loss_that_is_no_number_names_the_step_and_keeps_the_last_checkpoint() {
     let out = folder();
     let teacher = out.path().join("teacher.safetensors");
     exploding().write(&teacher).expect("written");
-    let mut config = config(&["pretrain.epochs=1", "search.epochs=1"]);
-    let finetune = config.finetune.as_mut().expect("present");
-    finetune.distillation.as_mut().expect("present").teacher = teacher.display().to_string();
-    let run_folder = out.path().join("run");
-    let error = train(&config, &run_folder).expect_err("infinite logits");
-    match &error {
-        TrainError::NotFinite { stage, epoch, step, last_good, .. } => {
-            assert_eq!((*stage, *epoch, *step), (Stage::Finetune, 1, 1));
-            let last = Checkpoint::read(last_good).expect("the last good checkpoint");
-            let search = run_folder.join("search.safetensors");
-            assert_eq!(last, Checkpoint::read(&search).expect("the search's end"));
-        }
-        other => panic!("{other}"),
+    let teacher = teacher.display().to_string();
+    for (taught, before) in [(Stage::Search, Stage::Pretrain), (Stage::Finetune, Stage::Search)] {
+        let mut config = config(&["pretrain.epochs=1", "search.epochs=1"]);
+        let distillation = config.distillation.as_mut().expect("present");
+        (distillation.teacher, distillation.stages) = (teacher.clone(), vec![taught]);
+        let run_folder = out.path().join(taught.name());
+        let error = train(&config, &run_folder).expect_err("infinite logits");
+        let TrainError::NotFinite { stage, epoch, step, last_good, .. } = &error else {
+            panic!("{error}");
+        };
+        assert_eq!((*stage, *epoch, *step), (taught, 1, 1));
+        let last = Checkpoint::read(last_good).expect("the last good checkpoint");
+        let before = run_folder.join(format!("{before}.safetensors"));
+        assert_eq!(last, Checkpoint::read(&before).expect("the end of the stage before"));
     }
 }
 
@@ -280,11 +281,7 @@ fn impossible_runs_are_refused_before_they_begin() {
     refused(&config(&["batch_size=73"]), &data(), "batch_size");
     refused(&config(&["device=cuda:0"]), &data(), "--features cuda");
     refused(&config(&["device=tpu"]), &data(), "tpu");
-    refused(
-        &config(&["finetune.distillation.teacher=none.safetensors"]),
-        &data(),
-        "none.safetensors",
-    );
+    refused(&config(&["distillation.teacher=none.safetensors"]), &data(), "none.safetensors");
     let empty = TrainingData { test: Arc::new(colours(Split::Test, 0)), ..data() };
     refused(&config(&[]), &empty, "test images");
 
@@ -317,8 +314,8 @@ fn impossible_runs_are_refused_before_they_begin() {
         (own, 0.25, "mean [0.25, 0.25, 0.25]"),
     ] {
         let mut taught = config(&[]);
-        let distillation = taught.finetune.as_mut().and_then(|stage| stage.distillation.as_mut());
-        distillation.expect("present").teacher = named(names, mean).display().to_string();
+        taught.distillation.as_mut().expect("present").teacher =
+            named(names, mean).display().to_string();
         refused(&taught, &data(), expected);
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct Progress {
     /// Weight of the penalty on activated values in the present epoch, and their count after the one before; where there is one.
     #[serde(default)]
     pub(super) penalty: Option<Penalty>,
-    /// Of the network that the run learns from in the end, once that is known.
+    /// Of the network that the run learns from, once that is known.
     #[serde(default)]
     pub(super) teacher: Option<Digest>,
     /// Best top-1 of the stage so far.

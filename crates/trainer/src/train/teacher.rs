@@ -69,7 +69,7 @@ fn read(path: &Path, student: &Network, digest: Option<Digest>) -> Result<Checkp
 /// Refuses a teacher that would not take the student's images, or name its answers otherwise.
 fn check(teacher: &Network, student: &Network) -> Result<(), TrainError> {
     let refuse = |expected: String, found: String| {
-        Err(ConfigError::value("finetune.distillation.teacher", expected, found).into())
+        Err(ConfigError::value("distillation.teacher", expected, found).into())
     };
     let describe = |network: &Network| {
         let InputSpec { shape, mean, std } = network.input();

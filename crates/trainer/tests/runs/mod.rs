@@ -30,7 +30,9 @@ const CONFIG: &str = r#"
     [finetune]
     epochs = 2
     learning_rate = 0.02
-    distillation = { teacher = "unpruned" }
+    [distillation]
+    teacher = "unpruned"
+    stages = ["search", "finetune"]
 "#;
 
 /// The configuration with these settings.

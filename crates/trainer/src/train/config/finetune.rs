@@ -17,9 +17,6 @@ pub struct FinetuneConfig {
     /// Epochs before the highest learning rate is reached.
     #[serde(default)]
     pub warmup_epochs: f64,
-    /// Learn from another network's answers too.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub distillation: Option<DistillationConfig>,
     /// Round weights and values as the compiler will, so that the network learns to bear it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantise: Option<QuantiseConfig>,
@@ -45,22 +42,6 @@ impl QuantiseConfig {
     }
 }
 
-/// The loss `weight * KL(teacher, student) + (1 - weight) * cross entropy`, at temperature 1.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DistillationConfig {
-    /// A checkpoint's path, or `unpruned`: the network as it was before the search.
-    pub teacher: String,
-    /// Share of the teacher in the loss; with 0 there is no teacher.
-    #[serde(default = "distillation_weight")]
-    pub weight: f64,
-}
-
-impl DistillationConfig {
-    /// The name of the teacher that the run itself provides.
-    pub const UNPRUNED: &'static str = "unpruned";
-}
-
 impl FinetuneConfig {
     /// Length and learning rate.
     pub(super) fn schedule(&self) -> ScheduleConfig {
@@ -68,8 +49,7 @@ impl FinetuneConfig {
         ScheduleConfig { epochs, learning_rate, warmup_epochs }
     }
 
-    /// `searched`: whether the run has a network from before a search.
-    pub(super) fn check(&self, searched: bool) -> Result<(), ConfigError> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         if let Some(config) = self.quantise {
             let QuantiseConfig { weight_bits, activation_bits, calibration_images } = config;
             within("finetune.quantise.weight_bits", f64::from(weight_bits), 2.0..=16.0)?;
@@ -77,21 +57,10 @@ impl FinetuneConfig {
             let images = calibration_images as f64;
             within("finetune.quantise.calibration_images", images, 1.0..=1e6)?;
         }
-        let Some(distillation) = &self.distillation else { return Ok(()) };
-        within("finetune.distillation.weight", distillation.weight, 0.0..=1.0)?;
-        if distillation.teacher == DistillationConfig::UNPRUNED && !searched {
-            let expected = "a checkpoint's path, as this run has no [search] to prune";
-            let found = DistillationConfig::UNPRUNED;
-            return Err(ConfigError::value("finetune.distillation.teacher", expected, found));
-        }
         Ok(())
     }
 }
 
 const fn calibration_images() -> usize {
     fixed_point::CALIBRATION_IMAGES
-}
-
-const fn distillation_weight() -> f64 {
-    0.7
 }

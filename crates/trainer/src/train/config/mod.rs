@@ -2,13 +2,15 @@
 
 mod check;
 mod data;
+mod distillation;
 mod finetune;
 mod optimiser;
 mod search;
 
 pub use check::ConfigError;
 pub use data::DataConfig;
-pub use finetune::{DistillationConfig, FinetuneConfig, QuantiseConfig};
+pub use distillation::DistillationConfig;
+pub use finetune::{FinetuneConfig, QuantiseConfig};
 pub use optimiser::{Algorithm, OptimiserConfig};
 pub use search::{ImportanceConfig, PenaltyConfig, SearchConfig, SearchedGates};
 
@@ -47,6 +49,9 @@ pub struct TrainConfig {
     /// What all stages share in how weights move.
     #[serde(default)]
     pub optimiser: OptimiserConfig,
+    /// Learn from another network's answers too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<DistillationConfig>,
     /// Plain training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pretrain: Option<ScheduleConfig>,
@@ -123,11 +128,10 @@ impl TrainConfig {
         }
     }
 
-    /// The teacher of the last stage, if it has one.
+    /// Who teaches the network in this run, if anyone does.
     #[must_use]
-    pub fn distillation(&self, stage: Stage) -> Option<&DistillationConfig> {
-        let finetune = self.finetune.as_ref().filter(|_| stage == Stage::Finetune)?;
-        finetune.distillation.as_ref().filter(|distillation| distillation.weight > 0.0)
+    pub fn teacher(&self) -> Option<&DistillationConfig> {
+        self.distillation.as_ref().filter(|distillation| distillation.weight > 0.0)
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -151,7 +155,10 @@ impl TrainConfig {
             search.check()?;
         }
         if let Some(finetune) = &self.finetune {
-            finetune.check(self.search.is_some())?;
+            finetune.check()?;
+        }
+        if let Some(distillation) = &self.distillation {
+            distillation.check(self)?;
         }
         Ok(())
     }

@@ -178,23 +178,41 @@ fn alphas_of_gates_settle_along_with_the_weights() {
 #[test]
 fn a_teacher_without_a_share_is_none() {
     let teacher = |weight: f64| {
-        let distillation =
-            format!("distillation = {{ teacher = \"unpruned\", weight = {weight} }}");
-        let finetune = format!("finetune={{ epochs = 1, learning_rate = 0.1, {distillation} }}");
-        parse(&[&finetune]).expect("good").distillation(Stage::Finetune).is_some()
+        let teacher = "distillation.teacher=unpruned";
+        let (stages, weight) =
+            ("distillation.stages=[\"search\"]", format!("distillation.weight={weight}"));
+        parse(&[teacher, stages, &weight]).expect("good").teacher().is_some()
     };
     assert!(teacher(0.5) && !teacher(0.0));
 }
 
 #[test]
-fn a_teacher_from_the_run_needs_a_search() {
-    let settings =
-        ["finetune={ epochs = 1, learning_rate = 0.1, distillation = { teacher = \"unpruned\" } }"];
-    assert!(parse(&settings).is_ok());
+fn a_teacher_is_there_before_its_stages() {
+    let with = |teacher: &str, stages: &str| {
+        let stages = format!("distillation={{ teacher = \"{teacher}\", stages = {stages} }}");
+        parse(&[&stages]).map(drop)
+    };
+    for (teacher, stages) in [
+        ("unpruned", "[\"search\"]"),
+        ("wide.safetensors", "[\"pretrain\", \"search\"]"),
+        ("wide.safetensors", "[]"),
+    ] {
+        assert_eq!(with(teacher, stages), Ok(()));
+    }
+    for (teacher, stages, named) in [
+        ("unpruned", "[\"pretrain\", \"search\"]", "distillation.teacher"),
+        ("wide.safetensors", "[\"finetune\"]", "pretrain, search, found finetune"),
+        ("wide.safetensors", "[\"rest\"]", "rest"),
+    ] {
+        let error = with(teacher, stages).expect_err(named);
+        assert!(error.contains(named), "{error}");
+    }
     let text = TEXT.split("[search]").next().unwrap_or_default();
-    let overrides = settings.map(String::from);
-    let error = TrainConfig::parse(text, "tiny.toml", &overrides).expect_err("no search");
-    assert!(error.to_string().contains("finetune.distillation.teacher"), "{error}");
+    let finetune =
+        ["finetune={ epochs = 1, learning_rate = 0.1 }", "distillation.teacher=unpruned"];
+    let error = TrainConfig::parse(text, "tiny.toml", &finetune.map(String::from));
+    let error = error.expect_err("no search").to_string();
+    assert!(error.contains("distillation.teacher"), "{error}");
 }
 
 #[test]

@@ -13,7 +13,7 @@
 //!    training images, and are trained with the weights; in each step every layer keeps its largest alphas, with a
 //!    straight-through gradient.
 //!
-//! Distillation follows in the finetune stage.
+//! `[distillation]` says in which stages there is a teacher.
 
 use super::parts::{Choice, PartSpace};
 use crate::model::PartWeights;

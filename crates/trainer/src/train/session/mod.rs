@@ -79,7 +79,7 @@ impl<'a> Session<'a> {
         check_match(checkpoint.network(), &*data.train)?;
         check_match(checkpoint.network(), &*data.test)?;
         check_sizes(config, data)?;
-        if let Some(distillation) = config.distillation(Stage::Finetune) {
+        if let Some(distillation) = config.teacher() {
             let known = progress.teacher;
             progress.teacher = teacher::check_named(distillation, checkpoint.network(), known)?;
         }
@@ -178,8 +178,7 @@ impl<'a> Session<'a> {
         {
             let checkpoint = self.checkpoint()?;
             checkpoint.write(&unpruned)?;
-            let finetune = self.config.distillation(Stage::Finetune);
-            if finetune.is_some_and(teacher::is_own) {
+            if self.config.teacher().is_some_and(teacher::is_own) {
                 self.progress.teacher = Some(checkpoint.digest());
             }
             if !self.begin_search(search, observer, stop)? {
@@ -191,7 +190,8 @@ impl<'a> Session<'a> {
         }
         self.progress.begun = true;
         self.teachers.clear();
-        if let Some(distillation) = self.config.distillation(stage) {
+        let teacher = self.config.teacher().filter(|teacher| teacher.stages.contains(&stage));
+        if let Some(distillation) = teacher {
             for device in &self.devices {
                 let (network, own) = (self.model.network(), (&*unpruned, self.progress.teacher));
                 self.teachers.push(Teacher::read(distillation, own, network, device)?);
