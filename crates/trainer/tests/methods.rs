@@ -9,8 +9,8 @@ use copriv_ir::{
     Network, Node, Op,
 };
 use copriv_trainer::train::{
-    Metrics, Observer, SearchMetrics, Stage, StepMetrics, TrainConfig, TrainError, TrainOutcome,
-    evaluate, run,
+    Method, Metrics, Observer, SearchMetrics, Stage, StepMetrics, TrainConfig, TrainError,
+    TrainOutcome, evaluate, run,
 };
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -268,6 +268,33 @@ fn uniform_narrows_to_its_bytes_and_learns_from_the_wide_network() {
 }
 
 #[test]
+fn copriv_begins_by_importance_and_measures_once() {
+    let out = tempfile::tempdir().expect("a folder");
+    // Alphas that do not move: what was measured decides.
+    let settings = ["search.epochs=1", "search.budget=1", "search.alpha_learning_rate=0"];
+    let begin = |settings: &[&str], folder: &str| {
+        let folder = out.path().join(folder);
+        let outcome = train(settings, &folder).expect("trains");
+        (outcome, chosen(&folder))
+    };
+    let start = "search.alpha_start=importance";
+    let (whole, _) = begin(&[&settings[..], &[start]].concat(), "whole");
+    let limit = format!("search.budget_bytes={}", whole.metrics[0].bytes.total() * 0.8);
+    let settings = [&settings[..], &[&limit, start]].concat();
+    let (outcome, chosen) = begin(&settings, "run");
+    let [measured] = chosen.as_slice() else { panic!("{chosen:?}") };
+    assert_eq!(measured.method, Method::Copriv);
+    let last = outcome.metrics.last().expect("epochs");
+    assert_eq!(measured.mask, last.mask);
+    assert!(last.bytes.total() <= whole.metrics[0].bytes.total() * 0.8);
+    let (rises, alphas) = (&measured.importances.gates, outcome.checkpoint.gates().alphas());
+    assert_eq!(rises.len(), 17);
+    // What is worth nothing has none, and within the limit some are in between.
+    assert!(rises.iter().all(|gate| gate.loss_rise > 0.0 || alphas[gate.gate] == 0.0));
+    assert!(alphas.iter().any(|alpha| (0.01..0.99).contains(alpha)), "{alphas:?}");
+}
+
+#[test]
 fn a_threshold_removes_what_the_loss_pushes_below_it() {
     let out = tempfile::tempdir().expect("a folder");
     let settings = ["search.epochs=1", "search.threshold=0.5", "search.mu=1000"];
@@ -356,8 +383,14 @@ fn an_interrupted_search_knows_what_was_gone_before() {
     let start = out.path().join("start.safetensors");
     pruned(false, &start);
     let settings = ["search.budget=0.5", "search.epochs=2", "search.alpha_learning_rate=5"];
-    let [whole, resumed] = whole_and_resumed(&start, &settings, out.path());
-    assert!(resumed == whole);
+    for (begin, measurements) in [("0.5", 0), ("importance", 1)] {
+        let begin_setting = format!("search.alpha_start={begin}");
+        let settings = [&settings[..], &[&begin_setting]].concat();
+        let folder = out.path().join(begin);
+        let [whole, resumed] = whole_and_resumed(&start, &settings, &folder);
+        assert!(resumed == whole, "{begin}");
+        assert_eq!(chosen(&folder.join("parts")).len(), measurements, "none is made again");
+    }
 }
 
 /// What a run from `start` comes to, and one that is interrupted after its first step and resumed.

@@ -150,8 +150,9 @@ impl Observer for Progress<'_> {
             importances.complete.loss,
             rises.join(" ")
         ));
+        let verb = if method.trains_alphas() { "begins with" } else { "keeps" };
         self.terminal.say(format_args!(
-            "{method}: gates {mask}, {:.2} GB by the formulae, {:.0} thousand activated values",
+            "{method}: {verb} gates {mask}, {:.2} GB by the formulae, {:.0} thousand activated values",
             bytes.total() / 1e9,
             *relus as f64 / 1e3
         ));

@@ -80,11 +80,13 @@ impl GateCosts {
         &self.searched
     }
 
-    /// The alphas that a search begins with; gates that may not go have 1, those that are not there 0.
-    pub(super) fn first_alphas(&self, start: f64) -> Vec<f32> {
-        let fixed = self.fixed().into_iter().map(|fixed| f32::from(u8::from(fixed)));
-        let pairs = self.searched.iter().zip(fixed);
-        pairs.map(|(&searched, fixed)| if searched { start as f32 } else { fixed }).collect()
+    /// The alphas that a search begins with: `start` says those of searched gates; gates that may not go have 1, those that are
+    /// not there 0.
+    pub(super) fn first_alphas(&self, start: impl Fn(usize) -> f64) -> Vec<f32> {
+        let fixed = self.fixed();
+        let of_others = |gate: usize| f64::from(u8::from(fixed[gate]));
+        let alpha = |gate| if self.searched[gate] { start(gate) } else { of_others(gate) };
+        (0..fixed.len()).map(|gate| alpha(gate) as f32).collect()
     }
 
     /// Bytes of the network with these gates kept.

@@ -85,7 +85,7 @@ pub struct EpochMetrics {
     pub method: Option<Method>,
 }
 
-/// What a method that decides before it trains measured and chose.
+/// What a method measured before it trains, and the gates that it chose or begins with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SearchMetrics {
     /// How the gates were chosen.

@@ -24,9 +24,9 @@ mod teacher;
 pub use accuracy::{Accuracy, Tally};
 pub use calibration::quantised_logits;
 pub use config::{
-    Algorithm, ConfigError, DataConfig, DistillationConfig, FinetuneConfig, ImportanceConfig,
-    NetworkConfig, OptimiserConfig, PenaltyConfig, QuantiseConfig, ScheduleConfig, SearchConfig,
-    SearchedGates, TrainConfig,
+    Algorithm, AlphaStart, ConfigError, DataConfig, DistillationConfig, FinetuneConfig,
+    ImportanceConfig, NetworkConfig, OptimiserConfig, PenaltyConfig, QuantiseConfig,
+    ScheduleConfig, SearchConfig, SearchedGates, TrainConfig,
 };
 pub use error::TrainError;
 pub use evaluate::evaluate;

@@ -1,5 +1,6 @@
 //! The settings of a run: a TOML file, changed by `key=value` overrides, checked as a whole.
 
+mod alpha_start;
 mod check;
 mod data;
 mod distillation;
@@ -7,6 +8,7 @@ mod finetune;
 mod optimiser;
 mod search;
 
+pub use alpha_start::AlphaStart;
 pub use check::ConfigError;
 pub use data::DataConfig;
 pub use distillation::DistillationConfig;

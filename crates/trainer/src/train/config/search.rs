@@ -1,7 +1,7 @@
 //! The search for the gates to keep.
 
-use super::ScheduleConfig;
 use super::check::{ConfigError, within};
+use super::{AlphaStart, ScheduleConfig};
 use crate::train::methods::Method;
 use copriv_ir::Granularity;
 use serde::{Deserialize, Serialize};
@@ -58,9 +58,9 @@ pub struct SearchConfig {
     /// Adam at a constant rate, as their penalty grows instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alpha_learning_rate: Option<f64>,
-    /// Value of every searched alpha when the search begins.
+    /// The searched alphas when the search begins.
     #[serde(default = "half")]
-    pub alpha_start: f64,
+    pub alpha_start: AlphaStart,
     /// Which gates may go.
     #[serde(default = "blocks")]
     pub gates: SearchedGates,
@@ -146,7 +146,7 @@ impl SearchConfig {
         within("search.threshold", self.threshold.unwrap_or(0.0), 0.0..=1.0)?;
         within("search.mu", self.mu, 0.0..=1000.0)?;
         within("search.alpha_learning_rate", self.highest_alpha_rate(), 0.0..=100.0)?;
-        within("search.alpha_start", self.alpha_start, 0.0..=1.0)?;
+        self.alpha_start.check()?;
         within("search.importance.images", self.importance.images as f64, 1.0..=1e9)?;
         let batches = self.importance.calibration_batches as f64;
         within("search.importance.calibration_batches", batches, 0.0..=1e6)?;
@@ -198,8 +198,8 @@ const fn channel() -> Granularity {
     Granularity::Channel
 }
 
-const fn half() -> f64 {
-    0.5
+const fn half() -> AlphaStart {
+    AlphaStart::Alike(0.5)
 }
 
 const fn blocks() -> SearchedGates {

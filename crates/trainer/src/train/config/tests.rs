@@ -51,6 +51,20 @@ fn a_resolved_configuration_reads_back() {
 }
 
 #[test]
+fn alphas_begin_alike_or_by_importance() {
+    for (setting, expected) in [
+        ("search.mu=1", AlphaStart::Alike(0.5)),
+        ("search.alpha_start=1", AlphaStart::Alike(1.0)),
+        ("search.alpha_start=importance", AlphaStart::Importance),
+    ] {
+        let config = parse(&[setting]).expect("good");
+        assert_eq!(config.search.as_ref().map(|search| search.alpha_start), Some(expected));
+        let text = toml::to_string(&config).expect("serialises");
+        assert_eq!(TrainConfig::parse(&text, "again", &[]), Ok(config));
+    }
+}
+
+#[test]
 fn errors_name_the_key() {
     let cases = [
         ("search.budgte=0.5", "budgte"),
@@ -64,6 +78,9 @@ fn errors_name_the_key() {
         ("search.method=snl", "search.gates"),
         ("search.method=senet", "search.gates"),
         ("search.granularity=row", "granularity"),
+        ("search.alpha_start=1.5", "search.alpha_start"),
+        ("search.alpha_start=measured", "0 to 1 or \"importance\""),
+        ("search.alpha_start=true", "0 to 1 or \"importance\""),
         ("search.alpha_learning_rate=-1", "search.alpha_learning_rate"),
         ("search.penalty.weight=-1", "search.penalty.weight"),
         ("search.penalty.growth=0.9", "search.penalty.growth"),

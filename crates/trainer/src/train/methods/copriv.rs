@@ -8,11 +8,20 @@
 //! deciding, blocks of like importance would change places with every few steps, and no weights fit what is left at the end. So a
 //! block comes back only once it is ahead of one that stays by [`LEAD`], which leaves the weights the time to do without it.
 
+use super::importance::Importances;
 use super::limits::Limits;
 use crate::train::gates::GateCosts;
 
 /// By how much the alpha of a removed gate must be the larger one to take a kept gate's place.
 const LEAD: f32 = 0.1;
+
+/// The first alphas of searched gates in proportion to the rise in loss without each, the largest 1. One without which the network
+/// answers in no numbers has 1 as well, and one without which it is better off 0.
+pub(in crate::train) fn by_importance(costs: &GateCosts, rises: &[f64]) -> Vec<f32> {
+    let measured = rises.iter().copied().filter(|rise| *rise < Importances::MOST);
+    let largest = measured.fold(f64::MIN_POSITIVE, f64::max);
+    costs.first_alphas(|gate| (rises[gate] / largest).clamp(0.0, 1.0))
+}
 
 /// The gates to keep: those that may not go, then in falling order of their alphas, those of gates that are `kept` so far larger by
 /// [`LEAD`], all that the limits still admit. Of equal ones, those whose removal saves least stay.
@@ -132,10 +141,22 @@ mod tests {
         let half = select(&costs, &[1.0; 19], &found, &limits(4));
         assert_eq!(count(&half), 6, "four of eight blocks, stem and head");
         assert!(half.iter().zip(&found).all(|(kept, found)| *found || !kept));
-        assert_eq!(costs.first_alphas(0.5)[..3], [1.0, 0.0, 0.5]);
+        assert_eq!(costs.first_alphas(|_| 0.5)[..3], [1.0, 0.0, 0.5]);
         assert_eq!(costs.loss_weights()[1], 0.0);
         let fixed = (0..19).map(|gate| gate == 0 || gate == 18).collect::<Vec<_>>();
         assert_eq!(costs.smallest(), costs.bytes(&fixed).total());
+    }
+
+    #[test]
+    fn alphas_begin_by_importance() {
+        let costs = costs(SearchedGates::Blocks);
+        let mut rises = [0.2; 19];
+        (rises[0], rises[2], rises[5], rises[6], rises[18]) =
+            (0.0, -0.1, 0.4, Importances::MOST, 0.0);
+        let alphas = by_importance(&costs, &rises);
+        assert_eq!(alphas[..7], [1.0, 0.5, 0.0, 0.5, 0.5, 1.0, 1.0]);
+        assert_eq!(alphas[18], 1.0, "it may not go");
+        assert_eq!(by_importance(&costs, &[0.0; 19])[1..18], [0.0; 17]);
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub struct Importances {
 
 impl Importances {
     /// What a network that no longer answers in numbers counts as.
-    const MOST: f64 = 1e6;
+    pub(super) const MOST: f64 = 1e6;
 
     /// The rise in loss without each of `count` gates; 0 for those that were not in question.
     #[must_use]

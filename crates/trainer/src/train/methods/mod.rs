@@ -21,7 +21,7 @@ mod uniform;
 
 pub use importance::{Answer, GateImportance, Importances};
 
-pub(super) use copriv::{project, select};
+pub(super) use copriv::{by_importance, project, select};
 pub(super) use deepreduce::drop_layers;
 pub(super) use dp::choose;
 pub(super) use importance::Probe;

@@ -3,11 +3,11 @@
 use super::{Session, mask};
 use crate::model::Model;
 use crate::train::average::Average;
-use crate::train::config::{SearchConfig, SearchedGates};
+use crate::train::config::{AlphaStart, SearchConfig, SearchedGates};
 use crate::train::error::TrainError;
 use crate::train::gates::GateCosts;
 use crate::train::methods::{
-    Importances, Method, Probe, choose, drop_layers, narrow, project, select,
+    Importances, Method, Probe, by_importance, choose, drop_layers, narrow, project, select,
 };
 use crate::train::metrics::{Metrics, Observer, SearchMetrics};
 use crate::train::progress::Progress;
@@ -33,11 +33,7 @@ impl Session<'_> {
             return self.begin_parts(search, observer, stop);
         }
         if search.method.trains_alphas() {
-            let mut alphas = self.costs.first_alphas(search.alpha_start);
-            project(&self.costs, &mut alphas, &self.limits);
-            self.set_alphas(&alphas);
-            self.kept = select(&self.costs, &alphas, &self.kept, &self.limits);
-            return Ok(true);
+            return self.begin_alphas(search, observer, stop);
         }
         if search.method == Method::Uniform {
             self.narrow()?;
@@ -51,6 +47,34 @@ impl Session<'_> {
         // A measurement takes minutes: an interruption from here on does not repeat it.
         self.progress.begun = true;
         self.save()?;
+        Ok(true)
+    }
+
+    /// Sets the first alphas of gates, and the gates that they choose; false where it was stopped.
+    fn begin_alphas(
+        &mut self,
+        search: &SearchConfig,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<bool, TrainError> {
+        let (mut alphas, importances) = match search.alpha_start {
+            AlphaStart::Alike(alpha) => (self.costs.first_alphas(|_| alpha), None),
+            AlphaStart::Importance => {
+                let Some(measured) = self.importances(search, observer, stop)? else {
+                    return Ok(false);
+                };
+                let rises = measured.loss_rises(self.kept.len());
+                (by_importance(&self.costs, &rises), Some(measured))
+            }
+        };
+        project(&self.costs, &mut alphas, &self.limits);
+        self.set_alphas(&alphas);
+        self.kept = select(&self.costs, &alphas, &self.kept, &self.limits);
+        if let Some(importances) = importances {
+            self.report_choice(search.method, importances, observer)?;
+            self.progress.begun = true;
+            self.save()?;
+        }
         Ok(true)
     }
 
