@@ -29,25 +29,21 @@ impl Session<'_> {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<bool, TrainError> {
-        if search.method == Method::Snl {
-            return self.begin_parts(search, observer, stop);
-        }
-        if search.method.trains_alphas() {
-            return self.begin_alphas(search, observer, stop);
-        }
-        if search.method == Method::Uniform {
-            self.narrow()?;
-        } else if search.method == Method::SeNet {
-            if !self.begin_parts(search, observer, stop)? {
-                return Ok(false);
+        let begun = match search.method {
+            Method::Copriv => self.begin_alphas(search, observer, stop)?,
+            Method::Snl | Method::SeNet => self.begin_parts(search, observer, stop)?,
+            Method::Dp | Method::DeepReduce => self.choose(search, observer, stop)?,
+            Method::Uniform => {
+                self.narrow()?;
+                true
             }
-        } else if !self.choose(search, observer, stop)? {
-            return Ok(false);
+        };
+        if begun {
+            // A measurement takes minutes: an interruption from here on does not repeat it.
+            self.progress.begun = true;
+            self.save()?;
         }
-        // A measurement takes minutes: an interruption from here on does not repeat it.
-        self.progress.begun = true;
-        self.save()?;
-        Ok(true)
+        Ok(begun)
     }
 
     /// Sets the first alphas of gates, and the gates that they choose; false where it was stopped.
@@ -72,8 +68,6 @@ impl Session<'_> {
         self.kept = select(&self.costs, &alphas, &self.kept, &self.limits);
         if let Some(importances) = importances {
             self.report_choice(search.method, importances, observer)?;
-            self.progress.begun = true;
-            self.save()?;
         }
         Ok(true)
     }
