@@ -285,7 +285,7 @@ function block(each) {
 }
 
 function trainingsSection(trainings) {
-  const place = section("training", "Training", "Accuracy, loss and the alphas of all gates, epoch by epoch over the stages of each run. Where the method measures importance and trains no alphas, what each gate is worth.");
+  const place = section("training", "Training", "Accuracy, loss and the alphas of all gates, epoch by epoch over the stages of each run. Where the method measures importance, what each gate was worth before it, and whether the gate is kept in the end.");
   place.append(runsTable(trainings));
   for (const { name, epochs, search } of trainings) {
     place.append(element("h3", {}, name));
@@ -300,8 +300,8 @@ function trainingsSection(trainings) {
     place.append(pair);
     lines("top-1 (%)", () => [line("test", (e) => 100 * e.top1, "--one"), line("train", (e) => 100 * e.train_top1, "--two", { borderDash: [4, 3] })])(pair);
     lines("loss", () => [line("test", (e) => e.test_loss, "--one"), line("train", (e) => e.loss, "--two", { borderDash: [4, 3] })])(pair);
-    if (search) importanceChart(pair, search);
-    else alphaChart(pair, epochs, labels);
+    if (search) importanceChart(pair, search.importances, epochs.at(-1).mask);
+    if (!search || !DECIDE_AT_ONCE.includes(search.method)) alphaChart(pair, epochs, labels);
     lines("bytes (estimate, GB)", () => [line("offline", (e) => e.bytes.offline / 1e9, "--one"), line("online", (e) => e.bytes.online / 1e9, "--two")])(pair);
   }
 }
@@ -318,8 +318,11 @@ function runsTable(trainings) {
   return table(["run", "method", "stage", "gates", "top-1", "best", "bytes (estimate)", "k ReLU"], rows, "Training runs");
 }
 
-// Bars in the order of the gates, those that went paler.
-function importanceChart(parent, { importances, mask }) {
+// Methods whose alphas are what they measured.
+const DECIDE_AT_ONCE = ["dp", "deepreduce"];
+
+// Bars in the order of the gates, by what became of them.
+function importanceChart(parent, importances, mask) {
   const labels = importances.gates.map(({ gate }) => `gate ${gate}`);
   const state = (digit) => importances.gates.map(({ gate, loss_rise }) => (mask[gate] === digit ? loss_rise : null));
   const bars = (label, digit, name) => ({ label, data: state(digit), backgroundColor: color(name), stack: "gate" });

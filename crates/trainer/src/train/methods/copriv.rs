@@ -4,6 +4,10 @@
 //! at 1 and say nothing about which block matters more. Here alphas are a relaxation of the choice itself: after each step they are
 //! moved to the nearest ones within the limits (projected gradient descent), so that what one block gains others lose.
 //!
+//! They may begin by measured importance, so that an unlucky choice need not be unlearnt. Moved within a limit of bytes each is what
+//! its gate is worth less a price per byte: a relaxation of the best set that `dp` finds, which training then corrects where
+//! importances do not add up.
+//!
 //! A block that is removed is missed, so that its alpha rises until it comes back and another goes: with the smallest difference
 //! deciding, blocks of like importance would change places with every few steps, and no weights fit what is left at the end. So a
 //! block comes back only once it is ahead of one that stays by [`LEAD`], which leaves the weights the time to do without it.
