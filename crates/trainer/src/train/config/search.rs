@@ -58,7 +58,7 @@ pub struct SearchConfig {
     /// Adam at a constant rate, as their penalty grows instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alpha_learning_rate: Option<f64>,
-    /// The searched alphas when the search begins.
+    /// The searched alphas when the search begins; of `copriv` alone.
     #[serde(default = "half")]
     pub alpha_start: AlphaStart,
     /// Which gates may go.
