@@ -184,8 +184,7 @@ fn a_loss_that_is_no_number_names_the_step_and_keeps_the_last_checkpoint() {
         assert_eq!((*stage, *epoch, *step), (taught, 1, 1));
         let last = Checkpoint::read(last_good).expect("the last good checkpoint");
         let before = run_folder.join(format!("{before}.safetensors"));
-        let before = Checkpoint::read(&before).expect("the end of the stage before");
-        assert_eq!(last.tensors(), before.tensors(), "a search has chosen its first gates at most");
+        assert_eq!(last, Checkpoint::read(&before).expect("the end of the stage before"));
     }
 }
 

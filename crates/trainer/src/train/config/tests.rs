@@ -227,6 +227,7 @@ fn a_teacher_is_there_before_its_stages() {
     let text = TEXT.split("[search]").next().unwrap_or_default();
     let finetune =
         ["finetune={ epochs = 1, learning_rate = 0.1 }", "distillation.teacher=unpruned"];
+    assert_eq!(parse(&finetune).map(drop), Ok(()), "there is a search");
     let error = TrainConfig::parse(text, "tiny.toml", &finetune.map(String::from));
     let error = error.expect_err("no search").to_string();
     assert!(error.contains("distillation.teacher"), "{error}");

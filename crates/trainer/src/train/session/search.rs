@@ -29,21 +29,18 @@ impl Session<'_> {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<bool, TrainError> {
-        let begun = match search.method {
-            Method::Copriv => self.begin_alphas(search, observer, stop)?,
-            Method::Snl | Method::SeNet => self.begin_parts(search, observer, stop)?,
-            Method::Dp | Method::DeepReduce => self.choose(search, observer, stop)?,
-            Method::Uniform => {
-                self.narrow()?;
-                true
-            }
-        };
-        if begun {
-            // A measurement takes minutes: an interruption from here on does not repeat it.
-            self.progress.begun = true;
-            self.save()?;
+        match search.method {
+            Method::Copriv => self.begin_alphas(search, observer, stop),
+            Method::Snl | Method::SeNet => self.begin_parts(search, observer, stop),
+            Method::Dp | Method::DeepReduce => self.choose(search, observer, stop),
+            Method::Uniform => self.narrow().map(|()| true),
         }
-        Ok(begun)
+    }
+
+    /// Writes down that gates are set: an interruption from here on does not choose them again.
+    fn save_choice(&mut self) -> Result<(), TrainError> {
+        self.progress.begun = true;
+        self.save()
     }
 
     /// Sets the first alphas of gates, and the gates that they choose; false where it was stopped.
@@ -83,7 +80,7 @@ impl Session<'_> {
         self.kept = narrow.gates().kept().to_vec();
         self.masks = narrow.gates().parts().clone();
         self.costs = GateCosts::new(narrow.network(), SearchedGates::Blocks, narrow.gates());
-        Ok(())
+        self.save_choice()
     }
 
     /// Chooses gates by their measured importance; false where it was stopped.
@@ -139,7 +136,7 @@ impl Session<'_> {
         }
     }
 
-    /// Writes down and tells what was measured and what came of it.
+    /// Writes down and tells what was measured, which takes minutes, and what came of it.
     pub(super) fn report_choice(
         &mut self,
         method: Method,
@@ -150,6 +147,6 @@ impl Session<'_> {
         let metrics = SearchMetrics { method, importances, mask, bytes, relus };
         self.metrics.write(&Metrics::Search(metrics.clone()))?;
         observer.chosen(&metrics);
-        Ok(())
+        self.save_choice()
     }
 }
