@@ -42,7 +42,7 @@ class Run:
 
 
 def panel(runs, methods, x, scale, length):
-    """Title, grid and curves of the runs under one limit."""
+    """Title, epochs and curves of the runs under one limit."""
     place = lambda number, top1: (x + PANEL * number / length, scale(top1))
     yield f'<text class="name" x="{x}" y="{TOP - 16}">at most {runs[0].limit / 1e9:.2f} GB</text>'
     for number in range(1, length + 1):
@@ -76,16 +76,16 @@ def draw(runs, unpruned):
         yield f'<text x="{key + 14}" y="14">{html.escape(method)}</text>'
         key += 26 + 8 * len(method)
     yield f'<text class="note" x="{key + 8}" y="14">pale: in the search; grey: unpruned, {unpruned:g} %</text>'
-    for start in range(len(limits)):
-        x = LEFT + start * (PANEL + GAP)
+    for number, limit in enumerate(limits):
+        x = LEFT + number * (PANEL + GAP)
         for top1 in range(low, high + 1, 10):
             y = scale(top1)
             yield f'<line x1="{x}" x2="{x + PANEL}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            if start == 0:
+            if number == 0:
                 yield f'<text class="note" x="{x - 8}" y="{y + 4:.1f}" text-anchor="end">{top1}</text>'
         y = scale(unpruned)
         yield f'<line x1="{x}" x2="{x + PANEL}" y1="{y:.1f}" y2="{y:.1f}" stroke-width="3"/>'
-        yield from panel([run for run in runs if run.limit == limits[start]], methods, x, scale, length)
+        yield from panel([run for run in runs if run.limit == limit], methods, x, scale, length)
     yield f'<text class="note" x="{LEFT}" y="{TOP + HEIGHT + 34}">epoch</text>'
     yield f'<text class="note" x="0" y="{TOP - 16}">%</text>'
     yield "</svg>"
@@ -96,12 +96,14 @@ def main():
     parser.add_argument("runs", nargs="+", type=pathlib.Path, help="folders of runs")
     parser.add_argument("--unpruned", type=float, required=True, help="top-1 of the network before, in %%")
     arguments = parser.parse_args()
-    try:
-        runs = [Run(folder) for folder in arguments.runs]
-    except (OSError, KeyError, ValueError) as error:
-        sys.exit(f"no run with search.budget_bytes: {error}")
-    if any(not run.points for run in runs):
-        sys.exit("a run has no epoch yet")
+    runs = []
+    for folder in arguments.runs:
+        try:
+            runs.append(Run(folder))
+        except (OSError, KeyError, ValueError) as error:
+            sys.exit(f"{folder}: no run of `copriv train` that has search.budget_bytes ({error!r})")
+        if not runs[-1].points:
+            sys.exit(f"{folder}: no epoch is complete yet")
     print("\n".join(draw(runs, arguments.unpruned)))
 
 
