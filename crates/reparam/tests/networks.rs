@@ -2,14 +2,15 @@
 
 use copriv_ir::evaluate::{CheckpointEvaluator, FusedEvaluator};
 use copriv_ir::{
-    Activated, Architecture, BatchNormInit, Checkpoint, ConvGeometry, FusedModel, FusedOp, Gates,
-    Granularity, Network, Op, cost::oracle,
+    Activated, Architecture, BatchNormInit, Checkpoint, ConvGeometry, FusedLayer, FusedModel,
+    FusedOp, Gates, Granularity, Network, Op, cost::oracle,
 };
 use copriv_reparam::{FuseConfig, fuse, fuse_with, verify, verify_random};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeMap;
 
 fn checkpoint(network: &Network, mask: &str, seed: u64) -> Checkpoint {
     let made = Checkpoint::initialise(network.clone(), seed, BatchNormInit::Random);
@@ -329,16 +330,19 @@ fn fused_blocks_cost_what_the_loss_charges() {
     }
 }
 
-/// What training takes to be one convolution is one.
+/// What training takes to be one convolution is one, of the same name.
 #[test]
-fn blocks_merge_where_the_oracle_says() {
+fn convolutions_merge_where_the_oracle_says() {
     let mut random = ChaCha8Rng::seed_from_u64(1);
+    let mut cut_blocks = 0;
     for (architecture, width, layer_gates) in [
         (Architecture::MobileNetV2, 0.25, false),
         (Architecture::MobileNetV2, 1.0, false),
         (Architecture::MobileNetV2, 0.5, true),
         (Architecture::ResNet20, 0.5, false),
         (Architecture::ResNet18, 0.125, true),
+        (Architecture::ResNet50, 0.125, false),
+        (Architecture::ResNet50, 0.25, true),
     ] {
         let network = Network::new(architecture, width, 10, 32).expect("usual");
         let network = network.with_layer_gates(layer_gates);
@@ -356,8 +360,33 @@ fn blocks_merge_where_the_oracle_says() {
             let gone: usize = merged.iter().map(gone).sum();
             let fused = fuse(&made).expect("fuses");
             assert_eq!(convolutions(&fused), all - gone, "{network}, {mask}");
+
+            let is_apart = |id: &usize| !merged.iter().any(|stretch| stretch.nodes.contains(id));
+            let of_node = |id: usize| match graph.nodes()[id].op {
+                Op::Conv(geometry) => Some((graph.nodes()[id].name.clone(), geometry)),
+                _ => None,
+            };
+            let apart = (0..graph.nodes().len()).filter(is_apart).filter_map(of_node);
+            let one = merged.iter().map(|stretch| (stretch.name.clone(), stretch.geometry));
+            let expected: BTreeMap<String, ConvGeometry> = apart.chain(one).collect();
+            let of_layer = |layer: &FusedLayer| match layer.op {
+                FusedOp::Conv(geometry) => Some((layer.name.clone(), geometry)),
+                _ => None,
+            };
+            let mut found: BTreeMap<String, ConvGeometry> =
+                fused.layers().iter().filter_map(of_layer).collect();
+            // Fully connected, no convolution of the network.
+            found.remove(&fused.layers().last().expect("logits").name);
+            assert_eq!(found, expected, "{network}, {mask}");
+            let adds = |id: &usize| graph.nodes()[*id].op == Op::Add;
+            let adds = (0..graph.nodes().len()).filter(is_apart).filter(adds).count();
+            let found = fused.layers().iter().filter(|layer| layer.op == FusedOp::Add).count();
+            assert_eq!(found, adds, "{network}, {mask}");
+            let is_block = |name: &String| graph.blocks().iter().any(|block| block.name == *name);
+            cut_blocks += merged.iter().filter(|stretch| !is_block(&stretch.name)).count();
         }
     }
+    assert!(cut_blocks > 0, "bottlenecks merge in part");
 }
 
 #[test]

@@ -96,57 +96,86 @@ pub fn layer_costs(oracle: &Oracle, method: Method, model: &FusedModel) -> Vec<B
 /// Neighbouring nodes that become one convolution.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MergedStretch {
+    /// What fusing calls it: the block's name, where all convolutions of the last block are inside, otherwise that of the last
+    /// convolution.
+    pub name: String,
     /// Which: the last one gives the only value that is left of them.
     pub nodes: Range<usize>,
     /// The convolution, of what the first one reads.
     pub geometry: ConvGeometry,
 }
 
-/// The stretches of nodes that become one convolution with these gates, in network order: neighbouring blocks whose
-/// activations are gone, as they are cheapest, each exactly one convolution. An activation at the end of the last block is
-/// not part of it.
-///
-/// Fusing decides by the same costs but cuts blocks too: where that pays, as in bottlenecks, it merges some
-/// convolutions of a block that is apart here.
+/// The stretches of nodes that become one convolution with these gates, in network order: several convolutions with nothing between them,
+/// of one block or of neighbours, where one is cheaper and exactly the same. Fusing decides alike.
 #[must_use]
 pub fn merged_stretches(network: &Network, gates: &Gates) -> Vec<MergedStretch> {
     let graph = network.graph();
-    // The cheapest way up to each block: its cost, and its stretches.
-    let mut ways: Vec<(f64, Vec<MergedStretch>)> = vec![(0.0, vec![])];
-    for (number, block) in graph.blocks().iter().enumerate() {
-        let (cost, stretches) = ways[number].clone();
-        let mut best = (cost + apart(&Oracle::PAPER, &graph, &block.nodes).total(), stretches);
-        for (first, (before, stretches)) in graph.blocks()[..=number].iter().zip(&ways) {
-            let nodes = first.nodes.start..block.nodes.end;
-            let Some((nodes, one)) = as_one(&graph, gates, nodes) else { continue };
-            let cost = before + linear(&Oracle::PAPER, one).total();
-            if cost < best.0 {
-                let stretch = MergedStretch { nodes, geometry: one.0 };
-                best = (cost, stretches.iter().cloned().chain([stretch]).collect());
+    let nodes = graph.nodes();
+    let is_conv = |id: &usize| matches!(nodes[*id].op, Op::Conv(_));
+    let is_end = |id: usize| matches!(nodes[id].op, Op::BatchNorm | Op::Add);
+    // The cheapest way through the nodes before each.
+    let mut ways = vec![Way { cost: 0.0, start: 0, one: None }];
+    for last in 0..nodes.len() {
+        let cost = ways[last].cost + apart(&Oracle::PAPER, &graph, &(last..last + 1)).total();
+        let mut best = Way { cost, start: last, one: None };
+        let linear_before = (0..=last).rev().take_while(|&id| is_linear(&nodes[id], gates));
+        for start in linear_before.filter(is_conv).filter(|_| is_end(last)) {
+            let Some(one) = as_one(&graph, start..last + 1) else { continue };
+            let cost = ways[start].cost + linear(&Oracle::PAPER, one).total();
+            // Of two as cheap the longer one: a sum costs nothing.
+            if cost <= best.cost {
+                best = Way { cost, start, one: Some(one.0) };
             }
         }
         ways.push(best);
     }
-    ways.pop().map(|(_, stretches)| stretches).unwrap_or_default()
+    let mut stretches = vec![];
+    let mut end = nodes.len();
+    while end > 0 {
+        let Way { start, one, .. } = ways[end];
+        stretches.extend(one.map(|geometry| MergedStretch {
+            name: merged_name(&graph, &(start..end)),
+            nodes: start..end,
+            geometry,
+        }));
+        end = start;
+    }
+    stretches.reverse();
+    stretches
+}
+
+/// A way through the first nodes of a network.
+struct Way {
+    cost: f64,
+    /// First node of its last step.
+    start: usize,
+    /// What that step is, where it is more than one node.
+    one: Option<ConvGeometry>,
+}
+
+fn merged_name(graph: &Graph, nodes: &Range<usize>) -> String {
+    let is_conv = |id: &usize| matches!(graph.nodes()[*id].op, Op::Conv(_));
+    let block = graph.blocks().iter().find(|block| block.nodes.contains(&(nodes.end - 1)));
+    let is_whole =
+        |block: &&BlockInfo| block.nodes.clone().filter(is_conv).all(|id| nodes.contains(&id));
+    let last = nodes.clone().rfind(is_conv).map(|id| &graph.nodes()[id].name);
+    block.filter(is_whole).map(|block| &block.name).or(last).cloned().unwrap_or_default()
 }
 
 /// A convolution and the shape of its input.
 type OnMap = (ConvGeometry, Shape);
 
-/// The nodes but for an activation at their end, and the convolution that they are: if they are linear, of one value, and
-/// nothing else reads what is inside.
-fn as_one(graph: &Graph, gates: &Gates, mut nodes: Range<usize>) -> Option<(Range<usize>, OnMap)> {
-    let is_activation = |id: usize| matches!(graph.nodes()[id].op, Op::Activation(_));
-    nodes.end -= usize::from(is_activation(nodes.end - 1));
-    let is_linear = |node: &Node| match node.op {
+fn is_linear(node: &Node, gates: &Gates) -> bool {
+    match node.op {
         Op::Conv(_) | Op::BatchNorm | Op::Add => true,
         Op::Activation(condition) => !gates.admit(condition),
         _ => false,
-    };
-    let (inner, after) = (&graph.nodes()[nodes.clone()], &graph.nodes()[nodes.end..]);
-    if !inner.iter().all(is_linear) {
-        return None;
     }
+}
+
+/// The convolution that linear nodes are: if they are several, of one value, and nothing else reads what is inside.
+fn as_one(graph: &Graph, nodes: Range<usize>) -> Option<OnMap> {
+    let (inner, after) = (&graph.nodes()[nodes.clone()], &graph.nodes()[nodes.end..]);
     let is_inner = |input: &NodeId| nodes.contains(&input.0) && input.0 + 1 != nodes.end;
     let source = inner.first()?.inputs.first()?;
     let is_foreign = |input: &NodeId| !nodes.contains(&input.0) && input != source;
@@ -156,8 +185,7 @@ fn as_one(graph: &Graph, gates: &Gates, mut nodes: Range<usize>) -> Option<(Rang
         return None;
     }
     let several = inner.iter().filter(|node| matches!(node.op, Op::Conv(_))).count() > 1;
-    let one = merged(graph, &nodes).filter(|_| several)?;
-    Some((nodes, one))
+    merged(graph, &nodes).filter(|_| several)
 }
 
 fn after(oracle: &Oracle, network: &Network, graph: &Graph, block: &BlockInfo) -> Bytes {
