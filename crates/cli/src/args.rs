@@ -322,6 +322,10 @@ pub struct Compile {
     /// Images to take them from; 128 if not given, 512 where `--set max_drop` or `max_bytes` choose bits by them.
     #[arg(long, value_name = "N", requires = "calibrate")]
     pub calibration_images: Option<usize>,
+    /// Take the bits of weights and values from this plan (or its folder), layer by layer: for a network that was fine-tuned with
+    /// them (`finetune.quantise.plan`).
+    #[arg(long, value_name = "PLAN")]
+    pub widths: Option<PathBuf>,
     /// Override a setting of the preset, e.g. `ring=37`: precision, ring, scale, weight_scale,
     /// activation_bits, weight_bits, ot, leaf_bits, tables, head_room, lowering, chooser, correlation, lattice,
     /// inferences, objective, max_drop, max_bytes or output. A wrong value lists the right ones.

@@ -5,8 +5,6 @@ use copriv_ir::lattice::Hint;
 use copriv_ir::{ArtefactKind, Checkpoint, FusedModel, LatticePlan, Plan, ServerWeights};
 use std::path::{Path, PathBuf};
 
-/// Name of the public plan in a plan folder.
-pub const PLAN_FILE: &str = "plan.json";
 /// Name of the server's secret weights in a plan folder.
 pub const WEIGHTS_FILE: &str = "server.safetensors";
 
@@ -58,7 +56,7 @@ pub fn read_plan(path: &Path) -> Result<Plan> {
 pub fn read_hint(path: &Path, plan: &Plan) -> Result<Option<Hint>> {
     let Some(LatticePlan { section, steps, .. }) = plan.lattice_plan() else { return Ok(None) };
     let path = if path.is_dir() { path.join(HINT_FILE) } else { path.with_file_name(HINT_FILE) };
-    let missing = || format!("the plan needs its hint, {HINT_FILE} beside {PLAN_FILE}");
+    let missing = || format!("the plan needs its hint, {HINT_FILE} beside {}", Plan::FILE);
     Hint::read(&path, &section.seed, &steps, section.hint).with_context(missing).map(Some)
 }
 
@@ -74,5 +72,5 @@ pub fn read_plan_folder(folder: &Path) -> Result<(Plan, ServerWeights)> {
 }
 
 fn plan_file(folder: &Path) -> PathBuf {
-    folder.join(PLAN_FILE)
+    folder.join(Plan::FILE)
 }

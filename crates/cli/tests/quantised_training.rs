@@ -3,8 +3,11 @@
 use copriv_compiler::{Calibration, CompileConfig, Preset, compile};
 use copriv_ir::cost::oracle;
 use copriv_ir::evaluate::{FusedEvaluator, PlanEvaluator, Rounding};
-use copriv_ir::{Architecture, BatchNormInit, Checkpoint, Gates, Graph, Network, Plan, StepOp};
-use copriv_trainer::train::{QuantiseConfig, quantised_logits};
+use copriv_ir::{
+    Architecture, BatchNormInit, Checkpoint, FusedModel, FusedOp, Gates, Graph, LayerWidths,
+    Network, Plan, StepOp, Widths,
+};
+use copriv_trainer::train::quantised_logits;
 
 fn images(network: &Network, seed: usize, count: usize) -> Vec<Vec<f32>> {
     let elements = network.input().shape.elements();
@@ -81,15 +84,19 @@ struct Logits {
 
 impl Logits {
     fn of(checkpoint: &Checkpoint, [weight_bits, activation_bits]: [u32; 2]) -> Self {
+        Self::of_widths(checkpoint, &Widths::uniform(weight_bits, activation_bits))
+    }
+
+    fn of_widths(checkpoint: &Checkpoint, widths: &Widths) -> Self {
         let network = checkpoint.network();
         let (calibration, images) = (images(network, 1, 6), images(network, 2, 6));
         let fused = copriv_reparam::fuse(checkpoint).expect("fuses");
         let ranges = Calibration::from_images(&fused, &calibration).expect("finite");
-        let config =
-            CompileConfig { weight_bits, activation_bits, ..CompileConfig::new(Preset::Fast) };
+        let config = CompileConfig { widths: widths.clone(), ..CompileConfig::new(Preset::Fast) };
         let compiled = compile(&fused, &ranges, &config).expect("compiles");
+        let found = Widths::of_plan(&compiled.plan).expect("of mixed precision");
+        assert_eq!(found, *widths);
         let evaluator = PlanEvaluator::new(&compiled.plan, &compiled.weights).expect("belong");
-        let config = QuantiseConfig { weight_bits, activation_bits, calibration_images: 6 };
         let double = |logits: Vec<Vec<f32>>| -> Vec<Vec<f64>> {
             logits.into_iter().map(|logits| logits.into_iter().map(f64::from).collect()).collect()
         };
@@ -97,7 +104,7 @@ impl Logits {
             float: double(FusedEvaluator::new(&fused).batch_logits(&images)),
             plan: images.iter().map(|image| nearest(&compiled.plan, &evaluator, image)).collect(),
             chance: evaluator.batch_logits(&images),
-            trained: double(quantised_logits(checkpoint, &config, &calibration, &images)),
+            trained: double(quantised_logits(checkpoint, &found, &calibration, &images)),
         }
     }
 }
@@ -179,5 +186,55 @@ fn the_weights_of_merged_blocks_are_rounded_as_the_plan_has_them() {
         let logits = Logits::of(&checkpoint, [5, 14]);
         let found = distance(&logits.trained, &logits.plan);
         assert!(found < 0.02 * logits.rounding(), "{mask}: {found}");
+    }
+}
+
+/// Bits for each layer of its own, from those at hand.
+fn widths_by_layer(fused: &FusedModel, weights: [u32; 3], activations: [u32; 3]) -> Widths {
+    let mut layers = LayerWidths::default();
+    for (number, layer) in fused.layers().iter().enumerate() {
+        if matches!(layer.op, FusedOp::Conv(_)) {
+            layers.weights.insert(layer.name.clone(), weights[number * 7 % 3]);
+        }
+        layers.activations.insert(layer.name.clone(), activations[number * 5 % 3]);
+    }
+    Widths { layers: Some(layers), ..Widths::uniform(2, 2) }
+}
+
+#[test]
+fn each_layer_is_trained_on_the_grid_of_its_own_bits() {
+    for (architecture, side, mask) in [
+        (Architecture::ResNet20, 16, "011001010"),
+        (Architecture::MobileNetV2, 32, "11111111111111111"),
+    ] {
+        let network = Network::new(architecture, 0.25, 10, side).expect("small");
+        let checkpoint = with_exact_sums(&checkpoint(&network, mask));
+        let fused = copriv_reparam::fuse(&checkpoint).expect("fuses");
+        let widths = widths_by_layer(&fused, [5, 8, 6], [6, 5, 8]);
+        let logits = Logits::of_widths(&checkpoint, &widths);
+        assert_eq!(logits.equal(), logits.plan.len(), "{network} {mask}");
+    }
+}
+
+/// Also where convolutions of a block, of several blocks, or some of a block's (as in bottlenecks) become one.
+#[test]
+fn merged_convolutions_are_trained_on_the_grid_of_their_own_bits() {
+    for (architecture, mask) in [
+        (Architecture::MobileNetV2, "01001011000101010"),
+        (Architecture::MobileNetV2, "00000000000000000"),
+        (Architecture::ResNet50, "0110010010101101"),
+    ] {
+        let network = Network::new(architecture, 0.25, 10, 32).expect("small");
+        let checkpoint = checkpoint(&network, mask);
+        let merged = oracle::merged_stretches(&network, checkpoint.gates());
+        let graph = network.graph();
+        let is_block = |name: &str| graph.blocks().iter().any(|block| block.name == name);
+        let is_cut = merged.iter().any(|stretch| !is_block(&stretch.name));
+        assert_eq!(is_cut, architecture == Architecture::ResNet50, "{network} {mask}");
+        let fused = copriv_reparam::fuse(&checkpoint).expect("fuses");
+        let widths = widths_by_layer(&fused, [4, 7, 5], [14, 14, 14]);
+        let logits = Logits::of_widths(&checkpoint, &widths);
+        let found = distance(&logits.trained, &logits.plan);
+        assert!(found < 0.02 * logits.rounding(), "{network} {mask}: {found}");
     }
 }

@@ -2,7 +2,7 @@
 
 mod program;
 
-use copriv_ir::Checkpoint;
+use copriv_ir::{Checkpoint, Plan, Widths};
 use program::{Workplace, json, sample};
 #[cfg(unix)]
 use std::process::{Command, Stdio};
@@ -64,7 +64,47 @@ fn training_prunes_to_its_budget_and_the_result_goes_the_whole_road() {
         "layers have bits of their own"
     );
     assert_eq!(accuracy("small")["count"], 40);
+
+    // Fine-tuned for these bits, and compiled with the same.
+    std::fs::write(place.path("again.toml"), AGAIN).expect("writes");
+    let again = ["train", "again.toml", "--data", &data, "--out", "again"];
+    place.succeed(&again);
+    place.succeed(&["fuse", "again/last.safetensors", "--out", "finer"]);
+    let widths = ["--preset", "fast", "--widths", "small", "--calibration-images", "96"];
+    let compile = ["compile", "finer", "--out", "prepared"];
+    place.succeed(&[&compile[..], &widths, &calibrate].concat());
+    let widths_of = |folder: &str| {
+        let plan = Plan::read(&place.path(folder).join(Plan::FILE)).expect("reads");
+        Widths::of_plan(&plan).expect("mixed")
+    };
+    assert_eq!(widths_of("prepared"), widths_of("small"));
+    assert!(widths_of("small").layers.is_some());
+    let metrics = std::fs::read_to_string(place.path("again/metrics.jsonl")).expect("reads");
+    let trained = json(metrics.lines().last().expect("an epoch"));
+    let expected = trained["test_loss"].as_f64().expect("a number");
+    let found = loss(&accuracy("prepared"));
+    assert!((found - expected).abs() < 0.05, "{found} {trained}");
+
+    // Of another network, of a plan without such bits, and where none can be.
+    place.succeed(&["fuse", "run/pretrain.safetensors", "--out", "whole"]);
+    let refused = |fused: &str, of: &str, preset: &str| {
+        place.fail(&["compile", fused, "--out", "no", "--preset", preset, "--widths", of])
+    };
+    let error = refused("whole", "small", "fast");
+    assert!(error.contains("the model has no layer"), "{error}");
+    let error = refused("finer", "plan", "fast");
+    assert!(error.contains("plan is no plan of mixed precision"), "{error}");
+    let error = refused("finer", "small", "copriv");
+    assert!(error.contains("use --preset fast"), "{error}");
 }
+
+const AGAIN: &str = r#"
+seed = 3
+batch_size = 32
+start = "run/last.safetensors"
+data = { name = "cifar100_sample", train_limit = 96, test_limit = 40 }
+finetune = { epochs = 1, learning_rate = 0.02, quantise = { plan = "small" } }
+"#;
 
 #[test]
 fn every_method_leads_to_a_plan_that_answers_alike() {

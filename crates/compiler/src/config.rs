@@ -1,7 +1,7 @@
 //! The settings of a compilation: a preset, then `KEY=VALUE` on top.
 
-use crate::{CompileError, Widths};
-use copriv_ir::{LayerId, NetworkProfile, OtKind, Party, Ring};
+use crate::CompileError;
+use copriv_ir::{FusedModel, NetworkProfile, OtKind, Party, Ring, Widths};
 use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
@@ -167,10 +167,9 @@ pub struct CompileConfig {
     pub scale: u32,
     /// Fractional bits of weights, where precision is uniform.
     pub weight_scale: u32,
-    /// Bits of the largest calibrated value of a layer, where precision is mixed; head room and sign come on top.
-    pub activation_bits: u32,
-    /// Bits of a layer's largest weight, sign included, where precision is mixed.
-    pub weight_bits: u32,
+    /// Bits of values and weights, where precision is mixed; those of single layers are chosen where there is a budget.
+    #[serde(flatten)]
+    pub widths: Widths,
     /// The OT extensions behind linear correlations and comparisons: one kind for each of the two.
     pub ot: Rule<OtKind>,
     /// Bits of a comparison's digit, step by step.
@@ -197,9 +196,6 @@ pub struct CompileConfig {
     /// Bytes that an inference may take, its part of the session's setup and of the hint included.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<u64>,
-    /// Bits layer by layer in place of `weight_bits` and `activation_bits`; chosen where there is a budget.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub widths: Option<Widths>,
     /// What the client learns.
     pub output: Output,
     /// The network whose latency the objective means.
@@ -245,8 +241,7 @@ impl CompileConfig {
         Self {
             preset,
             precision,
-            activation_bits: 8,
-            weight_bits: 8,
+            widths: Widths::uniform(8, 8),
             ot: if is_fast { Rule::Auto } else { Rule::Only(OtKind::Iknp) },
             ring: Ring::new(41).expect("between 1 and 64"),
             scale: 12,
@@ -262,7 +257,6 @@ impl CompileConfig {
             objective: Objective::Bytes,
             max_drop: None,
             max_bytes: None,
-            widths: None,
             output: Output::Logits,
             network: None,
         }
@@ -285,15 +279,33 @@ impl CompileConfig {
         }
     }
 
-    /// Bits of a layer's largest weight under mixed precision.
-    pub(crate) fn weight_bits_of(&self, layer: LayerId) -> u32 {
-        self.widths.as_ref().and_then(|widths| widths.weight(layer)).unwrap_or(self.weight_bits)
-    }
-
-    /// Bits of a layer's largest value under mixed precision.
-    pub(crate) fn activation_bits_of(&self, layer: LayerId) -> u32 {
-        let own = self.widths.as_ref().and_then(|widths| widths.activation(layer));
-        own.unwrap_or(self.activation_bits)
+    /// Whether single layers of `model` can have the bits that they are given.
+    ///
+    /// # Errors
+    /// [`CompileError::Widths`] where they cannot, or are another model's.
+    pub(crate) fn check_widths(&self, model: &FusedModel) -> Result<(), CompileError> {
+        if self.widths.layers.is_none() {
+            return Ok(());
+        }
+        let refuse = |fault: String, remedy: &str| {
+            Err(CompileError::Widths { fault, remedy: remedy.into() })
+        };
+        if self.precision != Precision::Mixed {
+            let fault = "only layers of mixed precision have bits of their own".into();
+            return refuse(fault, "set precision=mixed, as the preset fast does");
+        }
+        if self.max_drop.is_some() || self.max_bytes.is_some() {
+            let fault = "max_drop and max_bytes would choose bits that are given already".into();
+            return refuse(fault, "leave out one or the other");
+        }
+        let is_layer = |name: &str| model.layers().iter().any(|layer| layer.name == name);
+        match self.widths.foreign_layer(is_layer) {
+            Some(foreign) => {
+                let fault = format!("the model has no layer {foreign}, which is given bits");
+                refuse(fault, "take them from a plan of a network with the same gates, fused alike")
+            }
+            None => Ok(()),
+        }
     }
 
     /// Changes one setting, from a command line's `KEY=VALUE`.
@@ -306,8 +318,8 @@ impl CompileConfig {
                 let known = [("uniform", Precision::Uniform), ("mixed", Precision::Mixed)];
                 self.precision = parse(key, value, &known, &[])?;
             }
-            "activation_bits" => self.activation_bits = number(key, value, 2..=24)?,
-            "weight_bits" => self.weight_bits = number(key, value, 2..=24)?,
+            "activation_bits" => self.widths.activation_bits = number(key, value, Widths::RANGE)?,
+            "weight_bits" => self.widths.weight_bits = number(key, value, Widths::RANGE)?,
             "ring" => {
                 let bits = number(key, value, 8..=64)?;
                 self.ring = Ring::new(bits).expect("between 8 and 64");
@@ -370,13 +382,14 @@ impl CompileConfig {
 
 impl fmt::Display for CompileConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { ring, scale, weight_scale, activation_bits, weight_bits, .. } = self;
+        let Self { ring, scale, weight_scale, .. } = self;
+        let Widths { weight_bits, activation_bits, layers } = &self.widths;
         let preset = self.preset.name();
         match self.precision {
             Precision::Uniform => {
                 write!(f, "{preset}, {ring}, scale {scale}, weights {weight_scale}")
             }
-            Precision::Mixed if self.widths.is_some() => {
+            Precision::Mixed if layers.is_some() => {
                 write!(f, "{preset}, mixed rings, bits by layer")
             }
             Precision::Mixed => write!(
@@ -496,8 +509,7 @@ mod tests {
         let expected = CompileConfig {
             preset: Preset::CoPriv,
             precision: Precision::Mixed,
-            activation_bits: 7,
-            weight_bits: 6,
+            widths: Widths::uniform(6, 7),
             ring: Ring::new(37).expect("in range"),
             scale: 10,
             weight_scale: 11,
@@ -513,7 +525,6 @@ mod tests {
             objective: Objective::Online,
             max_drop: Some(0.5),
             max_bytes: Some(1_500_000),
-            widths: None,
             output: Output::ArgMax,
             network: None,
         };

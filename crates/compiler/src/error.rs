@@ -52,6 +52,8 @@ pub enum CompileError {
     )]
     CoarseWeights { layer: String, largest: f64, needed: u32, available: u32 },
     #[error("{fault}: {remedy}")]
+    Widths { fault: String, remedy: String },
+    #[error("{fault}: {remedy}")]
     Budget { fault: String, remedy: String },
     #[error("the compiler made a plan that does not hold: {0}")]
     Plan(#[from] PlanError),

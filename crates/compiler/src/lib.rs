@@ -45,7 +45,6 @@ mod report;
 mod schedule;
 mod select;
 mod share;
-mod widths;
 
 pub use allocate::{Allocation, Progress, Verdict};
 pub use calibration::{Calibration, CalibrationSource};
@@ -57,7 +56,6 @@ pub use error::CompileError;
 pub use lattice::LatticeSeeds;
 pub use overflow::{Assurance, Overflow, OverflowSummary, overflows_of};
 pub use report::{Choice, CompileReport, Range};
-pub use widths::Widths;
 
 use context::Context;
 use copriv_ir::lattice::Hint;
@@ -117,9 +115,11 @@ pub fn compile_observed(
 ) -> Result<Compilation, CompileError> {
     calibration.check_model(model)?;
     config.check()?;
+    config.check_widths(model)?;
     let allocation = allocate::allocate(model, calibration, (config, seeds.as_ref()), observer)?;
     let widths = allocation.as_ref().map(|allocation| allocation.widths.clone());
-    let config = &CompileConfig { widths: widths.or(config.widths.clone()), ..config.clone() };
+    let widths = widths.unwrap_or_else(|| config.widths.clone());
+    let config = &CompileConfig { widths, ..config.clone() };
     let (draft, lattice) = search(model, calibration, config, seeds.as_ref())?;
 
     let ranges = ranges::check_ranges(&draft, calibration, config)?;

@@ -103,7 +103,7 @@ fn formats(
     }
     let scales = format_groups.scales(
         calibration.largest(),
-        |group| config.activation_bits_of(LayerId(group)),
+        |group| config.widths.activation(&model.layers()[group].name),
         |layer| Some(weight_scales[layer]),
     );
     groups
@@ -141,11 +141,11 @@ pub(crate) fn format_groups(model: &FusedModel) -> FormatGroups {
 
 /// Fractional bits of each layer's weights; 0 where it has none.
 fn weight_scales(model: &FusedModel, config: &CompileConfig) -> Result<Vec<u32>, CompileError> {
-    let scale = |(id, layer): (usize, &FusedLayer)| match layer.op {
-        FusedOp::Conv(_) => weight_scale(model, layer, config.weight_bits_of(LayerId(id))),
+    let scale = |layer: &FusedLayer| match layer.op {
+        FusedOp::Conv(_) => weight_scale(model, layer, config.widths.weight(&layer.name)),
         _ => Ok(0),
     };
-    model.layers().iter().enumerate().map(scale).collect()
+    model.layers().iter().map(scale).collect()
 }
 
 /// Fractional bits of a layer's weights: the most at which all have `bits` bits, sign included.
@@ -305,7 +305,7 @@ impl Narrowing<'_> {
                 let correlation = Correlation::Ot { kind: self.context.ot, chooser };
                 let way = self.way(id, (layer, geometry), small, (lowering, correlation))?;
                 // Its filter transform must fit the wide ring.
-                let transformed = self.config.weight_bits_of(id) + growth_bits(lowering);
+                let transformed = self.config.widths.weight(&layer.name) + growth_bits(lowering);
                 if lowering != Lowering::Direct && transformed > way.wide.bits() {
                     continue;
                 }
@@ -357,7 +357,8 @@ impl Narrowing<'_> {
             largest,
             head_room: self.config.head_room,
         })?;
-        let weight_bits = (self.config.weight_bits_of(id) + growth_bits(lowering)).min(needed);
+        let weight_bits =
+            (self.config.widths.weight(&layer.name) + growth_bits(lowering)).min(needed);
         let step = LinearStep { geometry, lowering, correlation, weight_scale, weight_bits };
         Ok(Way { step, wide, shift })
     }

@@ -7,8 +7,8 @@ use copriv_compiler::{
     compile_observed,
 };
 use copriv_ir::{
-    Activation, Architecture, ConvGeometry, FusedModel, FusedOp, LayerId, Network, Phase, Shape,
-    StepOp,
+    Activation, Architecture, ConvGeometry, FusedModel, FusedOp, LayerId, LayerWidths, Network,
+    Phase, Shape, StepOp, Widths,
 };
 use support::ModelBuilder;
 
@@ -90,18 +90,16 @@ fn an_accuracy_budget_takes_bits_where_they_do_not_matter() {
     assert!(!allocation.verdict.labelled);
     assert_eq!(allocation.verdict.images, 24);
     let widths = &allocation.widths;
-    let of = |name: &str| {
-        let layers = model.layers().iter().zip(&widths.weights);
-        *layers.filter(|(layer, _)| layer.name == name).map(|(_, bits)| bits).next().expect("named")
-    };
+    let of = |name: &str| widths.layers.as_ref().expect("of layers").weights[name];
     assert!(of("faint") < of("stem") && of("faint") < of("fc"), "{widths:?}");
     // The widths are those of the plan, and what the settings of a plan repeat.
     let uniform = compile(&model, &calibration, &config(&[])).expect("compiles");
     assert!(bytes(&found) < bytes(&uniform));
     assert_eq!(weight_scale(&uniform, "faint") - weight_scale(&found, "faint"), 8 - of("faint"));
     let settings = &found.plan.provenance().config["settings"];
-    assert_eq!(settings["widths"], serde_json::json!(widths));
-    let again = CompileConfig { widths: Some(widths.clone()), ..config(&[]) };
+    assert_eq!(settings["widths"], serde_json::json!(widths.layers));
+    assert_eq!(Widths::of_plan(&found.plan), Some(widths.clone()));
+    let again = CompileConfig { widths: widths.clone(), ..config(&[]) };
     let again = compile(&model, &calibration, &again).expect("compiles");
     assert_eq!(again.plan.steps(), found.plan.steps());
 }
@@ -155,4 +153,56 @@ fn budgets_without_images_or_mixed_precision_are_refused_with_the_remedy() {
         error.to_string(),
         "max_drop and max_bytes choose bits for each layer: set precision=mixed, as the preset fast does"
     );
+}
+
+#[test]
+fn bits_of_single_layers_are_refused_where_they_cannot_be_had() {
+    let model = model();
+    let calibration = calibration(&model);
+    let refused = |layer: &str, settings: &[(&str, &str)]| {
+        let mut config = config(settings);
+        let layers = LayerWidths { weights: [(layer.to_owned(), 5)].into(), ..Default::default() };
+        config.widths.layers = Some(layers);
+        compile(&model, &calibration, &config)
+            .map(|made| made.report)
+            .expect_err("refused")
+            .to_string()
+    };
+    assert_eq!(
+        refused("stern", &[]),
+        "the model has no layer stern, which is given bits: take them from a plan of a network with the same \
+         gates, fused alike"
+    );
+    assert_eq!(
+        refused("stem", &[("max_bytes", "1MB")]),
+        "max_drop and max_bytes would choose bits that are given already: leave out one or the other"
+    );
+    let error = refused("stem", &[("precision", "uniform")]);
+    assert!(error.contains("precision=mixed"), "{error}");
+}
+
+#[test]
+fn widths_are_read_from_plans_of_mixed_precision_alone() {
+    let model = model();
+    let calibration = calibration(&model);
+    let plan = |settings: &[(&str, &str)]| {
+        compile(&model, &calibration, &config(settings)).expect("compiles").plan
+    };
+    let mixed = plan(&[("weight_bits", "7")]);
+    assert_eq!(Widths::of_plan(&mixed), Some(Widths::uniform(7, 8)));
+    assert_eq!(Widths::of_plan(&plan(&[("precision", "uniform")])), None);
+    for (key, value) in [
+        ("weight_bits", serde_json::json!(1)),
+        ("activation_bits", serde_json::json!(25)),
+        ("activation_bits", serde_json::json!(-1)),
+        ("weight_bits", serde_json::Value::Null),
+        ("widths", serde_json::json!({ "weights": { "stem": 99 }, "activations": {} })),
+        ("widths", serde_json::json!({ "weights": [8, 8], "activations": [8, 8] })),
+        ("precision", serde_json::json!("another")),
+    ] {
+        let mut provenance = mixed.provenance().clone();
+        provenance.config["settings"][key] = value;
+        let changed = mixed.clone().with_provenance(provenance);
+        assert_eq!(Widths::of_plan(&changed), None, "{key}");
+    }
 }

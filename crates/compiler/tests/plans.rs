@@ -14,14 +14,12 @@
 
 mod support;
 
-use copriv_compiler::{
-    Calibration, Compilation, CompileConfig, LatticeSeeds, Widths, compile_with_seeds,
-};
+use copriv_compiler::{Calibration, Compilation, CompileConfig, LatticeSeeds, compile_with_seeds};
 use copriv_ir::lattice::{LatticeLayer, PublicSeed, ReplyLayer, SecretSeed};
 use copriv_ir::{
     Activation, Architecture, Comparison, ConvGeometry, Correlation, FusedModel, FusedOp,
-    Granularity, LatticeSection, LayerId, Network, NetworkProfile, OtKind, Phase, Plan, Shape,
-    Sign, Step, StepOp, TruncateMethod,
+    Granularity, LatticeSection, LayerId, LayerWidths, Network, NetworkProfile, OtKind, Phase,
+    Plan, Shape, Sign, Step, StepOp, TruncateMethod,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -63,7 +61,7 @@ fn outcome(source: &str) -> String {
     let is_graph = |line: &&str| line.contains(" = ");
     let (graph, directives): (Vec<&str>, Vec<&str>) = lines.partition(is_graph);
     let model = parse(graph.into_iter());
-    config.widths = widths(&model, &config, &directives);
+    config.widths.layers = widths(&directives);
     let calibration = Calibration::from_noise(&model, 1, 2).expect("finite values");
     let (public, secret) = (PublicSeed::new([1; 32]), SecretSeed::new([2; 32]));
     let seeds = LatticeSeeds { public, secret };
@@ -78,17 +76,15 @@ fn outcome(source: &str) -> String {
 }
 
 /// Bits layer by layer, where directives set some.
-fn widths(model: &FusedModel, config: &CompileConfig, directives: &[&str]) -> Option<Widths> {
-    let layers = model.layers();
-    let mut widths = Widths::uniform(layers.len(), config.weight_bits, config.activation_bits);
+fn widths(directives: &[&str]) -> Option<LayerWidths> {
+    let mut widths = LayerWidths::default();
     let mut all = directives.iter().filter_map(|line| line.strip_prefix("widths ")).peekable();
     all.peek()?;
     for line in all {
         let [name, weight, activation] =
             line.split_whitespace().collect::<Vec<_>>().try_into().expect("a layer and its bits");
-        let layer = layers.iter().position(|layer| layer.name == name).expect("a layer");
-        widths.weights[layer] = weight.parse().expect("a number");
-        widths.activations[layer] = activation.parse().expect("a number");
+        widths.weights.insert(name.into(), weight.parse().expect("a number"));
+        widths.activations.insert(name.into(), activation.parse().expect("a number"));
     }
     Some(widths)
 }

@@ -38,6 +38,7 @@ mod server_weights;
 mod shape;
 mod tensor;
 mod weight_scales;
+mod widths;
 pub mod winograd;
 
 pub use activation_mask::{Activated, ActivationMask, Granularity, MaskFault};
@@ -69,3 +70,4 @@ pub use server_weights::{LinearWeights, ServerWeights};
 pub use shape::Shape;
 pub use tensor::Tensor;
 pub use weight_scales::{WeightNoise, WeightScales};
+pub use widths::{LayerWidths, Widths};

@@ -6,9 +6,9 @@ mod runs;
 use colours::data;
 use copriv_ir::Checkpoint;
 use copriv_trainer::train::{
-    EpochMetrics, Observer, StepMetrics, TrainConfig, TrainError, evaluate, run,
+    EpochMetrics, Observer, QuantiseConfig, StepMetrics, TrainConfig, TrainError, evaluate, run,
 };
-use runs::{config, folder, metrics, train, with_filled};
+use runs::{config, folder, metrics, plan_with, train, with_filled};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Sets the flag once it has seen so many steps.
@@ -275,4 +275,45 @@ fn a_resumed_run_learns_from_the_same_teacher() {
         std::fs::write(&teacher, good).expect("written");
         assert!(resume().expect("the same teacher").finished);
     }
+}
+
+/// A plan gives the bits of single layers, and only when the run begins.
+#[test]
+fn a_run_keeps_the_widths_of_a_plan_that_is_gone() {
+    let place = folder();
+    let path = place.path().join("plan.json");
+    let with_layers = |layers: serde_json::Value| {
+        let settings = serde_json::json!({
+            "precision": "mixed", "weight_bits": 8, "activation_bits": 8, "widths": layers,
+        });
+        plan_with(&settings).write(&path).expect("written");
+        let mut config = config(&["pretrain.epochs=1", "pretrain.warmup_epochs=0"]);
+        (config.search, config.distillation) = (None, None);
+        let finetune = config.finetune.as_mut().expect("present");
+        finetune.quantise = Some(QuantiseConfig {
+            weight_bits: None,
+            activation_bits: None,
+            plan: Some(path.clone()),
+            calibration_images: 8,
+        });
+        config
+    };
+    let out_of = |name: &str| place.path().join(name);
+    let config = with_layers(serde_json::json!({ "weights": {}, "activations": {} }));
+    let plain = train(&config, &out_of("plain")).expect("trains");
+    let some = serde_json::json!({
+        "weights": { "layer1.0.conv1": 3, "fc": 4 }, "activations": { "layer2.0.conv2": 3 },
+    });
+    let config = with_layers(some);
+    let expected = train(&config, &out_of("whole")).expect("trains");
+    assert_ne!(expected.checkpoint.tensors(), plain.checkpoint.tensors());
+
+    let stop = AtomicBool::new(false);
+    let mut observer = StopAfter { steps: 14, flag: &stop };
+    let stopped = run(&config, &data(), &out_of("stopped"), false, &mut observer, &stop);
+    assert!(!stopped.expect("stops in good order").finished);
+    std::fs::remove_file(&path).expect("there");
+    let resumed = run(&config, &data(), &out_of("stopped"), true, &mut (), &AtomicBool::new(false));
+    assert!(resumed.expect("resumes").checkpoint == expected.checkpoint);
+    assert_eq!(metrics(&out_of("stopped")), metrics(&out_of("whole")));
 }

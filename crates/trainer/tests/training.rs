@@ -8,7 +8,8 @@ use copriv_ir::evaluate::CheckpointEvaluator;
 use copriv_ir::{Architecture, BatchNormInit, Checkpoint, Network};
 use copriv_trainer::data::{Dataset, Split};
 use copriv_trainer::train::{Metrics, Stage, TrainConfig, TrainError, TrainingData, evaluate, run};
-use runs::{config, folder, metrics, train, with_filled};
+use runs::{config, folder, metrics, plan_with, train, with_filled};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -318,6 +319,35 @@ fn impossible_runs_are_refused_before_they_begin() {
             named(names, mean).display().to_string();
         refused(&taught, &data(), expected);
     }
+
+    // Bits of layers that the network does not have, or may not have once it is searched.
+    let place = folder();
+    let path = place.path().join("plan.json");
+    let quantised = |settings: serde_json::Value, is_searched: bool| {
+        plan_with(&settings).write(&path).expect("written");
+        let mut config = config(&["finetune.quantise={ plan = \"\" }"]);
+        if !is_searched {
+            (config.search, config.distillation) = (None, None);
+        }
+        let quantise = config.finetune.as_mut().and_then(|stage| stage.quantise.as_mut());
+        quantise.expect("present").plan = Some(path.clone());
+        config
+    };
+    let settings = |precision: &str, layers: &[&str]| {
+        let weights: BTreeMap<&str, u32> = layers.iter().map(|&layer| (layer, 5)).collect();
+        serde_json::json!({
+            "precision": precision, "weight_bits": 8, "activation_bits": 8,
+            "widths": { "weights": weights, "activations": {} },
+        })
+    };
+    let known = ["conv1", "layer2.0.conv1", "fc"];
+    refused(&quantised(settings("mixed", &known), true), &data(), "without [search]");
+    refused(&quantised(settings("uniform", &known), false), &data(), "mixed precision");
+    let foreign = ["conv1", "layer2.0"];
+    refused(&quantised(settings("mixed", &foreign), false), &data(), "bits for layer2.0,");
+    std::fs::remove_file(&path).expect("there");
+    let missing = config(&["finetune.quantise={ plan = \"no-plan.json\" }"]);
+    refused(&missing, &data(), "no-plan.json");
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! `copriv compile`: a fused model into a plan and the server's weights.
 
 use crate::args::Compile;
-use crate::artefact::{HINT_FILE, PLAN_FILE, WEIGHTS_FILE};
+use crate::artefact::{HINT_FILE, WEIGHTS_FILE, read_plan};
 use crate::terminal::Terminal;
 use crate::{datasets, format};
-use anyhow::{Context as _, Result, anyhow};
-use copriv_compiler::{Calibration, Compilation, CompileConfig, LatticeSeeds, Progress};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use copriv_compiler::{Calibration, Compilation, CompileConfig, LatticeSeeds, Precision, Progress};
 use copriv_ir::fixed_point::CALIBRATION_IMAGES;
 use copriv_ir::lattice::{PublicSeed, SecretSeed};
-use copriv_ir::{FusedModel, NetworkProfile, Phase};
+use copriv_ir::{FusedModel, NetworkProfile, Phase, Plan, Widths};
 use copriv_trainer::data::{Dataset, Split, class_labels};
 use indicatif::ProgressBar;
 use std::path::Path;
@@ -29,6 +29,14 @@ pub fn run(args: &Compile, terminal: &Terminal) -> Result<()> {
             .split_once('=')
             .ok_or_else(|| anyhow!("--set {setting}: a setting is written KEY=VALUE"))?;
         config.set(key.trim(), value.trim()).with_context(|| format!("--set {setting}"))?;
+    }
+    if let Some(path) = &args.widths {
+        config.widths = widths_of(path)?;
+        ensure!(
+            config.precision == Precision::Mixed,
+            "--widths: the preset {} has the same ring for all values; use --preset fast",
+            config.preset.name()
+        );
     }
     let fused = FusedModel::read(&args.fused)?;
     let calibration = if let Some(name) = &args.calibrate {
@@ -75,6 +83,16 @@ pub fn run(args: &Compile, terminal: &Terminal) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// The bits that a plan, or that of a folder, was compiled with.
+fn widths_of(path: &Path) -> Result<Widths> {
+    Widths::of_plan(&read_plan(path)?).ok_or_else(|| {
+        anyhow!(
+            "--widths: {} is no plan of mixed precision; compile one with --preset fast",
+            path.display()
+        )
+    })
 }
 
 /// Compiles with fresh seeds, and a bar for what takes long.
@@ -137,6 +155,6 @@ pub fn write(compilation: &Compilation, folder: &Path) -> Result<()> {
     if let Some(hint) = &compilation.hint {
         hint.write(&folder.join(HINT_FILE))?;
     }
-    compilation.plan.write(&folder.join(PLAN_FILE))?;
+    compilation.plan.write(&folder.join(Plan::FILE))?;
     Ok(())
 }

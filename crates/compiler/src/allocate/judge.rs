@@ -1,7 +1,8 @@
 //! What a plan loses against floating point.
 
 use super::{Search, Verdict};
-use crate::{CompileError, Widths};
+use crate::CompileError;
+use copriv_ir::Widths;
 use std::ops::Range;
 
 /// Measures plans on calibration images.

@@ -16,11 +16,12 @@ use crate::context::Context;
 use crate::lattice::LatticeLayers;
 use crate::pricing::Pricing;
 use crate::{
-    Calibration, CalibrationSource, CompileConfig, CompileError, LatticeSeeds, Objective,
-    Precision, Widths,
+    Calibration, CalibrationSource, CompileConfig, CompileError, LatticeSeeds, Objective, Precision,
 };
 use copriv_ir::evaluate::PlanEvaluator;
-use copriv_ir::{Correlation, FusedModel, FusedOp, LayerId, OtKind, ServerWeights};
+use copriv_ir::{
+    Correlation, FusedLayer, FusedModel, FusedOp, LayerId, OtKind, ServerWeights, Widths,
+};
 use judge::Judge;
 use path::Path;
 use sensitivity::sensitivities;
@@ -92,34 +93,62 @@ impl fmt::Display for Allocation {
 }
 
 /// One thing whose bits can be changed by themselves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Knob {
-    /// The weights of a convolution.
-    Weights(LayerId),
-    /// The values of all layers that share this one's format.
-    Activations(LayerId),
+#[derive(Clone, Copy, Debug)]
+struct Knob<'a> {
+    /// Of a convolution, or the first of those that share a format.
+    layer: LayerId,
+    /// Its name.
+    name: &'a str,
+    of: Of,
 }
 
-impl Knob {
+/// Whose bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    /// The weights of a convolution.
+    Weights,
+    /// The values of all layers that share this one's format.
+    Activations,
+}
+
+impl<'a> Knob<'a> {
     /// The bits in `widths`.
-    fn bits(self, widths: &mut Widths) -> &mut u32 {
-        match self {
-            Self::Weights(layer) => &mut widths.weights[layer.0],
-            Self::Activations(layer) => &mut widths.activations[layer.0],
+    fn bits(self, widths: &Widths) -> u32 {
+        match self.of {
+            Of::Weights => widths.weight(self.name),
+            Of::Activations => widths.activation(self.name),
         }
     }
 
+    /// The same widths but for its bits.
+    fn with(self, bits: u32, mut widths: Widths) -> Widths {
+        let layers = widths.layers.get_or_insert_default();
+        let own = match self.of {
+            Of::Weights => &mut layers.weights,
+            Of::Activations => &mut layers.activations,
+        };
+        own.insert(self.name.to_owned(), bits);
+        widths
+    }
+
     /// All of a model: `groups` tells for each layer the first that it shares a format with.
-    fn all(model: &FusedModel, groups: &[usize]) -> Vec<Self> {
+    fn all(model: &'a FusedModel, groups: &[usize]) -> Vec<Self> {
         let layers = model.layers().iter().enumerate();
         let weights = layers.clone().filter(|(_, layer)| matches!(layer.op, FusedOp::Conv(_)));
-        let weights = weights.map(|(id, _)| Self::Weights(LayerId(id)));
+        let knob = |of| {
+            move |(id, layer): (usize, &'a FusedLayer)| Self {
+                layer: LayerId(id),
+                name: &layer.name,
+                of,
+            }
+        };
+        let weights = weights.map(knob(Of::Weights));
         // The logits' format follows from those of the last convolution's factors, a mean's from its sum.
         let last = model.layers().len() - 1;
         let values = layers.filter(|(id, layer)| {
             groups[*id] == *id && *id != last && layer.op != FusedOp::GlobalAveragePool
         });
-        weights.chain(values.map(|(id, _)| Self::Activations(LayerId(id)))).collect()
+        weights.chain(values.map(knob(Of::Activations))).collect()
     }
 }
 
@@ -138,15 +167,13 @@ pub(crate) fn allocate(
         return Ok(None);
     }
     check(calibration, config)?;
-    let layers = model.layers().len();
-    let uniform = Widths::uniform(layers, config.weight_bits, config.activation_bits);
-    let finest = Widths::uniform(
-        layers,
-        (config.weight_bits + FINER).min(24),
-        (config.activation_bits + FINER).min(24),
-    );
     let formats = crate::narrow::format_groups(model);
     let knobs = Knob::all(model, formats.groups());
+    let finer = |widths: Widths, knob: &Knob<'_>| {
+        let bits = (knob.bits(&widths) + FINER).min(*Widths::RANGE.end());
+        knob.with(bits, widths)
+    };
+    let finest = knobs.iter().fold(config.widths.clone(), finer);
     let probed = PROBED_IMAGES.min(calibration.images().len() / 2);
     let search = Search::new((model, calibration), (config, seeds), &finest)?;
     let losses = sensitivities(&search, (&knobs, &finest), probed, observer)?;
@@ -156,7 +183,7 @@ pub(crate) fn allocate(
     let widths = path.place(place);
     let verdict = judge.verdict(&widths)?;
     Ok(Some(Allocation {
-        uniform_bytes: search.bytes(&uniform)?,
+        uniform_bytes: search.bytes(&config.widths)?,
         bytes: search.bytes(&widths)?,
         widths,
         verdict,
@@ -186,7 +213,7 @@ fn check(calibration: &Calibration, config: &CompileConfig) -> Result<(), Compil
 
 /// The place on the path that keeps to the budgets: the cheapest that keeps the accuracy, or the finest that is cheap enough.
 fn choose(
-    (search, path): (&Search<'_>, &Path),
+    (search, path): (&Search<'_>, &Path<'_>),
     judge: &mut Judge<'_>,
     (max_drop, max_bytes): (Option<f64>, Option<u64>),
     observer: &mut dyn FnMut(Progress),
@@ -224,7 +251,7 @@ fn choose(
 }
 
 /// The finest place of at most so many bytes.
-fn first_within(search: &Search<'_>, path: &Path, most: u64) -> Result<usize, CompileError> {
+fn first_within(search: &Search<'_>, path: &Path<'_>, most: u64) -> Result<usize, CompileError> {
     let is_within = |place: usize| Ok::<_, CompileError>(search.bytes(&path.place(place))? <= most);
     let last = path.len() - 1;
     if !is_within(last)? {
@@ -283,7 +310,7 @@ impl<'a> Search<'a> {
 
     /// The settings with these widths.
     fn with(&self, widths: &Widths) -> CompileConfig {
-        CompileConfig { widths: Some(widths.clone()), ..self.config.clone() }
+        CompileConfig { widths: widths.clone(), ..self.config.clone() }
     }
 
     fn context<'b>(&'b self, config: &'b CompileConfig) -> Context<'b> {

@@ -1,7 +1,8 @@
 //! What each layer's bits are worth to the logits.
 
 use super::{Knob, Progress, Search};
-use crate::{CompileError, Widths};
+use crate::CompileError;
+use copriv_ir::Widths;
 
 /// Bits that are taken away at a time: enough for the change to stand out from all other rounding.
 pub(super) const PROBE: u32 = 3;
@@ -10,7 +11,7 @@ pub(super) const PROBE: u32 = 3;
 /// `finest`; infinite where it cannot have.
 pub(super) fn sensitivities(
     search: &Search<'_>,
-    (knobs, finest): (&[Knob], &Widths),
+    (knobs, finest): (&[Knob<'_>], &Widths),
     images: usize,
     observer: &mut dyn FnMut(Progress),
 ) -> Result<Vec<f64>, CompileError> {
@@ -22,9 +23,7 @@ pub(super) fn sensitivities(
     let mut losses = Vec::with_capacity(knobs.len());
     for (done, knob) in knobs.iter().enumerate() {
         observer(Progress { stage: "sensitivity", done, of: knobs.len() });
-        let mut widths = finest.clone();
-        let bits = knob.bits(&mut widths);
-        *bits = bits.saturating_sub(PROBE);
+        let widths = knob.with(knob.bits(finest).saturating_sub(PROBE), finest.clone());
         losses.push(match loss(&widths) {
             // Below what chance in the rounding does, a change is no more than that.
             Ok(after) => (after - before).max(before / 100.0),

@@ -56,6 +56,9 @@ struct PlanFields {
 }
 
 impl Plan {
+    /// File name in the folder that `copriv compile` makes.
+    pub const FILE: &str = "plan.json";
+
     /// A plan for the network described by `network` (one line for people), checked whole.
     ///
     /// `provenance` must not name a secret parent: see [`Provenance::parent`].

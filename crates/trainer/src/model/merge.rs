@@ -1,4 +1,4 @@
-//! The weights of the one convolution that a merged block is, by the running statistics of its batch norms.
+//! The weights of the one convolution that a merged stretch is, by the running statistics of its batch norms.
 //!
 //! Fusing computes them for good, of any network (`copriv-reparam`); this computes them at every step of training, on its device, of the
 //! blocks that networks have: 1x1 convolutions before and after one of any kernel, and branches beside them.
@@ -12,7 +12,7 @@ use copriv_ir::{ConvGeometry, Op};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// A linear map from the block's input, without its bias.
+/// A linear map from the stretch's input, without its bias.
 #[derive(Clone)]
 struct Kernel {
     /// `[out_channels, in_channels, kernel, kernel]`.
@@ -22,7 +22,7 @@ struct Kernel {
 }
 
 /// The weights `[out_channels, in_channels, kernel, kernel]` that these nodes have as one convolution; `None` where they are no such
-/// block.
+/// stretch.
 pub(super) fn merged_weight(model: &Model, nodes: Range<usize>) -> Option<Tensor<4>> {
     let graph = model.graph.nodes();
     let source = graph[nodes.start].inputs.first()?.0;

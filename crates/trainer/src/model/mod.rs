@@ -11,7 +11,7 @@ pub(crate) use forward::Pass;
 pub use forward::{GateValue, Mode};
 pub(crate) use layer::{ParameterKind, ParameterVisitor};
 pub(crate) use mismatch::Mismatch;
-pub(crate) use quantise::{Bits, Quantiser, Ranges};
+pub(crate) use quantise::{Quantiser, Ranges, foreign_layer};
 
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};

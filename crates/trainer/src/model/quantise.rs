@@ -6,7 +6,7 @@
 //! it shares with the values it is activated to and added to. What follows from those by activations, sums and pooling is
 //! then on the same grid.
 //!
-//! A block that becomes one convolution ([`oracle::merged_stretches`]) has no values inside: those are left alone, and so are the weights
+//! A stretch that becomes one convolution ([`oracle::merged_stretches`]) has no values inside: those are left alone, and so are the weights
 //! of its convolutions. Added to its output is what rounding the weights of the one convolution does to it; no gradient goes through that.
 //!
 //! Otherwise than here, the compiler rounds biases, far finer than values; where two convolutions are added it may round their
@@ -19,35 +19,28 @@ use crate::ops::{self, plus_constant, untracked};
 use burn::tensor::{Tensor, TensorData};
 use copriv_ir::cost::oracle::{self, MergedStretch};
 use copriv_ir::fixed_point::{FormatGroups, Origin, mean_bits, mean_correction, weight_scale};
-use copriv_ir::{ConvGeometry, Gates, Graph, Node, Op};
-use std::collections::BTreeMap;
+use copriv_ir::{ConvGeometry, Gates, Graph, Network, Node, Op, Widths};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The largest magnitude of each node's output, by the node's number.
 pub(crate) type Ranges = BTreeMap<usize, f32>;
-
-/// How many bits weights and values have.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bits {
-    pub(crate) weight: u32,
-    pub(crate) activation: u32,
-}
 
 /// What rounding makes of a network as it is now.
 #[derive(Debug)]
 pub(crate) struct Quantiser {
     /// What is added to the weights, by the node that has them.
     weight_errors: BTreeMap<usize, Vec<f32>>,
-    /// By the last node of each block that becomes one convolution.
+    /// By the last node of each stretch that becomes one convolution.
     merged_errors: BTreeMap<usize, MergedError>,
     /// Fractional bits of the values that are rounded, by the node that gives them.
     scales: BTreeMap<usize, u32>,
 }
 
-/// What rounding does to the weights of the one convolution that a block becomes.
+/// What rounding does to the weights of the one convolution that a stretch becomes.
 #[derive(Debug)]
 struct MergedError {
     geometry: ConvGeometry,
-    /// The node that the block reads.
+    /// The node that the stretch reads.
     source: usize,
     /// What is added to each weight.
     weight: Vec<f32>,
@@ -55,23 +48,25 @@ struct MergedError {
 
 impl Quantiser {
     /// That of `model` with these gates, whose values are as large as `ranges` says.
-    pub(crate) fn new(model: &Model, gates: &Gates, ranges: &Ranges, bits: Bits) -> Self {
+    pub(crate) fn new(model: &Model, gates: &Gates, ranges: &Ranges, widths: &Widths) -> Self {
         let nodes = model.graph.nodes();
         let merged = oracle::merged_stretches(&model.network, gates);
         let is_merged = |id: usize| merged.iter().any(|stretch| stretch.nodes.contains(&id));
+        let layers = layer_names(&model.graph, &merged);
+        let layer = |id: usize| layers[id].unwrap_or_default();
         let (mut weight_errors, mut scales_of_weights) = (BTreeMap::new(), BTreeMap::new());
         for id in (0..nodes.len()).filter(|&id| !is_merged(id)) {
             let Some(weights) = Weights::of(model, id) else { continue };
-            let (scale, errors) = weights.rounded(bits.weight);
+            let (scale, errors) = weights.rounded(widths.weight(layer(weights.output)));
             weight_errors.insert(id, errors);
             scales_of_weights.insert(weights.output, scale);
         }
         let mut merged_errors = BTreeMap::new();
-        for MergedStretch { nodes: stretch, geometry } in &merged {
+        for MergedStretch { nodes: stretch, geometry, name } in &merged {
             let Some(weight) = merged_weight(model, stretch.clone()) else { continue };
             let (output, source) = (stretch.end - 1, nodes[stretch.start].inputs[0].0);
             let weights = Weights::plain(values(weight), 1.0, output);
-            let (scale, weight) = weights.rounded(bits.weight);
+            let (scale, weight) = weights.rounded(widths.weight(name));
             merged_errors.insert(output, MergedError { geometry: *geometry, source, weight });
             scales_of_weights.insert(output, scale);
         }
@@ -85,7 +80,8 @@ impl Quantiser {
         let largest: Vec<f32> =
             (0..nodes.len()).map(|id| ranges.get(&id).copied().unwrap_or_default()).collect();
         let weight_scale = |id| scales_of_weights.get(&id).copied();
-        let scales = FormatGroups::new(origins).scales(&largest, |_| bits.activation, weight_scale);
+        let bits = |group| widths.activation(layer(group));
+        let scales = FormatGroups::new(origins).scales(&largest, bits, weight_scale);
         let scales = rounded.into_iter().map(|id| (id, scales[id])).collect();
         Self { weight_errors, merged_errors, scales }
     }
@@ -108,7 +104,7 @@ impl Quantiser {
         self.merged_errors.values().any(|error| error.source == id)
     }
 
-    /// The output `y` of node `id`, the last of a block that is one convolution of `x`, with the weights of that one rounded.
+    /// The output `y` of node `id`, the last of a stretch that is one convolution of `x`, with the weights of that one rounded.
     pub(super) fn merged(&self, id: usize, y: Tensor<4>, x: Tensor<4>) -> Tensor<4> {
         let Some(MergedError { geometry, weight, .. }) = self.merged_errors.get(&id) else {
             return y;
@@ -137,6 +133,34 @@ impl Quantiser {
         let plain = x.clone().inner();
         plus_constant(x, rounded(plain.clone()) - plain)
     }
+}
+
+/// A layer that has bits of its own in `widths` but that the network with these gates does not have when it is fused.
+pub(crate) fn foreign_layer<'a>(
+    network: &Network,
+    gates: &Gates,
+    widths: &'a Widths,
+) -> Option<&'a str> {
+    let (graph, merged) = (network.graph(), oracle::merged_stretches(network, gates));
+    let names: BTreeSet<&str> = layer_names(&graph, &merged).into_iter().flatten().collect();
+    widths.foreign_layer(|name| names.contains(name))
+}
+
+/// What fusing calls the layer whose value each node gives, if it is one.
+fn layer_names<'a>(graph: &'a Graph, merged: &'a [MergedStretch]) -> Vec<Option<&'a str>> {
+    let nodes = graph.nodes();
+    let name = |(id, node): (usize, &'a Node)| {
+        if let Some(stretch) = merged.iter().find(|stretch| stretch.nodes.contains(&id)) {
+            return (id + 1 == stretch.nodes.end).then_some(stretch.name.as_str());
+        }
+        match node.op {
+            // Its value is what the batch norm after it makes of it.
+            Op::Conv(_) => None,
+            Op::BatchNorm => Some(nodes[node.inputs[0].0].name.as_str()),
+            _ => Some(node.name.as_str()),
+        }
+    };
+    nodes.iter().enumerate().map(name).collect()
 }
 
 /// The weights of a layer, and what fusing and compiling make of them before they are rounded.
@@ -321,7 +345,7 @@ mod tests {
             (id, if node.name == "features.2.conv.3" { 9.0 } else { 1.5 })
         };
         let ranges = nodes.map(large).collect();
-        let quantiser = Quantiser::new(&model, &gates, &ranges, Bits { weight: 8, activation: 8 });
+        let quantiser = Quantiser::new(&model, &gates, &ranges, &Widths::uniform(8, 8));
         let name = |(id, scale): (usize, u32)| (model.graph.nodes()[id].name.clone(), scale);
         quantiser.scales.into_iter().map(name).collect()
     }

@@ -1,11 +1,10 @@
 //! How large a network's values get, and what it answers once they are rounded by that.
 
-use super::config::QuantiseConfig;
 use crate::data::{DataError, Images};
 use crate::model::{GateValue, Mode, Model, Pass, Quantiser, Ranges, values};
 use burn::tensor::{Device, Tensor, TensorData};
-use copriv_ir::Checkpoint;
 use copriv_ir::evaluate::CheckpointEvaluator;
+use copriv_ir::{Checkpoint, Widths};
 use rayon::prelude::*;
 
 /// Ranges over the first `count` of these images, as they are and in inference mode: what a compiler finds that calibrates
@@ -39,7 +38,7 @@ fn ranges(
     })
 }
 
-/// Logits of normalised channel-major `images` with weights and values rounded as in a fine-tuning with these settings, ranges
+/// Logits of normalised channel-major `images` with weights and values rounded as in a fine-tuning of these widths, ranges
 /// being those of the images of `calibration`.
 ///
 /// # Panics
@@ -47,7 +46,7 @@ fn ranges(
 #[must_use]
 pub fn quantised_logits(
     checkpoint: &Checkpoint,
-    config: &QuantiseConfig,
+    widths: &Widths,
     calibration: &[Vec<f32>],
     images: &[Vec<f32>],
 ) -> Vec<Vec<f32>> {
@@ -55,7 +54,7 @@ pub fn quantised_logits(
     let ranges = ranges.unwrap_or_default();
     let (network, device) = (checkpoint.network(), Device::flex());
     let model = Model::from_checkpoint(checkpoint, &device);
-    let quantiser = Quantiser::new(&model, checkpoint.gates(), &ranges, config.bits());
+    let quantiser = Quantiser::new(&model, checkpoint.gates(), &ranges, widths);
     let pass = Pass { quantiser: Some(quantiser), ..Pass::plain(Mode::Evaluate) };
     let gates = GateValue::fixed(checkpoint.gates().kept());
     let shape = network.input().shape;

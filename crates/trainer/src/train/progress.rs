@@ -3,7 +3,7 @@
 use super::metrics::EpochMetrics;
 use super::stage::Stage;
 use crate::model::{Masks, Ranges};
-use copriv_ir::{Digest, Gates};
+use copriv_ir::{Digest, Gates, Widths};
 use serde::{Deserialize, Serialize};
 
 /// How far a run is.
@@ -34,6 +34,9 @@ pub(super) struct Progress {
     pub(super) unmeasured: Option<Unmeasured>,
     /// Largest magnitudes by which a stage rounds that does: measured before it and after each epoch.
     pub(super) ranges: Ranges,
+    /// To which fine-tuning rounds, if it does: as they were when the run began.
+    #[serde(default)]
+    pub(super) widths: Option<Widths>,
     /// Weight of the penalty on activated values in the present epoch, and their count after the one before; where there is one.
     #[serde(default)]
     pub(super) penalty: Option<Penalty>,
@@ -114,6 +117,7 @@ impl Progress {
             sums: Sums::default(),
             unmeasured: None,
             ranges: Ranges::new(),
+            widths: None,
             penalty: None,
             teacher: None,
             best_top1: None,

@@ -1,7 +1,11 @@
 //! Short runs of a tiny network through all stages.
 
 use crate::colours::{SIDE, data};
-use copriv_ir::{Architecture, BatchNormInit, Checkpoint, Gates, Network, Tensor};
+use copriv_ir::{
+    Architecture, BatchNormInit, Checkpoint, ConvGeometry, Correlation, Fact, Gates, InputSpec,
+    LinearStep, Lowering, Network, OtKind, Party, Plan, Provenance, Ring, Shape, Sign, Step,
+    StepId, StepOp, Tensor, ValueId, Visibility,
+};
 use copriv_trainer::train::{
     EpochMetrics, Metrics, StepMetrics, TrainConfig, TrainError, TrainOutcome, run,
 };
@@ -74,4 +78,40 @@ pub fn with_filled(name: &str, value: f32) -> Checkpoint {
     tensors.insert(name.into(), Tensor::filled(shape, value));
     let gates = Gates::all_kept(plain.gates().kept().len());
     Checkpoint::new(network, gates, tensors, plain.provenance().clone()).expect("finite")
+}
+
+/// The plan of another network, compiled with these settings.
+pub fn plan_with(settings: &serde_json::Value) -> Plan {
+    let ring = Ring::new(32).expect("in range");
+    let fact = |shape, scale, visibility| Fact { shape, ring, scale, sign: Sign::Any, visibility };
+    let image = Shape::new(3, SIDE, SIDE);
+    let (client, shared) = (Visibility::Client, Visibility::Shared);
+    let values = vec![
+        fact(image, 8, client),
+        fact(Shape::vector(3), 16, client),
+        fact(Shape::vector(2), 20, shared),
+        fact(Shape::vector(2), 20, client),
+    ];
+    let linear = StepOp::Linear(LinearStep {
+        geometry: ConvGeometry::fully_connected(3, 2),
+        lowering: Lowering::Direct,
+        correlation: Correlation::Ot { kind: OtKind::Iknp, chooser: Party::Server },
+        weight_scale: 4,
+        weight_bits: 8,
+    });
+    let ops = [StepOp::Input, StepOp::SumPool, linear, StepOp::Reveal].into_iter().enumerate();
+    let steps = ops.map(|(id, op)| Step {
+        id: StepId(id),
+        name: format!("step {id}"),
+        inputs: (0..op.arity()).map(|_| ValueId(id - 1)).collect(),
+        op,
+        output: ValueId(id),
+    });
+    let input = InputSpec { shape: image, mean: [0.5; 3], std: [0.25; 3] };
+    let labels = vec!["a".into(), "b".into()];
+    let config = serde_json::json!({ "settings": settings });
+    let provenance = Provenance::new("compile", None, config, None);
+    let (network, preset) = ("another".into(), "fast".into());
+    Plan::new(network, preset, (input, labels), (values, steps.collect()), provenance)
+        .expect("sound")
 }

@@ -46,7 +46,7 @@ pub fn run_privately(
     let client = Command::new(&program)
         .args(terminal.flags())
         .args(["infer", "--json", "--connect", &address, "--plan"])
-        .arg(folder.join(crate::artefact::PLAN_FILE))
+        .arg(folder.join(copriv_ir::Plan::FILE))
         .args(pictures)
         .stderr(Stdio::inherit())
         .output()

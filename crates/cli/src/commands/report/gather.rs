@@ -1,7 +1,6 @@
 //! Finds what a report can show in the files and folders given to it.
 
 use super::content::{Content, Drawing, Evaluation, PlanEntry, Training, block_name};
-use crate::artefact::PLAN_FILE;
 use crate::commands::inspect::plan_json;
 use crate::terminal::Terminal;
 use anyhow::{Context as _, Result, bail, ensure};
@@ -66,7 +65,7 @@ fn add_file(path: &Path, name: &dyn Fn(&Path) -> String, content: &mut Content) 
     let folder = path.parent().unwrap_or(Path::new("."));
     if file == METRICS_FILE {
         content.trainings.push(read_training(path, name(folder))?);
-    } else if file == PLAN_FILE {
+    } else if file == Plan::FILE {
         let plan = Plan::read(path)?;
         let blocks = plan.steps().iter().map(|step| block_name(&step.name)).collect();
         let accuracy = read_evaluation(&folder.join(EVALUATION))?;

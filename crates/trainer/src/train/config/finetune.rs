@@ -2,9 +2,9 @@
 
 use super::ScheduleConfig;
 use super::check::{ConfigError, within};
-use crate::model::Bits;
 use copriv_ir::fixed_point;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// Training after the search, with its gates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,23 +22,48 @@ pub struct FinetuneConfig {
     pub quantise: Option<QuantiseConfig>,
 }
 
-/// The widths that a plan of mixed precision will use, the same for all layers, and what tells how large values get: measured before
-/// the first epoch and after each, as `copriv compile --calibrate` does on the same images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The widths that a plan of mixed precision will use: the same for all layers, or layer by layer those of a plan that there is. And
+/// what tells how large values get: measured before the first epoch and after each, as `copriv compile --calibrate` does on the same
+/// images.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuantiseConfig {
     /// Bits of a weight, sign included.
-    pub weight_bits: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_bits: Option<u32>,
     /// Bits of the largest value between layers.
-    pub activation_bits: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation_bits: Option<u32>,
+    /// In place of both a plan, or its folder, of the network that fine-tuning begins with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PathBuf>,
     /// How many of the first training images tell how large values get.
     #[serde(default = "calibration_images")]
     pub calibration_images: usize,
 }
 
 impl QuantiseConfig {
-    pub(in crate::train) fn bits(&self) -> Bits {
-        Bits { weight: self.weight_bits, activation: self.activation_bits }
+    fn check(&self) -> Result<(), ConfigError> {
+        match (self.weight_bits, self.activation_bits, &self.plan) {
+            (Some(weight), Some(activation), None) => {
+                within("finetune.quantise.weight_bits", f64::from(weight), 2.0..=16.0)?;
+                within("finetune.quantise.activation_bits", f64::from(activation), 2.0..=16.0)?;
+            }
+            (None, None, Some(_)) => {}
+            (weight, activation, plan) => {
+                let given = [
+                    weight.map(|_| "weight_bits"),
+                    activation.map(|_| "activation_bits"),
+                    plan.as_ref().map(|_| "plan"),
+                ];
+                let given: Vec<&str> = given.into_iter().flatten().collect();
+                let found = if given.is_empty() { "neither".into() } else { given.join(", ") };
+                let expected = "weight_bits and activation_bits, or a plan";
+                return Err(ConfigError::value("finetune.quantise", expected, found));
+            }
+        }
+        let images = self.calibration_images as f64;
+        within("finetune.quantise.calibration_images", images, 1.0..=1e6)
     }
 }
 
@@ -50,14 +75,7 @@ impl FinetuneConfig {
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        if let Some(config) = self.quantise {
-            let QuantiseConfig { weight_bits, activation_bits, calibration_images } = config;
-            within("finetune.quantise.weight_bits", f64::from(weight_bits), 2.0..=16.0)?;
-            within("finetune.quantise.activation_bits", f64::from(activation_bits), 2.0..=16.0)?;
-            let images = calibration_images as f64;
-            within("finetune.quantise.calibration_images", images, 1.0..=1e6)?;
-        }
-        Ok(())
+        self.quantise.as_ref().map_or(Ok(()), QuantiseConfig::check)
     }
 }
 

@@ -51,6 +51,16 @@ fn a_resolved_configuration_reads_back() {
 }
 
 #[test]
+fn widths_are_the_same_for_all_layers_or_those_of_a_plan() {
+    for text in ["{ weight_bits = 7, activation_bits = 6 }", "{ plan = \"a/plan.json\" }"] {
+        let setting = format!("finetune={{ epochs = 1, learning_rate = 0.1, quantise = {text} }}");
+        let config = parse(&[&setting]).expect("good");
+        let text = toml::to_string(&config).expect("serialises");
+        assert_eq!(TrainConfig::parse(&text, "again", &[]), Ok(config));
+    }
+}
+
+#[test]
 fn alphas_begin_alike_or_by_importance() {
     for (setting, expected) in [
         ("search.mu=1", AlphaStart::Alike(0.5)),
@@ -105,6 +115,22 @@ fn errors_name_the_key() {
         (
             "finetune={ epochs = 1, learning_rate = 0.1, quantise = { weight_bits = 1, activation_bits = 8 } }",
             "finetune.quantise.weight_bits",
+        ),
+        (
+            "finetune={ epochs = 1, learning_rate = 0.1, quantise = { weight_bits = 8 } }",
+            "finetune.quantise: expected weight_bits and activation_bits, or a plan, found weight_bits",
+        ),
+        (
+            "finetune={ epochs = 1, learning_rate = 0.1, quantise = { activation_bits = 8, plan = \"plan\" } }",
+            "found activation_bits, plan",
+        ),
+        (
+            "finetune={ epochs = 1, learning_rate = 0.1, quantise = { calibration_images = 9 } }",
+            "found neither",
+        ),
+        (
+            "finetune={ epochs = 1, learning_rate = 0.1, quantise = { plan = \"plan\", calibration_images = 0 } }",
+            "finetune.quantise.calibration_images",
         ),
         ("data.workers=0", "data.workers"),
         ("data.mixing.mixup=-1", "data.mixing.mixup"),

@@ -83,6 +83,7 @@ impl<'a> Session<'a> {
             let known = progress.teacher;
             progress.teacher = teacher::check_named(distillation, checkpoint.network(), known)?;
         }
+        progress.widths = quantise::widths(config, &progress, &checkpoint)?;
         let gates = config.search.as_ref().map_or(SearchedGates::Blocks, |search| search.gates);
         let found = progress.found_gates(checkpoint.gates().kept().len());
         let costs = GateCosts::new(checkpoint.network(), gates, &found);
