@@ -63,6 +63,10 @@ pub enum Command {
     Import(Import),
     /// Write a checkpoint or fused model as safetensors for PyTorch, or as ONNX.
     Export(Export),
+    /// Even out a checkpoint's channels by exact powers of two, before it is fine-tuned for weights of few bits.
+    ///
+    /// The network computes the same, bit for bit. Without fine-tuning `copriv fuse --equalise` does it, in the fused model.
+    Equalise(Equalise),
     /// Fuse linear runs into single convolutions, exactly, where that saves bytes.
     Fuse(Fuse),
     /// Compile a fused model into a private-inference plan and the server's weights.
@@ -196,6 +200,18 @@ pub struct Prune {
     /// One digit a block in network order, 1 kept, 0 removed; or one a gate, stem first and head last.
     #[arg(long, value_name = "0110...")]
     pub mask: String,
+    /// Checkpoint to write.
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Equalise {
+    /// Checkpoint to read, with the gates that it is to be fine-tuned with.
+    pub checkpoint: PathBuf,
+    /// Bits of a weight to go by.
+    #[arg(long, value_name = "BITS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=32))]
+    pub weight_bits: u32,
     /// Checkpoint to write.
     #[arg(long, value_name = "CHECKPOINT")]
     pub out: PathBuf,

@@ -40,6 +40,7 @@ fn run(cli: Cli, terminal: &Terminal) -> anyhow::Result<ExitCode> {
         Command::Train(args) => return commands::train::run(&args, terminal),
         Command::Init(args) => commands::init::run(&args, terminal),
         Command::Prune(args) => commands::prune::run(&args, terminal),
+        Command::Equalise(args) => commands::equalise::run(&args, terminal),
         Command::Import(args) => commands::import::run(&args, terminal),
         Command::Export(args) => commands::export::run(&args, terminal),
         Command::Fuse(args) => commands::fuse::run(&args, terminal),

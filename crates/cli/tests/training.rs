@@ -65,7 +65,12 @@ fn training_prunes_to_its_budget_and_the_result_goes_the_whole_road() {
     );
     assert_eq!(accuracy("small")["count"], 40);
 
-    // Fine-tuned for these bits, and compiled with the same.
+    // Equalised, fine-tuned for these bits, and compiled with the same.
+    place.succeed(&["equalise", "run/last.safetensors", "--out", "even.safetensors"]);
+    let even = accuracy("even.safetensors");
+    assert_eq!((&even["loss"], &even["top1"]), (&trained["loss"], &trained["top1"]));
+    let even = Checkpoint::read(&place.path("even.safetensors")).expect("reads");
+    assert_eq!(even.provenance().parent, Some(checkpoint.digest()));
     std::fs::write(place.path("again.toml"), AGAIN).expect("writes");
     let again = ["train", "again.toml", "--data", &data, "--out", "again"];
     place.succeed(&again);
@@ -101,7 +106,7 @@ fn training_prunes_to_its_budget_and_the_result_goes_the_whole_road() {
 const AGAIN: &str = r#"
 seed = 3
 batch_size = 32
-start = "run/last.safetensors"
+start = "even.safetensors"
 data = { name = "cifar100_sample", train_limit = 96, test_limit = 40 }
 finetune = { epochs = 1, learning_rate = 0.02, quantise = { plan = "small" } }
 "#;

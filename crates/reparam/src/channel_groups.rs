@@ -40,24 +40,30 @@ impl std::fmt::Display for Fixed {
     }
 }
 
-/// All groups, in the order of their first member; each layer's output is in exactly one.
-pub(crate) fn channel_groups(model: &FusedModel) -> Vec<ChannelGroup> {
+/// All groups, in the order of their first member; each layer's output is in exactly one. `ties` are pairs of layers that are to be scaled
+/// together for another reason.
+pub(crate) fn channel_groups(model: &FusedModel, ties: &[(usize, usize)]) -> Vec<ChannelGroup> {
     let layers = model.layers();
     let mut first: Vec<usize> = (0..layers.len()).collect();
     for (id, layer) in layers.iter().enumerate() {
         if !matches!(layer.op, FusedOp::Conv(_)) {
-            for input in &layer.inputs {
-                let (a, b) = (root(&first, id), root(&first, input.0));
-                first[a.max(b)] = a.min(b);
-            }
+            layer.inputs.iter().for_each(|input| unite(&mut first, id, input.0));
         }
     }
+    ties.iter().for_each(|&(one, other)| unite(&mut first, one, other));
     let roots: Vec<usize> = (0..layers.len()).map(|id| root(&first, id)).collect();
     let group = |first: usize| group(layers, &roots, first);
     (0..layers.len()).filter(|&id| roots[id] == id).map(group).collect()
 }
 
-fn root(first: &[usize], mut id: usize) -> usize {
+/// Puts both and all that belongs to them into one set, known by its first member.
+pub(crate) fn unite(first: &mut [usize], one: usize, other: usize) {
+    let (a, b) = (root(first, one), root(first, other));
+    first[a.max(b)] = a.min(b);
+}
+
+/// The first member of the set.
+pub(crate) fn root(first: &[usize], mut id: usize) -> usize {
     while first[id] != id {
         id = first[id];
     }

@@ -13,7 +13,9 @@
 use crate::FuseError;
 use crate::channel_groups::{ChannelGroup, Fixed, channel_groups};
 use crate::convolution::inputs_of;
-use copriv_ir::{ConvGeometry, FusedModel, Provenance, Tensor, WeightNoise, WeightScales};
+use copriv_ir::{
+    ConvGeometry, FusedLayer, FusedModel, FusedOp, Provenance, Tensor, WeightNoise, WeightScales,
+};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -60,17 +62,23 @@ pub fn equalise(
     model: &FusedModel,
     weight_bits: u32,
 ) -> Result<(FusedModel, EqualisationReport), FuseError> {
-    let groups = channel_groups(model);
+    let groups = channel_groups(model, &[]);
+    let shifts = shifts(model, &groups, weight_bits);
+    let equalised = scaled(model, &sides(model, &groups), &shifts)?;
+    let report = report(model, &equalised, &groups, weight_bits);
+    Ok((equalised, report))
+}
+
+/// By how many powers of two each channel of each group is scaled.
+pub(crate) fn shifts(
+    model: &FusedModel,
+    groups: &[ChannelGroup],
+    weight_bits: u32,
+) -> Vec<Vec<i32>> {
     let convs: BTreeMap<usize, Conv> =
         (0..model.layers().len()).filter_map(|id| Some((id, Conv::new(model, id)?))).collect();
     let mut shifts: Vec<Vec<i32>> = groups.iter().map(|group| vec![0; group.channels]).collect();
-    let group_of = |layer: usize| groups.iter().position(|group| group.members.contains(&layer));
-    let sides: BTreeMap<usize, Sides> = convs
-        .iter()
-        .filter_map(|(&id, conv)| {
-            Some((id, Sides { input: group_of(conv.input)?, output: group_of(id)? }))
-        })
-        .collect();
+    let sides = sides(model, groups);
     for _ in 0..SWEEPS {
         let mut changed = false;
         for (number, group) in groups.iter().enumerate() {
@@ -82,10 +90,19 @@ pub fn equalise(
             break;
         }
     }
-    drop_what_does_not_help(model, &groups, &sides, &mut shifts, weight_bits);
-    let equalised = scaled(model, &sides, &shifts)?;
-    let report = report(model, &equalised, &groups, weight_bits);
-    Ok((equalised, report))
+    drop_what_does_not_help(model, groups, &sides, &mut shifts, weight_bits);
+    shifts
+}
+
+/// The groups on both sides of each convolution.
+fn sides(model: &FusedModel, groups: &[ChannelGroup]) -> BTreeMap<usize, Sides> {
+    let group_of = |layer: usize| groups.iter().position(|group| group.members.contains(&layer));
+    let sides = |(id, layer): (usize, &FusedLayer)| {
+        let FusedOp::Conv(_) = layer.op else { return None };
+        let input = layer.inputs.first()?.0;
+        Some((id, Sides { input: group_of(input)?, output: group_of(id)? }))
+    };
+    model.layers().iter().enumerate().filter_map(sides).collect()
 }
 
 /// The groups on both sides of a convolution.
@@ -97,7 +114,6 @@ struct Sides {
 /// The largest weight between each output and input channel.
 struct Conv {
     geometry: ConvGeometry,
-    input: usize,
     /// `[out_channels, in_channels / groups]`.
     largest: Vec<f32>,
 }
@@ -109,7 +125,6 @@ impl Conv {
         let taps = weight.data().chunks_exact(geometry.kernel * geometry.kernel);
         Some(Self {
             geometry,
-            input: layer.inputs.first()?.0,
             largest: taps.map(|taps| taps.iter().fold(0f32, |max, w| max.max(w.abs()))).collect(),
         })
     }
@@ -257,7 +272,13 @@ fn scaled(
         .map_err(|found| FuseError::Graph { layer: "the model".into(), expected: "one", found })
 }
 
-fn scale_weight(geometry: &ConvGeometry, weight: &mut Tensor, input: &[i32], output: &[i32]) {
+/// Multiplies the weights by what the channels on both sides are scaled by.
+pub(crate) fn scale_weight(
+    geometry: &ConvGeometry,
+    weight: &mut Tensor,
+    input: &[i32],
+    output: &[i32],
+) {
     let taps = geometry.kernel * geometry.kernel;
     let rows = weight.data_mut().chunks_exact_mut(geometry.fan_in());
     for (out, row) in rows.enumerate() {
@@ -268,14 +289,14 @@ fn scale_weight(geometry: &ConvGeometry, weight: &mut Tensor, input: &[i32], out
     }
 }
 
-fn power(shift: i32) -> f32 {
+pub(crate) fn power(shift: i32) -> f32 {
     2f32.powi(shift)
 }
 
 /// The model's own, with a word on what was done.
 fn provenance(before: &Provenance) -> Provenance {
     let mut provenance = before.clone();
-    let settings = serde_json::json!({ "sweeps": SWEEPS, "largest_shift": LARGEST_SHIFT });
+    let settings = settings();
     match provenance.config.as_object_mut() {
         Some(config) => drop(config.insert("equalise".into(), settings)),
         None => provenance.config = serde_json::json!({ "equalise": settings }),
@@ -283,7 +304,13 @@ fn provenance(before: &Provenance) -> Provenance {
     provenance
 }
 
-fn report(
+/// How it is recorded in what is made.
+pub(crate) fn settings() -> serde_json::Value {
+    serde_json::json!({ "sweeps": SWEEPS, "largest_shift": LARGEST_SHIFT })
+}
+
+/// What equalising did to the weights of `before`.
+pub(crate) fn report(
     before: &FusedModel,
     after: &FusedModel,
     groups: &[ChannelGroup],
@@ -338,19 +365,14 @@ impl fmt::Display for EqualisationReport {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{FuseConfig, fuse_with};
-    use copriv_ir::evaluate::FusedEvaluator;
-    use copriv_ir::{
-        Activated, Activation, Architecture, BatchNormInit, Checkpoint, Gates, Granularity, Network,
-    };
-    use proptest::prelude::*;
+pub(crate) mod testing {
+    use copriv_ir::{Activated, BatchNormInit, Checkpoint, Gates, Granularity, Network};
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
+    use std::collections::BTreeMap;
 
-    /// A fused network of random weights, its channels unequal by up to 2^10.
-    fn model(network: &Network, seed: u64, config: &FuseConfig) -> FusedModel {
+    /// A network of random weights, its channels unequal by up to 2^10, some activations gone or in part.
+    pub(crate) fn checkpoint(network: &Network, seed: u64) -> Checkpoint {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let made = Checkpoint::initialise(network.clone(), seed, BatchNormInit::Identity);
         let mut tensors = made.tensors().clone();
@@ -380,13 +402,26 @@ mod tests {
         }
         let gates = gates.with_parts(parts);
         let provenance = made.provenance().clone();
-        let checkpoint = Checkpoint::new(network.clone(), gates, tensors, provenance);
-        fuse_with(&checkpoint.expect("whole"), config).expect("fuses")
+        Checkpoint::new(network.clone(), gates, tensors, provenance).expect("whole")
     }
 
-    fn image(network: &Network) -> Vec<f32> {
+    pub(crate) fn image(network: &Network) -> Vec<f32> {
         let mut random = ChaCha8Rng::seed_from_u64(7);
         (0..network.input().shape.elements()).map(|_| random.random_range(-2.0..2.0)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{checkpoint, image};
+    use super::*;
+    use crate::{FuseConfig, fuse_with};
+    use copriv_ir::evaluate::FusedEvaluator;
+    use copriv_ir::{Activation, Architecture, Network};
+    use proptest::prelude::*;
+
+    fn model(network: &Network, seed: u64, config: &FuseConfig) -> FusedModel {
+        fuse_with(&checkpoint(network, seed), config).expect("fuses")
     }
 
     proptest! {
@@ -449,14 +484,13 @@ mod tests {
             consumers: vec![1],
             fixed: None,
         };
-        let conv = |largest: [f32; 4], input| Conv {
+        let conv = |largest: [f32; 4]| Conv {
             geometry: ConvGeometry::same(2, 2, 1, 1),
-            input,
             largest: largest.to_vec(),
         };
         let convs = BTreeMap::from([
-            (0, conv([1.0, 1.0, 0.0625, 0.0625], 2)),
-            (1, conv([1.0, 1.0, 1.0, 1.0], 0)),
+            (0, conv([1.0, 1.0, 0.0625, 0.0625])),
+            (1, conv([1.0, 1.0, 1.0, 1.0])),
         ]);
         let sides = BTreeMap::from([
             (0, Sides { input: 1, output: 0 }),

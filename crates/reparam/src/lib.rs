@@ -17,7 +17,8 @@
 //! | a branch or shortcut beside a convolution | kernels add, the identity being the centre tap | `merge_branches.rs` |
 //!
 //! [`equalise`] then evens out the channels of a fused model, for weights of few bits (`equalise.rs`, the channels
-//! that go together in `channel_groups.rs`), again without changing its function.
+//! that go together in `channel_groups.rs`), again without changing its function; [`equalise_checkpoint`] does so in a network that
+//! is yet to be trained for few bits.
 //!
 //! After CoPriv (arXiv 2311.01737), DepthShrinker (arXiv 2206.00843) and RepVGG (arXiv 2101.03697);
 //! unlike theirs it is exact at the borders, because the fused convolution carries a bias map (see
@@ -30,6 +31,7 @@ mod config;
 mod convolution;
 mod decide;
 mod equalise;
+mod equalise_checkpoint;
 mod fold_batch_norm;
 mod layers;
 mod merge_branches;
@@ -41,6 +43,7 @@ mod verify;
 pub use channel_groups::Fixed;
 pub use config::{Count, FuseConfig};
 pub use equalise::{EqualisationReport, LayerNoise, equalise};
+pub use equalise_checkpoint::equalise_checkpoint;
 pub use verify::{Verification, verify, verify_random};
 
 use copriv_ir::{Checkpoint, FusedModel};

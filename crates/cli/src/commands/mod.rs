@@ -6,6 +6,7 @@ pub mod compile;
 pub mod completions;
 pub mod data;
 pub mod demo;
+pub mod equalise;
 pub mod eval;
 pub mod export;
 pub mod fuse;

@@ -1,0 +1,19 @@
+//! `copriv equalise`: a checkpoint with channels of like size.
+
+use crate::args::Equalise;
+use crate::terminal::Terminal;
+use anyhow::Result;
+use copriv_ir::Checkpoint;
+use copriv_reparam::equalise_checkpoint;
+
+pub fn run(args: &Equalise, terminal: &Terminal) -> Result<()> {
+    let checkpoint = Checkpoint::read(&args.checkpoint)?;
+    let (equalised, report) = equalise_checkpoint(&checkpoint, args.weight_bits)?;
+    for (layer, reason) in &report.skipped {
+        terminal.detail(format_args!("{layer} is not equalised: {reason}"));
+    }
+    terminal.say(&report);
+    equalised.write(&args.out)?;
+    terminal.say(format_args!("{equalised}\nwritten to  {}", args.out.display()));
+    Ok(())
+}
