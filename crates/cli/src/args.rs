@@ -65,7 +65,7 @@ pub enum Command {
     Export(Export),
     /// Even out a checkpoint's channels by exact powers of two, before it is fine-tuned for weights of few bits.
     ///
-    /// The network computes the same, bit for bit. Without fine-tuning `copriv fuse --equalise` does it, in the fused model.
+    /// The network computes the same, bit for bit. Without such fine-tuning `copriv fuse --equalise` does both.
     Equalise(Equalise),
     /// Fuse linear runs into single convolutions, exactly, where that saves bytes.
     Fuse(Fuse),

@@ -16,9 +16,8 @@
 //! | a convolution after a convolution | kernels convolve, biases pass through the second kernel | `merge_convs.rs` |
 //! | a branch or shortcut beside a convolution | kernels add, the identity being the centre tap | `merge_branches.rs` |
 //!
-//! [`equalise`] then evens out the channels of a fused model, for weights of few bits (`equalise.rs`, the channels
-//! that go together in `channel_groups.rs`), again without changing its function; [`equalise_checkpoint`] does so in a network that
-//! is yet to be trained for few bits.
+//! For weights of few bits, [`equalise`] evens out the channels of a network before that (`equalise/`), without changing its function:
+//! to fine-tune it for those bits, or to be fused right away ([`fuse_equalised`]).
 //!
 //! After CoPriv (arXiv 2311.01737), DepthShrinker (arXiv 2206.00843) and RepVGG (arXiv 2101.03697);
 //! unlike theirs it is exact at the borders, because the fused convolution carries a bias map (see
@@ -26,12 +25,10 @@
 //! [`copriv_ir::ConvGeometry::then`]). All arithmetic is in `f64`; the result is stored in `f32`.
 
 mod assemble;
-mod channel_groups;
 mod config;
 mod convolution;
 mod decide;
 mod equalise;
-mod equalise_checkpoint;
 mod fold_batch_norm;
 mod layers;
 mod merge_branches;
@@ -40,10 +37,8 @@ mod product;
 mod runs;
 mod verify;
 
-pub use channel_groups::Fixed;
 pub use config::{Count, FuseConfig};
-pub use equalise::{EqualisationReport, LayerNoise, equalise};
-pub use equalise_checkpoint::equalise_checkpoint;
+pub use equalise::{EqualisationReport, Fixed, LayerNoise, equalise, fuse_equalised};
 pub use verify::{Verification, verify, verify_random};
 
 use copriv_ir::{Checkpoint, FusedModel};

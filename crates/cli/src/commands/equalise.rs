@@ -4,11 +4,11 @@ use crate::args::Equalise;
 use crate::terminal::Terminal;
 use anyhow::Result;
 use copriv_ir::Checkpoint;
-use copriv_reparam::equalise_checkpoint;
+use copriv_reparam::{FuseConfig, equalise};
 
 pub fn run(args: &Equalise, terminal: &Terminal) -> Result<()> {
     let checkpoint = Checkpoint::read(&args.checkpoint)?;
-    let (equalised, report) = equalise_checkpoint(&checkpoint, args.weight_bits)?;
+    let (equalised, report) = equalise(&checkpoint, &FuseConfig::COPRIV, args.weight_bits)?;
     for (layer, reason) in &report.skipped {
         terminal.detail(format_args!("{layer} is not equalised: {reason}"));
     }

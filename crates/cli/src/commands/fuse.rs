@@ -6,7 +6,7 @@ use crate::format;
 use crate::terminal::Terminal;
 use anyhow::{Result, ensure};
 use copriv_ir::Checkpoint;
-use copriv_reparam::{EqualisationReport, FuseConfig, LayerNoise, equalise};
+use copriv_reparam::{EqualisationReport, FuseConfig, LayerNoise, fuse_equalised};
 
 /// Seed of the random images that `--verify` compares on.
 const SEED: u64 = 0;
@@ -20,7 +20,7 @@ pub fn run(args: &Fuse, terminal: &Terminal) -> Result<()> {
     };
     let mut fused = copriv_reparam::fuse_with(&checkpoint, &config)?;
     if args.equalise || args.report {
-        let (equalised, report) = equalise(&fused, args.weight_bits)?;
+        let (equalised, report) = fuse_equalised(&checkpoint, &config, args.weight_bits)?;
         if args.report {
             let blocks = Blocks::new(&fused, Some(checkpoint.gates()));
             terminal.data(blocks.table())?;

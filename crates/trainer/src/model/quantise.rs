@@ -52,7 +52,7 @@ impl Quantiser {
         let nodes = model.graph.nodes();
         let merged = oracle::merged_stretches(&model.network, gates);
         let is_merged = |id: usize| merged.iter().any(|stretch| stretch.nodes.contains(&id));
-        let layers = oracle::layer_names(&model.graph, &merged);
+        let layers = layer_names(&model.graph, &merged);
         let layer = |id: usize| layers[id].unwrap_or_default();
         let (mut weight_errors, mut scales_of_weights) = (BTreeMap::new(), BTreeMap::new());
         for id in (0..nodes.len()).filter(|&id| !is_merged(id)) {
@@ -142,9 +142,25 @@ pub(crate) fn foreign_layer<'a>(
     widths: &'a Widths,
 ) -> Option<&'a str> {
     let (graph, merged) = (network.graph(), oracle::merged_stretches(network, gates));
-    let names: BTreeSet<&str> =
-        oracle::layer_names(&graph, &merged).into_iter().flatten().collect();
+    let names: BTreeSet<&str> = layer_names(&graph, &merged).into_iter().flatten().collect();
     widths.foreign_layer(|name| names.contains(name))
+}
+
+/// What fusing calls the layer whose value each node gives, if it is one.
+fn layer_names<'a>(graph: &'a Graph, merged: &'a [MergedStretch]) -> Vec<Option<&'a str>> {
+    let nodes = graph.nodes();
+    let name = |(id, node): (usize, &'a Node)| {
+        if let Some(stretch) = merged.iter().find(|stretch| stretch.nodes.contains(&id)) {
+            return (id + 1 == stretch.nodes.end).then_some(stretch.name.as_str());
+        }
+        match node.op {
+            // Its value is what the batch norm after it makes of it.
+            Op::Conv(_) => None,
+            Op::BatchNorm => Some(nodes[node.inputs[0].0].name.as_str()),
+            _ => Some(node.name.as_str()),
+        }
+    };
+    nodes.iter().enumerate().map(name).collect()
 }
 
 /// The weights of a layer, and what fusing and compiling make of them before they are rounded.

@@ -12,6 +12,7 @@ use copriv_compiler::{Calibration, CompileConfig, Preset};
 use copriv_ir::evaluate::PlanEvaluator;
 use copriv_ir::fixed_point::CALIBRATION_IMAGES;
 use copriv_ir::{Checkpoint, FusedModel};
+use copriv_reparam::FuseConfig;
 use copriv_trainer::data::{Dataset, Split};
 use copriv_trainer::train::TrainConfig;
 use private::{PrivateRun, run_privately};
@@ -59,7 +60,7 @@ pub fn run(args: &Demo, terminal: &Terminal) -> Result<()> {
                 demo.compile_and_run((name, FUSED), (&fused, &calibration), preset, count)?;
             }
         }
-        let equalised = demo.equalise((name, path), &fused)?;
+        let equalised = demo.fuse_equalised(name, path)?;
         let calibration = compile::calibrate(&equalised, &images, terminal)?;
         let form = (*name, EQUALISED);
         demo.compile_and_run(form, (&equalised, &calibration), Preset::Fast, count(Preset::Fast))?;
@@ -187,9 +188,11 @@ impl DemoRun<'_> {
     }
 
     /// The same function with channels equalised, as few bits need it.
-    fn equalise(&mut self, (name, from): (&str, &Path), fused: &FusedModel) -> Result<FusedModel> {
+    fn fuse_equalised(&mut self, name: &str, from: &Path) -> Result<FusedModel> {
         let started = Instant::now();
-        let (equalised, report) = copriv_reparam::equalise(fused, EQUALISED_BITS)?;
+        let (checkpoint, config) = (Checkpoint::read(from)?, FuseConfig::COPRIV);
+        let (equalised, report) =
+            copriv_reparam::fuse_equalised(&checkpoint, &config, EQUALISED_BITS)?;
         let path = self.path(&format!("{name}.{EQUALISED}"));
         equalised.write(&path)?;
         let [before, after] =

@@ -144,25 +144,6 @@ pub fn merged_stretches(network: &Network, gates: &Gates) -> Vec<MergedStretch> 
     stretches
 }
 
-/// What fusing calls the layer whose value each node gives, if it is one; `merged` are the network's stretches. Activations that are
-/// absent have names here, too.
-#[must_use]
-pub fn layer_names<'a>(graph: &'a Graph, merged: &'a [MergedStretch]) -> Vec<Option<&'a str>> {
-    let nodes = graph.nodes();
-    let name = |(id, node): (usize, &'a Node)| {
-        if let Some(stretch) = merged.iter().find(|stretch| stretch.nodes.contains(&id)) {
-            return (id + 1 == stretch.nodes.end).then_some(stretch.name.as_str());
-        }
-        match node.op {
-            // Its value is what the batch norm after it makes of it.
-            Op::Conv(_) => None,
-            Op::BatchNorm => Some(nodes[node.inputs[0].0].name.as_str()),
-            _ => Some(node.name.as_str()),
-        }
-    };
-    nodes.iter().enumerate().map(name).collect()
-}
-
 /// A way through the first nodes of a network.
 struct Way {
     cost: f64,

@@ -10,8 +10,7 @@
 mod blocks;
 
 pub use blocks::{
-    BlockCost, Bytes, MergedStretch, block_costs, layer_costs, layer_names, merged_stretches,
-    node_costs,
+    BlockCost, Bytes, MergedStretch, block_costs, layer_costs, merged_stretches, node_costs,
 };
 
 use crate::{

@@ -7,16 +7,16 @@
 use copriv_ir::{Activation, FusedLayer, FusedModel, FusedOp};
 
 /// Values (layers' outputs) whose channels share their scales.
-pub(crate) struct ChannelGroup {
-    pub(crate) channels: usize,
+pub(super) struct ChannelGroup {
+    pub(super) channels: usize,
     /// Layers whose output is in it.
-    pub(crate) members: Vec<usize>,
+    pub(super) members: Vec<usize>,
     /// Convolutions that give one of its values.
-    pub(crate) producers: Vec<usize>,
+    pub(super) producers: Vec<usize>,
     /// Convolutions that take one.
-    pub(crate) consumers: Vec<usize>,
+    pub(super) consumers: Vec<usize>,
     /// Why its scales must stay 1, if they must.
-    pub(crate) fixed: Option<Fixed>,
+    pub(super) fixed: Option<Fixed>,
 }
 
 /// Why the channels of a layer cannot be scaled.
@@ -42,7 +42,7 @@ impl std::fmt::Display for Fixed {
 
 /// All groups, in the order of their first member; each layer's output is in exactly one. `ties` are pairs of layers that are to be scaled
 /// together for another reason.
-pub(crate) fn channel_groups(model: &FusedModel, ties: &[(usize, usize)]) -> Vec<ChannelGroup> {
+pub(super) fn channel_groups(model: &FusedModel, ties: &[(usize, usize)]) -> Vec<ChannelGroup> {
     let layers = model.layers();
     let mut first: Vec<usize> = (0..layers.len()).collect();
     for (id, layer) in layers.iter().enumerate() {
@@ -57,13 +57,13 @@ pub(crate) fn channel_groups(model: &FusedModel, ties: &[(usize, usize)]) -> Vec
 }
 
 /// Puts both and all that belongs to them into one set, known by its first member.
-pub(crate) fn unite(first: &mut [usize], one: usize, other: usize) {
+pub(super) fn unite(first: &mut [usize], one: usize, other: usize) {
     let (a, b) = (root(first, one), root(first, other));
     first[a.max(b)] = a.min(b);
 }
 
 /// The first member of the set.
-pub(crate) fn root(first: &[usize], mut id: usize) -> usize {
+pub(super) fn root(first: &[usize], mut id: usize) -> usize {
     while first[id] != id {
         id = first[id];
     }
