@@ -78,8 +78,10 @@ struct Logits {
     plan: Vec<Vec<f64>>,
     /// Of the same plan as it is, rounding by chance.
     chance: Vec<Vec<f64>>,
-    /// Of the network as fine-tuning has it.
+    /// Of the network as fine-tuning has it, rounding to the nearest.
     trained: Vec<Vec<f64>>,
+    /// And as it is, rounding by chance.
+    trained_by_chance: Vec<Vec<f64>>,
 }
 
 impl Logits {
@@ -88,8 +90,12 @@ impl Logits {
     }
 
     fn of_widths(checkpoint: &Checkpoint, widths: &Widths) -> Self {
+        Self::of_images(checkpoint, widths, 6)
+    }
+
+    fn of_images(checkpoint: &Checkpoint, widths: &Widths, count: usize) -> Self {
         let network = checkpoint.network();
-        let (calibration, images) = (images(network, 1, 6), images(network, 2, 6));
+        let (calibration, images) = (images(network, 1, 6), images(network, 2, count));
         let fused = copriv_reparam::fuse(checkpoint).expect("fuses");
         let ranges = Calibration::from_images(&fused, &calibration).expect("finite");
         let config = CompileConfig { widths: widths.clone(), ..CompileConfig::new(Preset::Fast) };
@@ -97,6 +103,8 @@ impl Logits {
         let found = Widths::of_plan(&compiled.plan).expect("of mixed precision");
         assert_eq!(found, *widths);
         let evaluator = PlanEvaluator::new(&compiled.plan, &compiled.weights).expect("belong");
+        let trained =
+            |chance| quantised_logits(checkpoint, &found, (&calibration, &images), chance);
         let double = |logits: Vec<Vec<f32>>| -> Vec<Vec<f64>> {
             logits.into_iter().map(|logits| logits.into_iter().map(f64::from).collect()).collect()
         };
@@ -104,7 +112,8 @@ impl Logits {
             float: double(FusedEvaluator::new(&fused).batch_logits(&images)),
             plan: images.iter().map(|image| nearest(&compiled.plan, &evaluator, image)).collect(),
             chance: evaluator.batch_logits(&images),
-            trained: double(quantised_logits(checkpoint, &found, &calibration, &images)),
+            trained: double(trained(None)),
+            trained_by_chance: double(trained(Some(1))),
         }
     }
 }
@@ -151,6 +160,19 @@ fn a_network_is_trained_on_the_grid_of_its_plan() {
             let found = distance(&logits.trained, &logits.chance);
             assert!(found < 2.0 * logits.rounding(), "{network} {mask} {bits:?}: {found}");
         }
+    }
+}
+
+/// By chance values are rounded with the odds of the plan: what that does to the logits is the same in the mean.
+#[test]
+fn values_are_rounded_by_chance_with_the_odds_of_the_plan() {
+    for (architecture, side) in [(Architecture::ResNet20, 16), (Architecture::MobileNetV2, 32)] {
+        let network = Network::new(architecture, 0.25, 10, side).expect("small");
+        let mask = "1".repeat(network.graph().blocks().iter().filter(|b| b.is_residual).count());
+        let logits = Logits::of_images(&checkpoint(&network, &mask), &Widths::uniform(16, 8), 48);
+        let found = distance(&logits.trained_by_chance, &logits.float);
+        let expected = distance(&logits.chance, &logits.float);
+        assert!((0.75..1.33).contains(&(found / expected)), "{network}: {found} {expected}");
     }
 }
 

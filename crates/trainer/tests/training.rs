@@ -402,6 +402,7 @@ fn the_configurations_that_come_along_are_good() {
         for family in ["mobilenet_v2", "resnet"] {
             expected.extend(["pretrain", "prune"].map(|to| format!("{dataset}_{family}_{to}")));
         }
+        expected.push(format!("{dataset}_quantise"));
     }
     names.sort();
     expected.sort();

@@ -9,18 +9,26 @@
 //! A stretch that becomes one convolution ([`oracle::merged_stretches`]) has no values inside: those are left alone, and so are the weights
 //! of its convolutions. Added to its output is what rounding the weights of the one convolution does to it; no gradient goes through that.
 //!
-//! Otherwise than here, the compiler rounds biases, far finer than values; where two convolutions are added it may round their
-//! sum once; and what lies between two values goes to either by chance, here to the nearest.
+//! What lies between two values goes to either by chance, as between two parties: a network that learns with values rounded to the
+//! nearest relies on that, and loses with plans of few bits what it has won.
+//!
+//! Otherwise than here, the compiler rounds biases, far finer than values; and where two convolutions are added it may round their
+//! sum once.
 
 use super::layer::{Layer, Norm};
 use super::merge::merged_weight;
 use super::{Model, values};
 use crate::ops::{self, plus_constant, untracked};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use copriv_ir::cost::oracle::{self, MergedStretch};
 use copriv_ir::fixed_point::{FormatGroups, Origin, mean_bits, mean_correction, weight_scale};
 use copriv_ir::{ConvGeometry, Gates, Graph, Network, Node, Op, Widths};
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// The node that gives the image. The client rounds that, to the nearest.
+const IMAGE: usize = 0;
 
 /// The largest magnitude of each node's output, by the node's number.
 pub(crate) type Ranges = BTreeMap<usize, f32>;
@@ -28,6 +36,8 @@ pub(crate) type Ranges = BTreeMap<usize, f32>;
 /// What rounding makes of a network as it is now.
 #[derive(Debug)]
 pub(crate) struct Quantiser {
+    /// By which seed values go to either of the two around them, so that nothing is lost on average; to the nearest without one.
+    chance: Option<u64>,
     /// What is added to the weights, by the node that has them.
     weight_errors: BTreeMap<usize, Vec<f32>>,
     /// By the last node of each stretch that becomes one convolution.
@@ -48,7 +58,12 @@ struct MergedError {
 
 impl Quantiser {
     /// That of `model` with these gates, whose values are as large as `ranges` says.
-    pub(crate) fn new(model: &Model, gates: &Gates, ranges: &Ranges, widths: &Widths) -> Self {
+    pub(crate) fn new(
+        model: &Model,
+        gates: &Gates,
+        (ranges, widths): (&Ranges, &Widths),
+        chance: Option<u64>,
+    ) -> Self {
         let nodes = model.graph.nodes();
         let merged = oracle::merged_stretches(&model.network, gates);
         let is_merged = |id: usize| merged.iter().any(|stretch| stretch.nodes.contains(&id));
@@ -83,7 +98,7 @@ impl Quantiser {
         let bits = |group| widths.activation(layer(group));
         let scales = FormatGroups::new(origins).scales(&largest, bits, weight_scale);
         let scales = rounded.into_iter().map(|id| (id, scales[id])).collect();
-        Self { weight_errors, merged_errors, scales }
+        Self { chance, weight_errors, merged_errors, scales }
     }
 
     /// The weight of node `id`, rounded.
@@ -126,12 +141,32 @@ impl Quantiser {
     pub(super) fn value(&self, id: usize, x: Tensor<4>) -> Tensor<4> {
         let Some(&scale) = self.scales.get(&id) else { return x };
         let unit = f64::from(scale).exp2();
-        let rounded = |x: Tensor<4>| x.mul_scalar(unit).round().div_scalar(unit);
+        let rounded = |x: Tensor<4>| {
+            let chances = self.chances(id, x.dims(), &x.device());
+            let x = x.mul_scalar(unit);
+            let x =
+                chances.map_or_else(|| x.clone().round(), |chances| (x.clone() + chances).floor());
+            x.div_scalar(unit)
+        };
         if !x.is_autodiff() {
             return rounded(x);
         }
         let plain = x.clone().inner();
         plus_constant(x, rounded(plain.clone()) - plain)
+    }
+
+    /// Numbers from 0 to 1, uniform, for the output of node `id`: if added, rounding down is rounding by chance. Those of an image are
+    /// independent of each other; each image has the same but for a rotation.
+    fn chances(&self, id: usize, dims: [usize; 4], device: &Device) -> Option<Tensor<4>> {
+        let seed = self.chance.filter(|_| id != IMAGE)?;
+        let mut random = ChaCha8Rng::seed_from_u64(seed.wrapping_add(id as u64));
+        let mut draw = |dims: [usize; 4]| {
+            let list = (0..dims.iter().product()).map(|_| random.random::<f32>()).collect();
+            Tensor::<4>::from_data(TensorData::new::<f32, _>(list, dims), device)
+        };
+        let [images, channels, height, width] = dims;
+        let chances = draw([1, channels, height, width]) + draw([images, 1, 1, 1]);
+        Some(chances.clone() - chances.floor())
     }
 }
 
@@ -265,12 +300,12 @@ fn origins(graph: &Graph, merged: &[MergedStretch]) -> Vec<Origin> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
     use copriv_ir::{Architecture, BatchNormInit, Checkpoint, Network};
 
     impl Quantiser {
         fn of_scales(scales: BTreeMap<usize, u32>) -> Self {
-            Self { weight_errors: BTreeMap::new(), merged_errors: BTreeMap::new(), scales }
+            let (weight_errors, merged_errors) = (BTreeMap::new(), BTreeMap::new());
+            Self { chance: None, weight_errors, merged_errors, scales }
         }
     }
 
@@ -331,6 +366,29 @@ mod tests {
         assert_eq!(values(x.grad(&gradients).expect("a leaf")), [2.0, 2.0]);
     }
 
+    #[test]
+    fn chance_takes_nothing_away_on_average_and_images_are_left_to_the_client() {
+        let scales = BTreeMap::from([(IMAGE, 1), (5, 1)]);
+        let quantiser = Quantiser { chance: Some(9), ..Quantiser::of_scales(scales) };
+        let x = Tensor::<4>::full([32, 4, 16, 16], 1.15, &Device::flex());
+        assert!(values(quantiser.value(IMAGE, x.clone())).iter().all(|&x| x == 1.0));
+        let rounded = values(quantiser.value(5, x.clone()));
+        assert!(rounded.iter().all(|x| [1.0, 1.5].contains(x)));
+        let mean = |list: &[f32]| list.iter().sum::<f32>() / list.len() as f32;
+        assert!((mean(&rounded) - 1.15).abs() < 0.02, "{}", mean(&rounded));
+        // Also within each image, and at each place over the images.
+        for image in rounded.chunks(4 * 256) {
+            assert!((mean(image) - 1.15).abs() < 0.05, "{}", mean(image));
+        }
+        let place = |place: usize| -> Vec<f32> {
+            rounded.iter().skip(place).step_by(4 * 256).copied().collect()
+        };
+        assert!((0..9).all(|number| (mean(&place(number)) - 1.15).abs() < 0.2));
+        assert_eq!(values(quantiser.value(5, x.clone())), rounded);
+        let other = Quantiser { chance: Some(10), ..quantiser };
+        assert_ne!(values(other.value(5, x)), rounded);
+    }
+
     /// The scales by node name, where block `features.3` is kept or removed.
     fn scales(kept: bool) -> BTreeMap<String, u32> {
         let network = Network::new(Architecture::MobileNetV2, 0.5, 10, 32).expect("usual");
@@ -345,7 +403,7 @@ mod tests {
             (id, if node.name == "features.2.conv.3" { 9.0 } else { 1.5 })
         };
         let ranges = nodes.map(large).collect();
-        let quantiser = Quantiser::new(&model, &gates, &ranges, &Widths::uniform(8, 8));
+        let quantiser = Quantiser::new(&model, &gates, (&ranges, &Widths::uniform(8, 8)), None);
         let name = |(id, scale): (usize, u32)| (model.graph.nodes()[id].name.clone(), scale);
         quantiser.scales.into_iter().map(name).collect()
     }

@@ -39,7 +39,8 @@ fn ranges(
 }
 
 /// Logits of normalised channel-major `images` with weights and values rounded as in a fine-tuning of these widths, ranges
-/// being those of the images of `calibration`.
+/// being those of the images of `calibration`. Values go to either of the two around them by `chance`, a seed, as in plans and in
+/// training; without one to the nearest.
 ///
 /// # Panics
 /// Where an image does not have the network's input shape.
@@ -47,21 +48,19 @@ fn ranges(
 pub fn quantised_logits(
     checkpoint: &Checkpoint,
     widths: &Widths,
-    calibration: &[Vec<f32>],
-    images: &[Vec<f32>],
+    (calibration, images): (&[Vec<f32>], &[Vec<f32>]),
+    chance: Option<u64>,
 ) -> Vec<Vec<f32>> {
     let ranges = ranges(checkpoint, calibration.par_iter().map(|image| Ok(image.clone())));
     let ranges = ranges.unwrap_or_default();
     let (network, device) = (checkpoint.network(), Device::flex());
     let model = Model::from_checkpoint(checkpoint, &device);
-    let quantiser = Quantiser::new(&model, checkpoint.gates(), &ranges, widths);
+    let quantiser = Quantiser::new(&model, checkpoint.gates(), (&ranges, widths), chance);
     let pass = Pass { quantiser: Some(quantiser), ..Pass::plain(Mode::Evaluate) };
     let gates = GateValue::fixed(checkpoint.gates().kept());
     let shape = network.input().shape;
-    let logits = |image: &Vec<f32>| {
-        let dims = [1, shape.channels, shape.height, shape.width];
-        let image = Tensor::from_data(TensorData::new(image.clone(), dims), &device);
-        values(model.forward_with(image, &gates, &pass))
-    };
-    images.iter().map(logits).collect()
+    let dims = [images.len(), shape.channels, shape.height, shape.width];
+    let batch = Tensor::from_data(TensorData::new(images.concat(), dims), &device);
+    let logits = values(model.forward_with(batch, &gates, &pass));
+    logits.chunks(network.classes().max(1)).map(<[f32]>::to_vec).collect()
 }

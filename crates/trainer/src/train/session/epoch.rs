@@ -142,7 +142,7 @@ impl Session<'_> {
         let (batch_size, workers) = (self.config.batch_size, self.config.data.workers);
         let measurement = Measurement { images, device, batch_size, workers, stop };
         let model = self.settled();
-        let images = (all.as_slice(), self.quantiser(self.progress.stage, &model));
+        let images = (all.as_slice(), self.quantiser(self.progress.stage, &model, 0));
         let measured = measurement.accuracy(&model, &self.kept, images, &mut seen)?;
         let Some(accuracy) = measured else { return Ok(None) };
         let (bytes, relus) = self.sizes();

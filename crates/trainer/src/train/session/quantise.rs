@@ -1,6 +1,7 @@
 //! Fine-tuning with weights and values rounded.
 
 use super::Session;
+use crate::data::SampleKey;
 use crate::model::{Model, Quantiser, foreign_layer};
 use crate::train::calibration::ranges_on;
 use crate::train::config::{ConfigError, QuantiseConfig, TrainConfig};
@@ -8,6 +9,7 @@ use crate::train::error::TrainError;
 use crate::train::progress::Progress;
 use crate::train::stage::Stage;
 use copriv_ir::{Checkpoint, Plan, Widths};
+use rand::Rng as _;
 
 const PLAN: &str = "finetune.quantise.plan";
 
@@ -71,9 +73,18 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// What rounding makes of `model` in this stage, if anything does.
-    pub(super) fn quantiser(&self, stage: Stage, model: &Model) -> Option<Quantiser> {
+    /// What rounding makes of `model` in this stage, if anything does, on device `number`.
+    pub(super) fn quantiser(
+        &self,
+        stage: Stage,
+        model: &Model,
+        number: usize,
+    ) -> Option<Quantiser> {
         let widths = self.progress.widths.as_ref().filter(|_| self.quantise(stage).is_some())?;
-        Some(Quantiser::new(model, &self.state_of_gates(), &self.progress.ranges, widths))
+        let (epoch, index) = (self.progress.total_steps as u64, number as u64);
+        let key = SampleKey { seed: self.config.seed, epoch, index };
+        let chance = Some(key.generator(b"rounding").random());
+        let grid = (&self.progress.ranges, widths);
+        Some(Quantiser::new(model, &self.state_of_gates(), grid, chance))
     }
 }

@@ -106,7 +106,8 @@ impl Session<'_> {
         let (images, targets) = batch.part(range.clone(), shape, device);
         let gates = self.gates(&model, stage);
         let dropout = self.dropout(range.len(), number, device);
-        let (quantiser, parts) = (self.quantiser(stage, &model), self.part_tensors(&model, device));
+        let (quantiser, parts) =
+            (self.quantiser(stage, &model, number), self.part_tensors(&model, device));
         let pass = Pass { dropout, quantiser, parts, ..Pass::plain(Mode::Train) };
         let logits = model.forward_with(Tensor::from_inner(images.clone()), &gates, &pass);
 
