@@ -18,14 +18,15 @@
 use super::layer::{Layer, Norm};
 use super::merge::merged_weight;
 use super::{Model, values};
-use crate::ops::{self, plus_constant, untracked};
-use burn::tensor::{Device, Tensor, TensorData};
+use crate::ops::{self, Chances, plus_constant, untracked};
+use burn::tensor::{Tensor, TensorData};
 use copriv_ir::cost::oracle::{self, MergedStretch};
 use copriv_ir::fixed_point::{FormatGroups, Origin, mean_bits, mean_correction, weight_scale};
 use copriv_ir::{ConvGeometry, Gates, Graph, Network, Node, Op, Widths};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// The node that gives the image. The client rounds that, to the nearest.
 const IMAGE: usize = 0;
@@ -140,33 +141,16 @@ impl Quantiser {
     /// The output of node `id`, perhaps with an activation behind it: rounded, if it is to be.
     pub(super) fn value(&self, id: usize, x: Tensor<4>) -> Tensor<4> {
         let Some(&scale) = self.scales.get(&id) else { return x };
-        let unit = f64::from(scale).exp2();
-        let rounded = |x: Tensor<4>| {
-            let chances = self.chances(id, x.dims(), &x.device());
-            let x = x.mul_scalar(unit);
-            let x =
-                chances.map_or_else(|| x.clone().round(), |chances| (x.clone() + chances).floor());
-            x.div_scalar(unit)
-        };
-        if !x.is_autodiff() {
-            return rounded(x);
-        }
-        let plain = x.clone().inner();
-        plus_constant(x, rounded(plain.clone()) - plain)
+        let chances = self.chances(id, x.dims()).map(Arc::new);
+        ops::onto_grid(x, f64::from(scale).exp2(), chances)
     }
 
-    /// Numbers from 0 to 1, uniform, for the output of node `id`: if added, rounding down is rounding by chance. Those of an image are
-    /// independent of each other; each image has the same but for a rotation.
-    fn chances(&self, id: usize, dims: [usize; 4], device: &Device) -> Option<Tensor<4>> {
+    /// What decides where the output of node `id` goes, if chance does.
+    fn chances(&self, id: usize, [maps, channels, height, width]: [usize; 4]) -> Option<Chances> {
         let seed = self.chance.filter(|_| id != IMAGE)?;
         let mut random = ChaCha8Rng::seed_from_u64(seed.wrapping_add(id as u64));
-        let mut draw = |dims: [usize; 4]| {
-            let list = (0..dims.iter().product()).map(|_| random.random::<f32>()).collect();
-            Tensor::<4>::from_data(TensorData::new::<f32, _>(list, dims), device)
-        };
-        let [images, channels, height, width] = dims;
-        let chances = draw([1, channels, height, width]) + draw([images, 1, 1, 1]);
-        Some(chances.clone() - chances.floor())
+        let mut draw = |count| (0..count).map(|_| random.random()).collect();
+        Some(Chances { places: draw(height * width * channels), maps: draw(maps) })
     }
 }
 
@@ -300,6 +284,7 @@ fn origins(graph: &Graph, merged: &[MergedStretch]) -> Vec<Origin> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::Device;
     use copriv_ir::{Architecture, BatchNormInit, Checkpoint, Network};
 
     impl Quantiser {

@@ -6,6 +6,7 @@
 
 mod chain;
 mod element;
+mod grid;
 mod host;
 mod map;
 mod part;
@@ -16,6 +17,7 @@ mod sum;
 mod vector;
 
 pub(crate) use element::{AdamStep, SgdStep, adam_step, mixed, sgd_step, square_sum};
+pub(crate) use grid::Chances;
 
 use burn::tensor::activation::relu;
 use burn::tensor::module::{batch_norm, batch_norm_train, conv2d};
@@ -23,6 +25,7 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Tensor, TensorData};
 use chain::{Chain, Normalisation, Record, Statistics};
 use copriv_ir::{Activation, ConvGeometry};
+use grid::OntoGrid;
 use host::{Operand, apply, constant, plain};
 use part::PartialActivation;
 use pool::GlobalAverage;
@@ -226,6 +229,23 @@ pub(crate) fn add(x: Tensor<4>, other: Tensor<4>, gate: &Gate) -> Tensor<4> {
 pub(crate) fn global_average(x: Tensor<4>) -> Tensor<4> {
     apply(GlobalAverage, [(&x).into()])
         .map_or_else(|| x.mean_dim(3).mean_dim(2), |(output, ())| output)
+}
+
+/// Each value as a multiple of one over `unit`, a power of two: one of the two around it by chance, else the nearest. Gradients pass as if
+/// nothing had been done.
+pub(crate) fn onto_grid(x: Tensor<4>, unit: f64, chances: Option<Arc<Chances>>) -> Tensor<4> {
+    let op = OntoGrid { unit: unit as f32, chances: chances.clone() };
+    if let Some((output, ())) = apply(op, [(&x).into()]) {
+        return output;
+    }
+    let plain = untracked(x.clone());
+    let scaled = plain.clone().mul_scalar(unit);
+    let rounded = match chances {
+        Some(chances) => (scaled + chances.tensor(x.dims(), &plain.device())).floor(),
+        None => scaled.round(),
+    };
+    let rounded = rounded.div_scalar(unit);
+    if x.is_autodiff() { plus_constant(x, rounded - plain) } else { rounded }
 }
 
 /// A gate by itself.

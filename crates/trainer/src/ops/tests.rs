@@ -319,6 +319,24 @@ fn gated_sums_are_burns() {
 }
 
 #[test]
+fn values_go_onto_the_grid_as_by_burns_operations() {
+    let mut random = ChaCha8Rng::seed_from_u64(5);
+    let mut draw = |count| (0..count).map(|_| random.random()).collect();
+    let chances = Arc::new(Chances { places: draw(5 * 4 * 21), maps: draw(3) });
+    for chances in [None, Some(chances)] {
+        for unit in [0.5, 8.0] {
+            assert_same("grid", |device| {
+                let x = leaf(11, [3, 21, 5, 4], device);
+                let output = onto_grid(x.clone().mul_scalar(3.0), unit, chances.clone());
+                let list = values(output.clone());
+                assert!(list.iter().all(|y| (f64::from(*y) * unit).fract() == 0.0));
+                vec![list, gradient(&x, &loss(output).backward())]
+            });
+        }
+    }
+}
+
+#[test]
 fn means_are_burns() {
     assert_same("mean", |device| {
         let x = leaf(11, [3, 21, 5, 4], device);
