@@ -257,7 +257,10 @@ impl Search {
                 step.layer.input_rounding += 1;
                 step.layer.hint_rounding = step.layer.rounding_within(set, part);
             }
-            let has_bits = rougher.iter().all(|step| step.layer.input_rounding < step.gap_bits());
+            let has_bits = rougher.iter().all(|step| {
+                let most = (step.gap_bits() - 1).min(LatticeLayer::MOST_ROUNDING);
+                step.layer.input_rounding <= most
+            });
             self.change(number, rougher);
             if !has_bits || self.risks.iter().any(|risk| *risk > MOST_RISK) {
                 self.change(number, finer);

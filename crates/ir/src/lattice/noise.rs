@@ -38,6 +38,9 @@ const fn is_one(slots: &u32) -> bool {
 }
 
 impl LatticeLayer {
+    /// Most low bits that are left out of anything: no plan speaks of more.
+    pub(crate) const MOST_ROUNDING: u32 = 40;
+
     /// Standard deviation of an output's noise, in units of 1 modulo `q`.
     #[must_use]
     pub fn deviation(&self, set: LatticeSet, carrier_rounding: u32) -> f64 {
@@ -53,11 +56,11 @@ impl LatticeLayer {
         2.0 * SAFE_DEVIATIONS * self.deviation(set, carrier_rounding) / gap
     }
 
-    /// The rounding of a polynomial that a ternary one is multiplied with, such that its noise is this part of what
+    /// The rounding of a polynomial that a ternary one is multiplied with, such that its noise is at most this part of what
     /// the inputs' noise makes.
     pub(super) fn rounding_within(&self, set: LatticeSet, part: f64) -> u32 {
         let noise = (power(self.log_norm) * rounded(self.input_rounding)).sqrt();
-        ternary_rounding(set, part * noise)
+        ternary_rounding(set, part * noise).min(Self::MOST_ROUNDING)
     }
 }
 

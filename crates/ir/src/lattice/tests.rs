@@ -424,6 +424,23 @@ fn weights_beyond_the_norm_are_refused() {
     assert_eq!(error, Err(HintError { step: StepId(1), channel: 1 }));
 }
 
+/// A plan of them would be refused otherwise.
+#[test]
+fn small_rings_are_rounded_no_more_than_plans_may_be() {
+    let mut most = 0;
+    for (bits, log_norm) in (4..=12).flat_map(|bits| [0, 4, 20].map(|norm| (bits, norm))) {
+        let geometry = ConvGeometry::same(2, 3, 3, 1);
+        let ring = Ring::new(bits).expect("in range");
+        let (input, step, reads) = (Shape::new(2, 8, 8), StepId(1), ValueId(0));
+        let candidate = Candidate { step, reads, geometry, input, ring, log_norm };
+        let Ok(choice) = choose(&[candidate], 1) else { continue };
+        let LatticeLayer { input_rounding, hint_rounding, .. } = choice.layers[0];
+        let roundings = [input_rounding, hint_rounding, choice.shared.carrier_rounding];
+        most = roundings.into_iter().fold(most, u32::max);
+    }
+    assert_eq!(most, LatticeLayer::MOST_ROUNDING, "as far as they may");
+}
+
 #[test]
 fn rings_that_no_set_holds_are_refused_with_a_remedy() {
     let (geometry, input) = square(ConvGeometry::same(64, 64, 3, 1), 8);

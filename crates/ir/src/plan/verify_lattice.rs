@@ -11,7 +11,7 @@ use crate::lattice::{
 const MOST_RISK: f64 = 1.1;
 
 /// Largest roundings and norm that a plan may speak of, against hostile numbers.
-const MOST_ROUNDING: u32 = 40;
+const MOST_ROUNDING: u32 = LatticeLayer::MOST_ROUNDING;
 const MOST_REPLY_ROUNDING: u32 = 104;
 const MOST_NORM: u32 = 120;
 
