@@ -32,6 +32,7 @@ mod config;
 mod context;
 mod draft;
 mod error;
+mod hold;
 mod intervals;
 mod join;
 mod lattice;
@@ -53,6 +54,7 @@ pub use config::{
     Output, Precision, Preset, Rule,
 };
 pub use error::CompileError;
+pub use hold::{Widened, widths_that_hold};
 pub use lattice::LatticeSeeds;
 pub use overflow::{Assurance, Overflow, OverflowSummary, overflows_of};
 pub use report::{Choice, CompileReport, Range};

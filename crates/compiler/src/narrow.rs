@@ -172,7 +172,7 @@ pub(crate) fn source(model: &FusedModel, layer: &FusedLayer) -> (LayerId, u32) {
 }
 
 /// The area that is summed right before a convolution, if any.
-fn pooled(model: &FusedModel, layer: &FusedLayer) -> Option<usize> {
+pub(crate) fn pooled(model: &FusedModel, layer: &FusedLayer) -> Option<usize> {
     let input = &model.layers()[layer.inputs[0].0];
     (input.op == FusedOp::GlobalAveragePool).then(|| model.layers()[input.inputs[0].0].shape.area())
 }

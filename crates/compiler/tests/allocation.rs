@@ -4,7 +4,7 @@ mod support;
 
 use copriv_compiler::{
     Calibration, Compilation, CompileConfig, CompileError, Preset, Progress, compile,
-    compile_observed,
+    compile_observed, widths_that_hold,
 };
 use copriv_ir::{
     Activation, Architecture, ConvGeometry, FusedModel, FusedOp, LayerId, LayerWidths, Network,
@@ -205,4 +205,38 @@ fn widths_are_read_from_plans_of_mixed_precision_alone() {
         let changed = mixed.clone().with_provenance(provenance);
         assert_eq!(Widths::of_plan(&changed), None, "{key}");
     }
+}
+
+#[test]
+fn weights_that_have_grown_out_of_their_bits_get_as_many_as_they_need() {
+    let model = model();
+    let mut layers = LayerWidths::default();
+    layers.weights.extend([("stem".to_owned(), 4), ("faint".to_owned(), 4)]);
+    let widths = Widths { layers: Some(layers), ..Widths::uniform(8, 8) };
+    let held = widths_that_hold(&model, widths.clone()).expect("whole");
+    assert_eq!(held, (widths.clone(), vec![]));
+
+    let model = grown(&model, "stem.weight", 13.8);
+    let calibration = calibration(&model);
+    let config = |widths: Widths| CompileConfig { widths, ..config(&[]) };
+    let error = compile(&model, &calibration, &config(widths.clone())).expect_err("too few bits");
+    assert!(
+        matches!(error, CompileError::CoarseWeights { needed: 5, available: 4, .. }),
+        "{error}"
+    );
+    let (held, widened) = widths_that_hold(&model, widths).expect("whole");
+    assert_eq!((held.weight("stem"), held.weight("faint"), held.weight("fc")), (5, 4, 8));
+    assert_eq!(widened.len(), 1);
+    assert_eq!((widened[0].layer.as_str(), widened[0].bits), ("stem", [4, 5]));
+    let plan = compile(&model, &calibration, &config(held)).expect("compiles");
+    assert_eq!(weight_scale(&plan, "stem"), 0);
+}
+
+/// The same with the first value of a tensor changed.
+fn grown(model: &FusedModel, tensor: &str, value: f32) -> FusedModel {
+    let mut tensors = model.tensors().clone();
+    tensors.get_mut(tensor).expect("there").data_mut()[0] = value;
+    let (network, mask) = (model.network().clone(), model.mask().to_owned());
+    let (layers, provenance) = (model.layers().to_vec(), model.provenance().clone());
+    FusedModel::new(network, mask, layers, tensors, provenance).expect("sound")
 }

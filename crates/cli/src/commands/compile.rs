@@ -5,7 +5,10 @@ use crate::artefact::{HINT_FILE, WEIGHTS_FILE, read_plan};
 use crate::terminal::Terminal;
 use crate::{datasets, format};
 use anyhow::{Context as _, Result, anyhow, ensure};
-use copriv_compiler::{Calibration, Compilation, CompileConfig, LatticeSeeds, Precision, Progress};
+use copriv_compiler::{
+    Calibration, Compilation, CompileConfig, LatticeSeeds, Precision, Progress, Widened,
+    widths_that_hold,
+};
 use copriv_ir::fixed_point::CALIBRATION_IMAGES;
 use copriv_ir::lattice::{PublicSeed, SecretSeed};
 use copriv_ir::{FusedModel, NetworkProfile, Phase, Plan, Widths};
@@ -30,15 +33,15 @@ pub fn run(args: &Compile, terminal: &Terminal) -> Result<()> {
             .ok_or_else(|| anyhow!("--set {setting}: a setting is written KEY=VALUE"))?;
         config.set(key.trim(), value.trim()).with_context(|| format!("--set {setting}"))?;
     }
+    let fused = FusedModel::read(&args.fused)?;
     if let Some(path) = &args.widths {
-        config.widths = widths_of(path)?;
         ensure!(
             config.precision == Precision::Mixed,
             "--widths: the preset {} has the same ring for all values; use --preset fast",
             config.preset.name()
         );
+        config.widths = widths_of(path, &fused, terminal)?;
     }
-    let fused = FusedModel::read(&args.fused)?;
     let calibration = if let Some(name) = &args.calibrate {
         let manifest = datasets::find(name)?;
         let has_budget = config.max_drop.is_some() || config.max_bytes.is_some();
@@ -85,14 +88,21 @@ pub fn run(args: &Compile, terminal: &Terminal) -> Result<()> {
     Ok(())
 }
 
-/// The bits that a plan, or that of a folder, was compiled with.
-fn widths_of(path: &Path) -> Result<Widths> {
-    Widths::of_plan(&read_plan(path)?).ok_or_else(|| {
+/// The bits that a plan, or that of a folder, was compiled with; more for layers of `fused` whose weights have grown out of them.
+fn widths_of(path: &Path, fused: &FusedModel, terminal: &Terminal) -> Result<Widths> {
+    let widths = Widths::of_plan(&read_plan(path)?).ok_or_else(|| {
         anyhow!(
             "--widths: {} is no plan of mixed precision; compile one with --preset fast",
             path.display()
         )
-    })
+    })?;
+    let (widths, widened) = widths_that_hold(fused, widths)?;
+    for Widened { layer, bits: [before, after], largest } in widened {
+        terminal.warn(&format!(
+            "{layer} has a weight of {largest:.1}, which takes {after} bits instead of {before}"
+        ));
+    }
+    Ok(widths)
 }
 
 /// Compiles with fresh seeds, and a bar for what takes long.
