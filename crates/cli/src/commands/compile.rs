@@ -98,7 +98,7 @@ fn widths_of(path: &Path, fused: &FusedModel, terminal: &Terminal) -> Result<Wid
     })?;
     let (widths, widened) = widths_that_hold(fused, widths)?;
     for Widened { layer, bits: [before, after], largest } in widened {
-        terminal.warn(&format!(
+        terminal.warn(format!(
             "{layer} has a weight of {largest:.1}, which takes {after} bits instead of {before}"
         ));
     }

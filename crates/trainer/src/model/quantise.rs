@@ -102,6 +102,11 @@ impl Quantiser {
         Self { chance, weight_errors, merged_errors, scales }
     }
 
+    /// Lets chance decide anew: for the next batch.
+    pub(crate) fn draw_anew(&mut self) {
+        self.chance = self.chance.map(|seed| seed.wrapping_add(1 << 32));
+    }
+
     /// The weight of node `id`, rounded.
     pub(super) fn weight<const D: usize>(&self, id: usize, weight: Tensor<D>) -> Tensor<D> {
         let Some(errors) = self.weight_errors.get(&id) else { return weight };
@@ -370,8 +375,14 @@ mod tests {
         };
         assert!((0..9).all(|number| (mean(&place(number)) - 1.15).abs() < 0.2));
         assert_eq!(values(quantiser.value(5, x.clone())), rounded);
-        let other = Quantiser { chance: Some(10), ..quantiser };
-        assert_ne!(values(other.value(5, x)), rounded);
+        let mut other = quantiser;
+        let mut seen = vec![rounded];
+        for _ in 0..3 {
+            other.draw_anew();
+            let next = values(other.value(5, x.clone()));
+            assert!(!seen.contains(&next));
+            seen.push(next);
+        }
     }
 
     /// The scales by node name, where block `features.3` is kept or removed.

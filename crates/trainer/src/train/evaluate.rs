@@ -68,7 +68,7 @@ impl Measurement<'_> {
         let (input, classes) = (*model.network().input(), model.network().classes());
         let places = class_labels(self.images, model.network().labels())?;
         let plan = BatchPlan::plain(self.images, input, order, self.batch_size);
-        let pass = Pass { quantiser, ..Pass::plain(Mode::Evaluate) };
+        let mut pass = Pass { quantiser, ..Pass::plain(Mode::Evaluate) };
         let mut tallies = Vec::with_capacity(order.len());
         scope(|scope| {
             for batch in Batches::start(scope, &plan, self.workers, 0) {
@@ -81,6 +81,7 @@ impl Measurement<'_> {
                 let rows = logits.chunks_exact(classes.max(1)).zip(&batch.labels);
                 tallies.extend(rows.map(|(row, &label)| Tally::of(row, places[label])));
                 seen(tallies.len());
+                pass.quantiser.iter_mut().for_each(Quantiser::draw_anew);
             }
             Ok(Some(tallies.into_iter().sum::<Tally>().accuracy()))
         })
