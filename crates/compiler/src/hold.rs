@@ -1,9 +1,7 @@
 //! Widths that hold the weights of a model that they were not chosen for.
 
 use crate::CompileError;
-use crate::narrow::pooled;
-use crate::quantise::largest_weight;
-use copriv_ir::fixed_point::{mean_correction, signed_bits, weight_scale};
+use crate::narrow::weight_scale;
 use copriv_ir::{FusedModel, FusedOp, Widths};
 
 /// A layer whose weights need more bits than it was to have.
@@ -28,13 +26,14 @@ pub fn widths_that_hold(
 ) -> Result<(Widths, Vec<Widened>), CompileError> {
     let mut widened = vec![];
     for layer in model.layers().iter().filter(|layer| matches!(layer.op, FusedOp::Conv(_))) {
-        let largest =
-            largest_weight(model, layer)? * pooled(model, layer).map_or(1.0, mean_correction);
-        let (before, after) = (widths.weight(&layer.name), signed_bits(largest.round()));
-        if weight_scale(largest, before).is_none() {
-            let layers = widths.layers.get_or_insert_default();
-            layers.weights.insert(layer.name.clone(), after);
-            widened.push(Widened { layer: layer.name.clone(), bits: [before, after], largest });
+        match weight_scale(model, layer, widths.weight(&layer.name)) {
+            Ok(_) => {}
+            Err(CompileError::CoarseWeights { layer, largest, needed, available }) => {
+                let layers = widths.layers.get_or_insert_default();
+                layers.weights.insert(layer.clone(), needed);
+                widened.push(Widened { layer, bits: [available, needed], largest });
+            }
+            Err(error) => return Err(error),
         }
     }
     Ok((widths, widened))

@@ -149,7 +149,11 @@ fn weight_scales(model: &FusedModel, config: &CompileConfig) -> Result<Vec<u32>,
 }
 
 /// Fractional bits of a layer's weights: the most at which all have `bits` bits, sign included.
-fn weight_scale(model: &FusedModel, layer: &FusedLayer, bits: u32) -> Result<u32, CompileError> {
+pub(crate) fn weight_scale(
+    model: &FusedModel,
+    layer: &FusedLayer,
+    bits: u32,
+) -> Result<u32, CompileError> {
     let pooled = pooled(model, layer);
     let largest = largest_weight(model, layer)? * pooled.map_or(1.0, mean_correction);
     fixed_point::weight_scale(largest, bits).ok_or_else(|| CompileError::CoarseWeights {
@@ -172,7 +176,7 @@ pub(crate) fn source(model: &FusedModel, layer: &FusedLayer) -> (LayerId, u32) {
 }
 
 /// The area that is summed right before a convolution, if any.
-pub(crate) fn pooled(model: &FusedModel, layer: &FusedLayer) -> Option<usize> {
+fn pooled(model: &FusedModel, layer: &FusedLayer) -> Option<usize> {
     let input = &model.layers()[layer.inputs[0].0];
     (input.op == FusedOp::GlobalAveragePool).then(|| model.layers()[input.inputs[0].0].shape.area())
 }
