@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use copriv_ir::lattice::Hint;
 use copriv_ir::{ArtefactKind, Checkpoint, FusedModel, LatticePlan, Plan, ServerWeights};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Name of the server's secret weights in a plan folder.
 pub const WEIGHTS_FILE: &str = "server.safetensors";
@@ -24,7 +24,7 @@ impl Artefact {
     /// # Errors
     /// Where it cannot be read or is no artefact that can be looked at by itself.
     pub fn open(path: &Path) -> Result<Self> {
-        let path = if path.is_dir() { plan_file(path) } else { path.to_owned() };
+        let path = Plan::file_at(path);
         Ok(match ArtefactKind::of_file(&path)? {
             ArtefactKind::Checkpoint => Self::Checkpoint(Box::new(Checkpoint::read(&path)?)),
             ArtefactKind::FusedModel => Self::Fused(Box::new(FusedModel::read(&path)?)),
@@ -45,8 +45,7 @@ impl Artefact {
 /// # Errors
 /// Where it cannot be read.
 pub fn read_plan(path: &Path) -> Result<Plan> {
-    let path = if path.is_dir() { plan_file(path) } else { path.to_owned() };
-    Ok(Plan::read(&path)?)
+    Ok(Plan::read(&Plan::file_at(path))?)
 }
 
 /// The hint beside a plan, if it has lattice correlations.
@@ -66,11 +65,7 @@ pub fn read_hint(path: &Path, plan: &Plan) -> Result<Option<Hint>> {
 /// Where one is missing, damaged, or belongs to another.
 pub fn read_plan_folder(folder: &Path) -> Result<(Plan, ServerWeights)> {
     let missing = || format!("{} is no folder made by `copriv compile`", folder.display());
-    let plan = Plan::read(&plan_file(folder)).with_context(missing)?;
+    let plan = Plan::read(&folder.join(Plan::FILE)).with_context(missing)?;
     let weights = ServerWeights::read(&folder.join(WEIGHTS_FILE), &plan)?;
     Ok((plan, weights))
-}
-
-fn plan_file(folder: &Path) -> PathBuf {
-    folder.join(Plan::FILE)
 }

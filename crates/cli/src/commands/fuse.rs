@@ -2,6 +2,7 @@
 
 use crate::args::{CountName, Fuse};
 use crate::commands::blocks::Blocks;
+use crate::commands::equalise;
 use crate::format;
 use crate::terminal::Terminal;
 use anyhow::{Result, ensure};
@@ -18,23 +19,22 @@ pub fn run(args: &Fuse, terminal: &Terminal) -> Result<()> {
         CountName::Cryptflow2 => FuseConfig::CRYPTFLOW2,
         CountName::Fewest => FuseConfig::FEWEST,
     };
-    let mut fused = copriv_reparam::fuse_with(&checkpoint, &config)?;
-    if args.equalise || args.report {
-        let (equalised, report) = fuse_equalised(&checkpoint, &config, args.weight_bits)?;
+    let is_needed = args.equalise || args.report;
+    let equalised = is_needed.then(|| fuse_equalised(&checkpoint, &config, args.weight_bits));
+    let equalised = equalised.transpose()?;
+    if let Some((equalised, report)) = &equalised {
         if args.report {
-            let blocks = Blocks::new(&fused, Some(checkpoint.gates()));
+            let blocks = Blocks::new(equalised, Some(checkpoint.gates()));
             terminal.data(blocks.table())?;
             terminal.data(blocks.legend())?;
-            terminal.data(noise_table(&report))?;
+            terminal.data(noise_table(report))?;
         }
-        for (layer, reason) in &report.skipped {
-            terminal.detail(format_args!("{layer} is not equalised: {reason}"));
-        }
-        terminal.say(&report);
-        if args.equalise {
-            fused = equalised;
-        }
+        equalise::tell(report, terminal);
     }
+    let fused = match equalised {
+        Some((equalised, _)) if args.equalise => equalised,
+        _ => copriv_reparam::fuse_with(&checkpoint, &config)?,
+    };
     if let Some(images) = args.verify {
         ensure!(images > 0, "--verify needs at least one image");
         let verification = copriv_reparam::verify_random(&checkpoint, &fused, images, SEED);

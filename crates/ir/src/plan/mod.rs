@@ -24,7 +24,7 @@ use crate::artefact::json_file;
 use crate::{ArtefactError, ArtefactKind, CommTable, Digest, InputSpec, Provenance, cost};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// A straight list of steps over shared values, the same for both parties.
@@ -58,6 +58,12 @@ struct PlanFields {
 impl Plan {
     /// File name in the folder that `copriv compile` makes.
     pub const FILE: &str = "plan.json";
+
+    /// The file of the plan in such a folder; any other path is the plan's own.
+    #[must_use]
+    pub fn file_at(path: &Path) -> PathBuf {
+        if path.is_dir() { path.join(Self::FILE) } else { path.to_owned() }
+    }
 
     /// A plan for the network described by `network` (one line for people), checked whole.
     ///

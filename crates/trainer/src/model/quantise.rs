@@ -9,8 +9,8 @@
 //! A stretch that becomes one convolution ([`oracle::merged_stretches`]) has no values inside: those are left alone, and so are the weights
 //! of its convolutions. Added to its output is what rounding the weights of the one convolution does to it; no gradient goes through that.
 //!
-//! What lies between two values goes to either by chance, as between two parties: a network that learns with values rounded to the
-//! nearest relies on that, and loses with plans of few bits what it has won.
+//! What lies between two values goes to either by chance, as between two parties: a network that is measured with values rounded to
+//! the nearest seems better than it is as a plan of few bits.
 //!
 //! Otherwise than here, the compiler rounds biases, far finer than values; and where two convolutions are added it may round their
 //! sum once.

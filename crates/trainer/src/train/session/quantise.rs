@@ -50,8 +50,7 @@ fn read(config: &QuantiseConfig) -> Result<Widths, TrainError> {
             config.weight_bits.zip(config.activation_bits).unwrap_or_default();
         return Ok(Widths::uniform(weight_bits, activation_bits));
     };
-    let path = if path.is_dir() { path.join(Plan::FILE) } else { path.clone() };
-    Widths::of_plan(&Plan::read(&path)?).ok_or_else(|| {
+    Widths::of_plan(&Plan::read(&Plan::file_at(path))?).ok_or_else(|| {
         let expected = "a plan of mixed precision (made with the preset fast)";
         ConfigError::value(PLAN, expected, path.display()).into()
     })
